@@ -1,0 +1,1 @@
+"""The object store behind a mount: the port, and what implements it."""

@@ -1,0 +1,173 @@
+"""The lake port: what tierfs asks of an object store, whichever it is.
+
+Keys are ``bytes``, relative to the lake's root (the URL's prefix), ``/``-separated, never empty and
+never normalised: ``a//b`` and ``a/../b`` are keys like any other. An implementation must not let
+one reach outside its root.
+
+Promises that every implementation keeps, and that ``tests/faults`` and the conformance suite hold
+it to:
+
+L1. ``get`` returns exactly the bytes asked for, of exactly the version asked for, or raises. A
+    range answered 200, a short or long body, a ``Content-Range`` or ETag that differs: never
+    returned.
+L2. Transient faults (5xx, 429, reset, stall, time-out) are retried with jitter until the lake's
+    deadline, then ``LakeUnavailable``. Permanent ones are raised at once.
+L3. ``list_page`` chains give every entry exactly once if the store does not change meanwhile.
+L4. Cancelling a call leaves nothing behind: no connection in an unknown state is used again.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class ChecksumKind(enum.IntEnum):
+    """A full-object checksum that the store keeps. Values are stored on disk; never renumber."""
+
+    NONE = 0
+    CRC64NVME = 1
+    CRC32C = 2
+    CRC32 = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Checksum:
+    """The checksum of a whole object. *value* is the unsigned integer, not its base64 form."""
+
+    kind: ChecksumKind
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What identifies one content of one key. Two versions are the same if and only if they are
+    equal.
+
+    *etag* is opaque, quotes included where the store gives them; *version_id* is empty where the
+    store keeps no versions or the answer (a listing) does not tell.
+    """
+
+    etag: bytes
+    version_id: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """One object, as a HEAD or a listing describes it."""
+
+    key: bytes
+    size: int
+    mtime_ns: int
+    version: Version
+    archived: bool = False
+    #: A full-object checksum exists in the store (its value comes with a HEAD or a whole GET).
+    has_checksum: bool = False
+    #: The checksum itself, when this answer carried it.
+    checksum: Checksum | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ListPage:
+    """One page of a listing. *prefixes* end with ``/`` and are empty when no delimiter was asked
+    for."""
+
+    objects: list[ObjectInfo] = field(default_factory=list)
+    prefixes: list[bytes] = field(default_factory=list)
+    #: Opaque; pass it to the next ``list_page``. None: this was the last page.
+    next_token: bytes | None = None
+    #: Names the store has but cannot give as a key (a file lake's sockets, links that leave the
+    #: root).
+    unlistable: list[bytes] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class LakeIdentity:
+    """What makes two mounts of the same lake the same lake.
+
+    Fields are normalised by the implementation (no trailing ``/``, default ports removed).
+    """
+
+    scheme: str
+    endpoint: str
+    bucket: str
+    prefix: str
+
+    @property
+    def lake_id(self) -> str:
+        """Sixteen hexadecimal digits, the name of the lake's directory in a cache root."""
+        text = "\0".join((self.scheme, self.endpoint, self.bucket, self.prefix))
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+    def __str__(self) -> str:
+        path = "/".join(part for part in (self.bucket, self.prefix) if part)
+        return f"{self.scheme}://{path}" if self.scheme != "file" else f"file:///{path.lstrip('/')}"
+
+
+@dataclass(slots=True)
+class LakeCounters:
+    """What went over the wire since the mount, retries included. Bytes are payload bytes."""
+
+    get_requests: int = 0
+    head_requests: int = 0
+    list_requests: int = 0
+    bytes_read: int = 0
+    retries: int = 0
+    slow_downs: int = 0
+
+
+class Lake(Protocol):
+    """An object store. All methods may be called concurrently from one trio loop."""
+
+    identity: LakeIdentity
+    counters: LakeCounters
+
+    async def head(self, key: bytes, *, checksum: bool = False) -> ObjectInfo:
+        """Describe one object; with *checksum* also ask for its full-object checksum.
+
+        Raises NotFound, LakeDenied, LakeUnavailable, LakeArchived never (``archived`` tells).
+        """
+
+    async def list_page(
+        self,
+        prefix: bytes,
+        *,
+        token: bytes | None = None,
+        max_keys: int = 1000,
+        recursive: bool = False,
+    ) -> ListPage:
+        """One page of the keys under *prefix* (``b""`` or ending in ``/``).
+
+        Not *recursive*: one level, deeper keys fold into ``prefixes``. A prefix under which there
+        is nothing gives an empty page, not an error. Raises LakeMissing, LakeDenied,
+        LakeUnavailable.
+        """
+
+    async def get(self, key: bytes, version: Version, offset: int, length: int) -> bytes:
+        """Exactly *length* bytes (> 0) at *offset* of that version.
+
+        Raises PreconditionFailed when the key now holds another version or none, LakeArchived,
+        LakeDenied, LakeUnavailable, LakeProtocolError.
+        """
+
+    async def get_whole(
+        self, key: bytes, version: Version, size: int, *, checksum: bool = True
+    ) -> tuple[bytes, Checksum | None]:
+        """All *size* bytes (>= 0) of that version in one request, and its full-object checksum if
+        the answer carried one. The caller compares it. Raises as ``get``.
+
+        Without *checksum* (the object is known to have none) the answer's is not looked for, which
+        lets a lake take its cheapest way.
+        """
+
+    async def check(self, *, allow_empty: bool = False) -> None:
+        """Prove that the lake can be reached, listed and read with these credentials, or raise why
+        not.
+
+        A prefix under which there is nothing is LakeMissing unless *allow_empty*.
+        """
+
+    async def aclose(self) -> None:
+        """Release connections. No call may be in flight."""

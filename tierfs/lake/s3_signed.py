@@ -1,0 +1,209 @@
+"""One signed HTTP request, spelled exactly: for listings, HEADs, checksums and keys that others
+bend.
+
+botocore signs (SigV4); urllib3 keeps the connections and sends. Both are used below the layer that
+normalises: a URL library turns ``a/../b`` into ``b`` and would read another object.
+`HTTPConnectionPool` given a target that starts with ``/`` only percent-encodes what is not encoded
+yet, and ours is encoded to the last byte, so it goes out as it is (held by a test that looks at the
+wire).
+
+Everything here blocks: call it in a worker thread. Thread-safe.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+from urllib.request import getproxies, proxy_bypass
+
+import urllib3
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import ReadOnlyCredentials
+from botocore.httpsession import get_cert_path
+
+from tierfs.errors import ConfigError, LakeProtocolError, LakeUnavailable
+from tierfs.lake.retry import Transient
+from tierfs.lake.s3_credentials import Endpoint, Secret
+
+CONNECT_TIMEOUT_S = 5.0
+#: An answer of which nothing is to be kept is read to this length, for its error code.
+_ERROR_BODY_BYTES = 64 * 1024
+_CHUNK_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Status, headers (names compared without case) and the body, unless a sink took it."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def proxy_for(endpoint: Endpoint) -> str | None:
+    """The proxy that the environment names for *endpoint*.
+
+    Only for https: through a plain HTTP proxy a path may be rewritten, and plain HTTP endpoints are
+    on one's own network. Never for this machine itself.
+    """
+    if endpoint.scheme != "https" or proxy_bypass(endpoint.host):
+        return None
+    try:
+        if ipaddress.ip_address(endpoint.host).is_loopback:
+            return None
+    except ValueError:
+        if endpoint.host == "localhost":
+            return None
+    proxies = getproxies()
+    return proxies.get("https") or proxies.get("all")
+
+
+def key_target(endpoint: Endpoint, key: bytes) -> str:
+    """The request target of *key*: every byte but unreserved ones and ``/`` percent-encoded."""
+    return f"{endpoint.bucket_path}/{quote(key, safe='/~')}"
+
+
+def bucket_target(endpoint: Endpoint) -> str:
+    """The request target of the bucket itself."""
+    return endpoint.bucket_path or "/"
+
+
+class SignedHttp:
+    """Connections to one endpoint, and signatures for it."""
+
+    def __init__(
+        self, endpoint: Endpoint, *, connections: int, stall_s: float, ca_bundle: str | None
+    ) -> None:
+        self.endpoint = endpoint
+        self._pool = _open_pool(endpoint, connections, stall_s, ca_bundle)
+
+    def send(
+        self,
+        method: str,
+        target: str,
+        query: list[tuple[str, str]],
+        headers: Mapping[str, str],
+        secret: Secret | None,
+        *,
+        want: Callable[[Answer], int | None] | None = None,
+        sink: Callable[[bytes], None] | None = None,
+    ) -> Answer:
+        """Send one request and read its answer whole.
+
+        *want* looks at status and headers (body still empty) and tells how many bytes the body must
+        have, None for any; what it raises ends the request. *sink* takes the body piecewise.
+        Answers from 300 up skip both and keep at most 64 KiB of body. Raises `Transient`,
+        LakeProtocolError, LakeUnavailable (a certificate that is not trusted).
+        """
+        sign = {**headers, "Accept-Encoding": "identity"}
+        # Sorted and encoded once: what is signed is what is sent.
+        tail = "&".join(f"{quote(k, safe='~')}={quote(v, safe='~')}" for k, v in sorted(query))
+        target = f"{target}?{tail}" if tail else target
+        if secret is not None:
+            sign = self._sign(method, target, sign, secret)
+        try:
+            response = self._pool.urlopen(
+                method,
+                target,
+                headers=sign,
+                redirect=False,
+                retries=False,
+                preload_content=False,
+                decode_content=False,
+            )
+            try:
+                answer = self._read(method, response, want, sink)
+            except BaseException:
+                # What is left of this answer must not be read as the next one's (promise L4).
+                response.close()
+                raise
+            response.release_conn()
+            return answer
+        except urllib3.exceptions.SSLError as error:
+            hint = f"{_one_line(error)}; if the server's CA is your own, give the ca_bundle option"
+            raise LakeUnavailable("TLS failed", self.endpoint.origin, hint) from None
+        except urllib3.exceptions.HTTPError as error:
+            raise Transient(_one_line(error)) from None
+
+    def _read(
+        self,
+        method: str,
+        response: urllib3.BaseHTTPResponse,
+        want: Callable[[Answer], int | None] | None,
+        sink: Callable[[bytes], None] | None,
+    ) -> Answer:
+        answer = Answer(response.status, response.headers, b"")
+        if method == "HEAD":
+            response.drain_conn()
+            return answer
+        if response.status >= 300:
+            body = response.read(_ERROR_BODY_BYTES)
+            if response.read(1):
+                response.close()
+            return Answer(answer.status, answer.headers, body)
+        wanted = want(answer) if want is not None else None
+        if sink is not None:
+            while chunk := response.read(_CHUNK_BYTES):
+                sink(chunk)
+            return answer
+        if wanted is None:
+            return Answer(answer.status, answer.headers, response.read())
+        body = response.read(wanted) if wanted else b""
+        if len(body) != wanted or response.read(1):
+            raise LakeProtocolError("the body has another length than asked for")
+        return Answer(answer.status, answer.headers, body)
+
+    def _sign(
+        self, method: str, target: str, headers: dict[str, str], secret: Secret
+    ) -> dict[str, str]:
+        request = AWSRequest(method=method, url=self.endpoint.origin + target, headers=headers)
+        credentials = ReadOnlyCredentials(secret.access_key, secret.secret_key, secret.token)
+        S3SigV4Auth(credentials, "s3", self.endpoint.region).add_auth(request)
+        return dict(request.headers.items())
+
+    def close(self) -> None:
+        """Close idle connections; those in use close when they are given back."""
+        self._pool.close()
+
+
+def _open_pool(
+    endpoint: Endpoint, connections: int, stall_s: float, ca_bundle: str | None
+) -> urllib3.HTTPConnectionPool:
+    timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=stall_s)
+    options: dict[str, Any] = {"maxsize": connections, "timeout": timeout, "block": False}
+    if endpoint.scheme == "http":
+        return urllib3.HTTPConnectionPool(endpoint.host, endpoint.port, **options)
+    context = _tls_context(ca_bundle)
+    proxy = proxy_for(endpoint)
+    if proxy is None:
+        return urllib3.HTTPSConnectionPool(
+            endpoint.host, endpoint.port, ssl_context=context, **options
+        )
+    manager = urllib3.ProxyManager(proxy, ssl_context=context, **options)
+    return manager.connection_from_host(endpoint.host, endpoint.port, "https")
+
+
+def _tls_context(ca_bundle: str | None) -> ssl.SSLContext:
+    if ca_bundle is not None:
+        try:
+            return ssl.create_default_context(cafile=ca_bundle)
+        except (OSError, ssl.SSLError) as error:
+            hint = f"{error}; give a file of PEM certificates as ca_bundle or AWS_CA_BUNDLE"
+            raise ConfigError("the CA bundle cannot be read", ca_bundle, hint) from None
+    context = ssl.create_default_context()
+    # A slim image may have no system store at all; this is the one that boto3 trusts.
+    context.load_verify_locations(get_cert_path(True))
+    return context
+
+
+def _one_line(error: BaseException) -> str:
+    """An exception of urllib3's in one line, without the addresses of objects that it prints."""
+    text = " ".join(str(error).split())
+    if isinstance(error, urllib3.exceptions.NewConnectionError):
+        text = text.rpartition(": ")[2]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
