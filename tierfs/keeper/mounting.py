@@ -1,0 +1,378 @@
+"""Making and undoing the FUSE mount: mount(2) for root, ``fusermount3`` for everybody else.
+
+Invariants:
+
+K1. A mount is `nosuid,nodev,default_permissions`, always: what lies in a lake is nobody's program.
+K2. Nothing here waits on the mounted file system. Liveness is asked by a child process with a
+    deadline (`probe`); the rest reads the mount table.
+K3. Only a mount of our own is ever unmounted: a dead one of type ``fuse.tierfs`` on the directory
+    that we were told to use, and of a running keeper the very mount that it made.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import ctypes
+import errno
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tierfs.config import Config, resolve_mountpoint
+from tierfs.errors import MountError
+from tierfs.keeper import mountinfo
+from tierfs.keeper.process import close_all_but, die_with_parent
+
+MAX_READ_BYTES = 1 << 20
+"""The most that one READ request asks for: 256 pages, the kernel's ``fs.fuse.max_pages_limit``."""
+
+READ_AHEAD_KB = 1024
+"""Set on the mount's own backing device. Measured on 6.18: with the default of 128 a sequential
+read arrives in 128 KiB requests, with this in requests of `MAX_READ_BYTES`."""
+
+PROBE_S = 5.0
+"""How long a mount that is there already may take to answer before it counts as hung."""
+
+# <sys/mount.h>
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
+MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
+
+_FUSERMOUNT_S = 30.0
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True)
+class MountSpec:
+    """What to mount where; derived from the configuration by `from_config`."""
+
+    source: str
+    """The lake's URL, shown as the device in ``/proc/mounts``."""
+    mountpoint: bytes
+    """Absolute, without symbolic links."""
+    allow_other: bool
+    read_only: bool = False
+    noexec: bool = False
+    nonempty: bool = False
+    """Mount over files too; they are hidden until the unmount."""
+    security: tuple[str, ...] = ()
+    """SELinux labels for mount(2), ``context=...``; only root may set them."""
+
+    @classmethod
+    def from_config(cls, config: Config) -> MountSpec:
+        """Read the mount's part of *config*; by default root's mounts are usable by all users."""
+        allow_other = os.geteuid() == 0 if config.allow_other is None else config.allow_other
+        return cls(
+            source=config.url,
+            mountpoint=os.fsencode(resolve_mountpoint(config.mountpoint)),
+            allow_other=allow_other,
+            read_only=config.read_only,
+            noexec=config.noexec,
+            nonempty=config.nonempty,
+            security=config.security,
+        )
+
+
+class Mount:
+    """A FUSE mount that this process made: its open ``/dev/fuse``, its row in the mount table."""
+
+    def __init__(self, spec: MountSpec, fuse_fd: int, made: mountinfo.MountEntry) -> None:
+        self.spec = spec
+        self.fuse_fd = fuse_fd
+        self.device = made.device
+        self._id = made.mount_id
+
+    def _entry(self) -> mountinfo.MountEntry | None:
+        """Our row, wherever it is by now (a parent can have been renamed); no bind mount of it."""
+        wanted = (self._id, self.device)
+        return next((e for e in mountinfo.mounts() if (e.mount_id, e.device) == wanted), None)
+
+    @property
+    def present(self) -> bool:
+        """Whether the mount is still in the mount table."""
+        return self._entry() is not None
+
+    def close(self) -> None:
+        """Close our ``/dev/fuse``. When no child holds it either, every request gets ENOTCONN."""
+        if self.fuse_fd >= 0:
+            os.close(self.fuse_fd)
+            self.fuse_fd = -1
+
+    def abort(self) -> None:
+        """Cut the connection even if some process still holds ``/dev/fuse``; best effort."""
+        minor = self.device.partition(":")[2]
+        with contextlib.suppress(OSError):
+            Path(f"/sys/fs/fuse/connections/{minor}/abort").write_text("1")
+
+    def unmount(self, *, lazily: bool) -> bool:
+        """Take the mount out of the mount table; True if it is not there any more.
+
+        *lazily* detaches it even while files are open (MNT_DETACH). A mount that somebody covered
+        with another one stays (K3).
+        """
+        entry = self._entry()
+        if entry is None:
+            return True
+        if mountinfo.topmost(entry.mountpoint) != entry:
+            return False
+        return unmount(entry.mountpoint, lazily=lazily)
+
+    def raise_read_ahead(self) -> bool:
+        """Let the kernel read ahead in `MAX_READ_BYTES` pieces; False where that is not allowed.
+
+        Only after the file system answered INIT: its answer lowers the limit again.
+        """
+        try:
+            Path(f"/sys/class/bdi/{self.device}/read_ahead_kb").write_text(str(READ_AHEAD_KB))
+        except OSError:
+            return False
+        return True
+
+
+def unmount(mountpoint: bytes, *, lazily: bool) -> bool:
+    """umount2(2), or ``fusermount3 -u`` for a user. False if busy or not allowed."""
+    if os.geteuid() == 0:
+        flags = UMOUNT_NOFOLLOW | (MNT_DETACH if lazily else 0)
+        return int(_libc.umount2(mountpoint, flags)) == 0
+    program = shutil.which("fusermount3")
+    if program is None:
+        return False
+    argv = [program, "-u", "-q", *(["-z"] if lazily else []), "--", os.fsdecode(mountpoint)]
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=_FUSERMOUNT_S, check=False
+        )
+        return done.returncode == 0
+    return False
+
+
+def start_probe(mountpoint: bytes) -> int:
+    """Start a child that asks *mountpoint* for an answer; its pid. It exits with 0 or the errno.
+
+    It asks by statvfs(3), which the kernel always passes on: stat(2) on a dead mount succeeds as
+    long as the attributes of its root are cached. The child holds no ``/dev/fuse``, so that it
+    cannot keep alive what it waits for.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        signal.set_wakeup_fd(-1)
+        die_with_parent()
+        close_all_but(())
+        os.statvfs(mountpoint)
+        os._exit(0)
+    except OSError as error:
+        # A daemon that says that it has no STATFS has answered.
+        os._exit(0 if error.errno == errno.ENOSYS else error.errno or errno.EIO)
+    finally:
+        os._exit(errno.EIO)
+
+
+def probe(mountpoint: bytes, timeout_s: float = PROBE_S) -> int:
+    """0 if *mountpoint* answers, the errno if it does not, ETIMEDOUT if nothing comes in time."""
+    pid = start_probe(mountpoint)
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    # A request that the dead daemon had read already is not killable: do not wait for the child.
+    os.waitpid(pid, os.WNOHANG)
+    return errno.ETIMEDOUT
+
+
+def clear_mountpoint(mountpoint: bytes, *, nonempty: bool = False, probe_s: float = PROBE_S) -> int:
+    """Make sure that *mountpoint* is a directory, empty unless *nonempty*, with no live mount.
+
+    Detaches dead mounts of our own and returns how many. Waits up to *probe_s* for an answer of a
+    mount that is there.
+
+    Raises:
+        MountError: what is there is alive, foreign, hung, not a directory, or not empty.
+    """
+    stale = 0
+    while (entry := mountinfo.topmost(mountpoint)) is not None:
+        if entry.fs_type == b"autofs":
+            # Opening the directory would wait for the very mount that we are about to make.
+            return stale
+        if entry.fs_type != mountinfo.MOUNT_TYPE:
+            kind = entry.fs_type.decode("ascii", "replace")
+            raise MountError(
+                f"a {kind} file system is mounted there already",
+                mountpoint,
+                "unmount it, or choose another directory",
+            )
+        answer = probe(mountpoint, probe_s)
+        if answer == errno.ETIMEDOUT:
+            raise MountError(
+                "a tierfs mount that does not answer is there already",
+                mountpoint,
+                "detach it with 'umount -l', or kill its daemon, then mount again",
+            )
+        if answer != errno.ENOTCONN:
+            raise MountError(
+                "already mounted", mountpoint, "unmount it first: tierfs umount DIRECTORY"
+            )
+        if not unmount(mountpoint, lazily=True):
+            raise MountError(
+                "a dead tierfs mount cannot be detached", mountpoint, "run: umount -l, as root"
+            )
+        stale += 1
+    _require_directory(mountpoint, nonempty)
+    return stale
+
+
+def _require_directory(mountpoint: bytes, nonempty: bool) -> None:
+    try:
+        with os.scandir(mountpoint) as entries:
+            filled = next(entries, None) is not None
+    except FileNotFoundError:
+        hint = "create it: mkdir -p DIRECTORY"
+        raise MountError("the mount point does not exist", mountpoint, hint) from None
+    except NotADirectoryError:
+        hint = "choose a directory"
+        raise MountError("the mount point is not a directory", mountpoint, hint) from None
+    except OSError as error:
+        hint = "choose a directory that you may read"
+        op = f"the mount point cannot be read: {error.strerror}"
+        raise MountError(op, mountpoint, hint) from error
+    if filled and not nonempty:
+        hint = "its files would be hidden; choose another, or allow it with nonempty"
+        raise MountError("the mount point is not empty", mountpoint, hint)
+
+
+def make_mount(spec: MountSpec) -> Mount:
+    """Mount *spec* and return the open ``/dev/fuse``; nobody answers on it yet.
+
+    Raises:
+        MountError: no ``/dev/fuse``, no permission, or no ``fusermount3``.
+    """
+    fuse_fd = _mount_as_root(spec) if os.geteuid() == 0 else _mount_as_user(spec)
+    entry = mountinfo.topmost(spec.mountpoint)
+    if entry is None or entry.fs_type != mountinfo.MOUNT_TYPE:
+        os.close(fuse_fd)
+        raise MountError(
+            "the mount vanished while it was made", spec.mountpoint, "see who unmounts it"
+        )
+    return Mount(spec, fuse_fd, entry)
+
+
+def _mount_as_root(spec: MountSpec) -> int:
+    fuse_fd = _open_fuse()
+    flags = MS_NOSUID | MS_NODEV  # K1
+    flags |= MS_RDONLY if spec.read_only else 0
+    flags |= MS_NOEXEC if spec.noexec else 0
+    options = [
+        f"fd={fuse_fd}",
+        f"rootmode={stat.S_IFDIR:o}",
+        f"user_id={os.geteuid()}",
+        f"group_id={os.getegid()}",
+        "default_permissions",
+        *(["allow_other"] if spec.allow_other else []),
+        f"max_read={MAX_READ_BYTES}",
+        *spec.security,
+    ]
+    result = _libc.mount(
+        # The kernel escapes blanks of the source by itself where it shows it.
+        os.fsencode(spec.source),
+        spec.mountpoint,
+        mountinfo.MOUNT_TYPE,
+        ctypes.c_ulong(flags),
+        os.fsencode(",".join(options)),
+    )
+    if result == 0:
+        return fuse_fd
+    number = ctypes.get_errno()
+    os.close(fuse_fd)
+    hint = {
+        errno.EPERM: "mounting needs CAP_SYS_ADMIN; in a container: --cap-add SYS_ADMIN",
+        errno.ENODEV: "the kernel has no FUSE: modprobe fuse",
+    }.get(number, "see dmesg for the kernel's reason")
+    raise MountError(f"mount(2) failed: {os.strerror(number)}", spec.mountpoint, hint)
+
+
+def _open_fuse() -> int:
+    try:
+        return os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        hint = "modprobe fuse; in a container: --device /dev/fuse"
+    except PermissionError:
+        hint = "in a container: --device /dev/fuse --cap-add SYS_ADMIN"
+    except OSError as error:
+        hint = f"modprobe fuse: {error.strerror}"
+    raise MountError("cannot open the FUSE device", "/dev/fuse", hint)
+
+
+def fusermount_options(spec: MountSpec) -> str:
+    """The ``-o`` argument for ``fusermount3``, which adds fd, rootmode, user_id and group_id."""
+    # Inside fsname a backslash protects a comma or a backslash (libfuse, util/fusermount.c).
+    source = spec.source.replace("\\", "\\\\").replace(",", "\\,")
+    flags = [
+        "nosuid",
+        "nodev",
+        "default_permissions",
+        *(["allow_other"] if spec.allow_other else []),
+        *(["ro"] if spec.read_only else []),
+        *(["noexec"] if spec.noexec else []),
+    ]
+    return ",".join([*flags, f"max_read={MAX_READ_BYTES}", "subtype=tierfs", f"fsname={source}"])
+
+
+def _mount_as_user(spec: MountSpec) -> int:
+    program = shutil.which("fusermount3")
+    if program is None:
+        raise MountError(
+            "users mount through fusermount3, which is missing",
+            spec.mountpoint,
+            "install the package fuse3",
+        )
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with ours, theirs:
+        try:
+            done = subprocess.run(
+                [program, "-o", fusermount_options(spec), "--", os.fsdecode(spec.mountpoint)],
+                env={**os.environ, "_FUSE_COMMFD": str(theirs.fileno())},
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_FUSERMOUNT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            hint = "see what holds the directory"
+            raise MountError("fusermount3 does not return", spec.mountpoint, hint) from None
+        if done.returncode == 0:
+            fd = _receive_fd(ours)
+            if fd is not None:
+                return fd
+        words = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    reason = words[-1].removeprefix("fusermount3: ") if words else "no reason given"
+    hint = "you must own the directory and may need a rule in /etc/fuse.conf"
+    if "user_allow_other" in reason:
+        hint = "add user_allow_other to /etc/fuse.conf, or mount without allow_other"
+    elif "/dev/fuse" in reason:
+        hint = "every user must be able to open it: chmod 0666 /dev/fuse, as udev does"
+    raise MountError(f"fusermount3 failed: {reason}", spec.mountpoint, hint)
+
+
+def _receive_fd(channel: socket.socket) -> int | None:
+    channel.setblocking(False)
+    size = array.array("i").itemsize
+    try:
+        _, ancillary, _, _ = channel.recvmsg(1, socket.CMSG_SPACE(size), socket.MSG_CMSG_CLOEXEC)
+    except BlockingIOError:
+        return None
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS and len(data) >= size:
+            return array.array("i", data[:size])[0]
+    return None

@@ -1,0 +1,54 @@
+"""How long the keeper waits for what, and how many deaths it takes before it gives up."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Deadlines in seconds.
+
+    The service's TimeoutStopSec must exceed ``drain_s + stop_s``, and its WatchdogSec
+    ``watchdog_s + abort_s``: a keeper that is replacing its control plane is well.
+    """
+
+    watchdog_s: float = 30.0
+    """Silence of a serving control plane that counts as death; it reports every half of it."""
+    start_s: float = 120.0
+    """Silence of a starting one: it may have an index to rebuild before it is ready."""
+    answer_s: float = 30.0
+    """From ``ready`` to an answered statvfs(3) on the mount point."""
+    drain_s: float = 10.0
+    """From SIGTERM until a mount in use is detached under its users; until then it is served."""
+    stop_s: float = 30.0
+    """From the unmount, when the control plane gets SIGTERM, until it is killed."""
+    abort_s: float = 2.0
+    """From SIGABRT (which lets it dump its stacks) to SIGKILL."""
+    backoff_first_s: float = 0.1
+    backoff_most_s: float = 10.0
+    crash_window_s: float = 60.0
+    crash_limit: int = 5
+    """This many deaths within the window end the keeper."""
+
+
+class Deaths:
+    """How often the control plane died lately, and how long to wait before the next start."""
+
+    def __init__(self, timing: Timing) -> None:
+        self._timing = timing
+        self._recent: deque[float] = deque()
+        self.total = 0
+
+    def record(self, now_s: float) -> float | None:
+        """Count a death at *now_s*; seconds to wait, or None when it is time to give up."""
+        timing = self._timing
+        self.total += 1
+        self._recent.append(now_s)
+        while self._recent[0] <= now_s - timing.crash_window_s:
+            self._recent.popleft()
+        if len(self._recent) >= timing.crash_limit:
+            return None
+        wait_s: float = timing.backoff_first_s * 4.0 ** (len(self._recent) - 1)
+        return min(wait_s, timing.backoff_most_s)
