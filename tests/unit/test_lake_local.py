@@ -165,3 +165,15 @@ async def test_refused_by_permissions(root: Path, monkeypatch: pytest.MonkeyPatc
         await lake.head(b"f")
     monkeypatch.undo()
     await lake.aclose()
+
+
+async def test_an_empty_directory_is_listed_as_its_own_marker(root: Path) -> None:
+    (root / "empty").mkdir()
+    (root / "full").mkdir()
+    (root / "full" / "f").write_bytes(b"x")
+    lake = LocalLake(os.fsencode(root))
+    page = await lake.list_page(b"empty/")
+    assert [(o.key, o.size) for o in page.objects] == [(b"empty/", 0)]
+    assert [o.key for o in (await lake.list_page(b"full/")).objects] == [b"full/f"]
+    assert (await lake.list_page(b"nothing/")).objects == []
+    await lake.aclose()

@@ -122,14 +122,20 @@ class LocalListings:
             walk.close()
 
     def walk(self, prefix: bytes, recursive: bool) -> Iterator[_Entry]:
-        """Every entry under *prefix*, depth first."""
+        """Every entry under *prefix*, depth first. An empty directory is listed as its own marker
+        (``dir/``, as object stores keep one), so that whoever asks for it learns that it exists."""
         fd = self._open_directory(prefix)
         try:
+            empty = prefix != b""
             with os.scandir(fd) as entries:
                 for entry in entries:
+                    empty = False
                     # scandir of a descriptor gives str; fsencode gives back the bytes that were
                     # there.
                     yield from self._describe(prefix + os.fsencode(entry.name), entry, recursive)
+            if empty:
+                status = os.fstat(fd)
+                yield ObjectInfo(prefix, 0, status.st_mtime_ns, version_of(status))
         finally:
             os.close(fd)
 
