@@ -1,0 +1,211 @@
+"""The facade of `tierfs.namespace`: what a front and the control plane call."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import trio
+
+from tierfs.clock import Clock
+from tierfs.errors import NotFound, TierfsError
+from tierfs.index.journal_inodes import InodeAllocator
+from tierfs.index.names import Names
+from tierfs.index.records import ROOT_INO, Hidden, HiddenReason, Inode, Kind, ObjectRef
+from tierfs.lake.protocol import Lake
+from tierfs.namespace import keys
+from tierfs.namespace.absence import Absences
+from tierfs.namespace.attributes import Attributes, Freshness, Presenter
+from tierfs.namespace.entries import Entries, OnChange
+from tierfs.namespace.listing import Listings
+from tierfs.namespace.lookup import RELIST_PAGES, Lookups
+from tierfs.namespace.readdir import BATCH, Reader
+from tierfs.namespace.reconcile import Reconciler
+from tierfs.namespace.refresh import Refresher
+from tierfs.namespace.walk import WalkEntry, walk
+
+_DIRECTORY_MTIME = b"namespace/directory_mtime_ns"
+
+
+class Namespace:
+    """The lake as a tree of inodes (invariants N1..N8 in `tierfs.namespace`).
+
+    *ttl_s* and *negative_ttl_s*: how long what the lake said is believed (``inf``: for ever).
+    *spawn* runs listings and commits: it must outlive every call, and is cancelled to stop.
+    *relist_pages*: a directory of at most so many pages is relisted past its TTL.
+    """
+
+    def __init__(
+        self,
+        names: Names,
+        inodes: InodeAllocator,
+        lake: Lake,
+        clock: Clock,
+        *,
+        uid: int,
+        gid: int,
+        umask: int,
+        ttl_s: float,
+        negative_ttl_s: float,
+        spawn: trio.Nursery,
+        relist_pages: int = RELIST_PAGES,
+    ) -> None:
+        self._names = names
+        self._freshness = Freshness(clock, ttl_s, negative_ttl_s)
+        self._presenter = Presenter(uid, gid, umask, _directory_mtime_ns(names, clock, spawn))
+        self._entries = Entries(names, spawn)
+        absences = Absences()
+        reconciler = Reconciler(self._entries, absences, inodes)
+        self._listings = Listings(
+            names, self._entries, lake, inodes, reconciler, absences, self._freshness, spawn
+        )
+        self._lookups = Lookups(
+            names,
+            self._entries,
+            self._listings,
+            lake,
+            inodes,
+            reconciler,
+            absences,
+            self._freshness,
+            self._presenter,
+            relist_pages,
+        )
+        self._reader = Reader(
+            names, self._entries, self._listings, self._freshness, self._presenter
+        )
+        self._refresher = Refresher(names, self._entries, self._listings, self._lookups, absences)
+        #: As `lookup`, from the index alone: None means that it is not known or not fresh. Never
+        #: waits.
+        self.lookup_cached = self._lookups.lookup_cached
+
+    @property
+    def on_change(self) -> OnChange | None:
+        """Called on trio's thread as ``(parent, name, ino)`` when a name lost the meaning that a
+        kernel may hold: *ino* is the inode it had, 0 if it was absent. It must not wait."""
+        return self._entries.on_change
+
+    @on_change.setter
+    def on_change(self, callback: OnChange | None) -> None:
+        self._entries.on_change = callback
+
+    # Names and attributes.
+
+    async def lookup(self, parent: int, name: bytes) -> Attributes:
+        """What *name* in directory *parent* is; asks the lake when nothing fresh is known.
+
+        Raises Absent (with the time for which that may be kept), NameTooLong, NotADirectory,
+        NotFound (*parent* is gone), and the lake's errors as they are.
+        """
+        return await self._lookups.lookup(parent, name)
+
+    async def resolve(self, path: bytes) -> Attributes:
+        """What *path*, relative to the root, is: `lookup` for each of its components, with its
+        errors. ``b""`` is the root; ``..`` is an InvalidRequest."""
+        found = self.attributes(ROOT_INO)
+        for name in keys.components(path):
+            found = await self.lookup(found.ino, name)
+        return found
+
+    def attributes(self, ino: int) -> Attributes:
+        """The attributes of *ino*, from the index: an inode is one version, so they never grow
+        stale. Raises NotFound when it lost its name. Never waits."""
+        inode = self._names.inode(ino)
+        if inode is None:
+            if ino != ROOT_INO:
+                raise NotFound("stat", f"inode {ino}")
+            inode = Inode(Kind.DIRECTORY, 0, -1, -1, 0, 0, ROOT_INO)
+        return self._presenter.show(ino, inode, self._freshness.ttl_s)
+
+    async def getattr(self, ino: int) -> Attributes:
+        """As `attributes`. A checkpoint, but asks nobody."""
+        found = self.attributes(ino)
+        await trio.lowlevel.checkpoint()
+        return found
+
+    def detached_attributes(self, ino: int, size: int) -> Attributes:
+        """The attributes of a file that lost its name while it is open, *size* bytes long. Never
+        waits."""
+        inode = self._entries.departed(ino) or Inode(Kind.FILE, 0, -1, -1, size, 0, ROOT_INO)
+        return self._presenter.show(ino, inode._replace(size=size), self._freshness.ttl_s)
+
+    def path_of(self, ino: int) -> bytes:
+        """The path of *ino* relative to the root. Raises NotFound when it lost its name. Never
+        waits."""
+        return self._entries.path_of(ino)
+
+    # Directories.
+
+    async def readdir(
+        self, ino: int, after_ino: int, limit: int = BATCH
+    ) -> list[tuple[int, bytes, Attributes]]:
+        """Up to *limit* entries of directory *ino* with inode numbers over *after_ino*, in their
+        order: ``(ino, name, attributes)``. An empty list is the end.
+
+        With *after_ino* 0 a directory that is not freshly listed is listed first; waits for as much
+        of that as gives one entry. Raises NotFound, NotADirectory, and what ended the listing: a
+        directory is never silently short (N6).
+        """
+        return await self._reader.readdir(ino, after_ino, limit)
+
+    def walk(self, ino: int) -> AsyncIterator[WalkEntry]:
+        """Every file below *ino* (or itself, if it is a file), listing as needed; waits for that.
+
+        A directory that vanishes meanwhile is passed over. Raises NotFound if *ino* does, and the
+        lake's errors. Memory: one position for each level.
+        """
+        return walk(self._names, self._entries, self._reader, ino)
+
+    # Files.
+
+    async def open_object(self, ino: int) -> tuple[ObjectRef, int]:
+        """Where the bytes of file *ino* are, and how many; asks the lake past the TTL.
+
+        Raises StaleVersion when the name has another inode by now (look the path up again: it is in
+        place), NotFound when it is gone, IsADirectory, and the lake's errors.
+        """
+        return await self._lookups.open_object(ino)
+
+    # Freshness.
+
+    async def refresh(self, target: int | bytes) -> int:
+        """Show the lake's present state of a path or inode and of all known below it, whatever the
+        TTL; returns how many names appeared, changed or vanished. Prefer a path: one that was
+        absent so far has no inode. Waits for the listings; raises as `lookup` and `readdir`."""
+        return await self._refresher.refresh(target)
+
+    # Reports.
+
+    def hidden(self, limit: int) -> list[Hidden]:
+        """Up to *limit* objects that cannot be shown, with the reasons."""
+        return self._names.hidden(limit)
+
+    def hidden_counts(self) -> dict[HiddenReason, int]:
+        """How many objects are known that cannot be shown, by reason."""
+        return self._names.hidden_counts()
+
+    def entry_count(self) -> int:
+        """How many directory entries are known."""
+        return self._names.entry_count()
+
+    @property
+    def listings_running(self) -> int:
+        """How many directories are being listed (a gauge)."""
+        return len(self._listings)
+
+
+def _directory_mtime_ns(names: Names, clock: Clock, spawn: trio.Nursery) -> int:
+    """The time that directories show: when this index first served a mount. It survives remounts,
+    so that incremental tools do not see a changed tree; a rebuilt index shows a new one."""
+    stored = names.state_get(_DIRECTORY_MTIME)
+    if stored is not None and len(stored) == 8:
+        return int.from_bytes(stored, "little")
+    now_ns = clock.now_ns()
+
+    async def store() -> None:
+        try:
+            await names.state_put(_DIRECTORY_MTIME, now_ns.to_bytes(8, "little"))
+        except TierfsError:
+            return  # The next mount tries again; only the directories' time is at stake.
+
+    spawn.start_soon(store)
+    return now_ns

@@ -1,0 +1,96 @@
+"""What the lake said, held against what is known: the decisions about one name.
+
+Plain calls: whoever got an answer from the lake makes sure of inode numbers
+(`InodeAllocator.ensure`), decides here without waiting, and then waits for the commit (N4 in
+`tierfs.namespace`).
+"""
+
+from __future__ import annotations
+
+from tierfs.index.journal_inodes import InodeAllocator
+from tierfs.index.records import Dentry, Inode, Kind, ObjectRef
+from tierfs.lake.protocol import ObjectInfo, Version
+from tierfs.namespace.absence import Absences
+from tierfs.namespace.entries import Entries, Known
+
+#: A HEAD tells the time in whole seconds (RFC 9110, Last-Modified), some listings in milliseconds:
+#: the first one seen is kept, so that an unchanged file never shows another time.
+_SECOND_NS = 1_000_000_000
+
+
+def same_version(known: Version, found: Version) -> bool:
+    """Whether both name one content. Listings do not tell version ids, so an id counts only against
+    another id."""
+    if known.etag != found.etag:
+        return False
+    return not known.version_id or not found.version_id or known.version_id == found.version_id
+
+
+class Reconciler:
+    """Applies answers of the lake to `Entries`. *checked_ns* is always when the answer was asked
+    for."""
+
+    def __init__(self, entries: Entries, absences: Absences, inodes: InodeAllocator) -> None:
+        self._entries = entries
+        self._absences = absences
+        self._inodes = inodes
+
+    def directory(self, parent: int, name: bytes, before: Known | None, checked_ns: int) -> None:
+        """*name* is a directory. One that was a directory stays the same inode (N2)."""
+        if before is not None and before.dentry.kind is Kind.DIRECTORY:
+            self._entries.touch(parent, name, before.dentry, checked_ns)
+            return
+        inode = Inode(Kind.DIRECTORY, 0, -1, -1, 0, 0, parent)
+        dentry = Dentry(self._inodes.next_ino(), Kind.DIRECTORY, checked_ns)
+        self._put(parent, name, Known(dentry, inode, None), before)
+
+    def file(
+        self,
+        parent: int,
+        name: bytes,
+        before: Known | None,
+        info: ObjectInfo,
+        checked_ns: int,
+        *,
+        touch: bool = True,
+    ) -> None:
+        """*name* is the object *info*. The same version stays the same inode, another is a new one
+        (N2).
+
+        Without *touch* an unchanged entry is not written: its directory's listing will vouch for
+        it.
+        """
+        inode = Inode(Kind.FILE, 0, -1, -1, info.size, info.mtime_ns, parent)
+        if (
+            before is not None
+            and before.ref is not None
+            and before.inode.size == info.size
+            and same_version(before.ref.version, info.version)
+        ):
+            old = before.inode
+            # The version as first seen is kept: the cache knows the object's bytes by it.
+            ref = before.ref._replace(
+                archived=info.archived,
+                has_checksum=info.has_checksum or before.ref.has_checksum,
+            )
+            if old.mtime_ns // _SECOND_NS != info.mtime_ns // _SECOND_NS or ref != before.ref:
+                dentry = before.dentry._replace(checked_ns=checked_ns)
+                updated = old._replace(mtime_ns=info.mtime_ns)
+                self._put(parent, name, Known(dentry, updated, ref), before)
+            elif touch:
+                self._entries.touch(parent, name, before.dentry, checked_ns)
+            return
+        ref = ObjectRef(info.key, info.version, info.archived, info.has_checksum)
+        dentry = Dentry(self._inodes.next_ino(), Kind.FILE, checked_ns)
+        self._put(parent, name, Known(dentry, inode, ref), before)
+
+    def absent(self, parent: int, name: bytes, before: Known | None, checked_ns: int) -> None:
+        """*name* is not in the lake."""
+        self._absences.put(parent, name, checked_ns)
+        if before is not None:
+            self._entries.remove(parent, name, before)
+
+    def _put(self, parent: int, name: bytes, known: Known, before: Known | None) -> None:
+        self._entries.put(parent, name, known, before)
+        if self._absences.discard(parent, name) and before is None:
+            self._entries.appeared(parent, name)
