@@ -1,0 +1,1 @@
+"""The control plane: main loop and control socket."""

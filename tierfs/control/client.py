@@ -1,0 +1,200 @@
+"""The other end of the control socket: find the mount that a path is on, and ask it things.
+
+Only the standard library: commands must start quickly. The protocol is in `tierfs.control.server`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tierfs import errors
+from tierfs.config import mount_id, resolve_mountpoint, runtime_dirs
+from tierfs.errors import InvalidRequest, MountError, TierfsError
+
+PROTOCOL_VERSION = 1
+FILE_SYSTEM_TYPE = "fuse.tierfs"
+MOUNTINFO = Path("/proc/self/mountinfo")
+#: A live mount accepts at once; one that does not is hanging, and `doctor` is told so.
+CONNECT_TIMEOUT_S = 5.0
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One line of /proc/self/mountinfo. *owner* is the user id of whoever mounted a FUSE mount."""
+
+    mountpoint: Path
+    source: str
+    type: str
+    owner: int
+    device: str = ""
+
+    @property
+    def ours(self) -> bool:
+        """It is a tierfs mount."""
+        return self.type == FILE_SYSTEM_TYPE
+
+    def state_dirs(self, runtime_dir: Path | None = None) -> list[Path]:
+        """Where its control socket may be, most likely first."""
+        roots = [runtime_dir] if runtime_dir is not None else runtime_dirs(self.owner)
+        return [root / mount_id(self.mountpoint) for root in roots]
+
+
+def mounts() -> list[Mount]:
+    """Every mount that this process sees, oldest first: later ones cover earlier ones."""
+    return list(_parse_mountinfo(MOUNTINFO.read_bytes()))
+
+
+def _parse_mountinfo(table: bytes) -> Iterator[Mount]:
+    # proc_pid_mountinfo(5): id parent dev root mountpoint options [tags] - type source super
+    for line in table.splitlines():
+        left, _, right = line.partition(b" - ")
+        before, after = left.split(b" "), right.split(b" ")
+        if len(before) < 6 or len(after) < 3:
+            continue
+        owner = 0
+        for word in after[2].split(b","):
+            if word.startswith(b"user_id="):
+                owner = int(word.removeprefix(b"user_id="))
+        yield Mount(
+            mountpoint=Path(os.fsdecode(_unescape(before[4]))),
+            source=os.fsdecode(_unescape(after[1])),
+            type=os.fsdecode(after[0]),
+            owner=owner,
+            device=before[2].decode(),
+        )
+
+
+def _unescape(field: bytes) -> bytes:
+    for octal, byte in ((b"\\040", b" "), (b"\\011", b"\t"), (b"\\012", b"\n"), (b"\\134", b"\\")):
+        field = field.replace(octal, byte)
+    return field
+
+
+def mount_at(mountpoint: Path) -> Mount | None:
+    """What is mounted exactly on *mountpoint* (the topmost), or None. Never touches the mount."""
+    return next((m for m in reversed(mounts()) if m.mountpoint == mountpoint), None)
+
+
+def find_mount(path: Path) -> tuple[Mount, bytes]:
+    """The tierfs mount that *path* is on, and the path below it (``b""`` is its root).
+
+    Raises MountError when *path* is on no tierfs mount. Does not touch the mount, so it works on a
+    dead one: only links above the mount point are resolved.
+    """
+    table = {m.mountpoint: m for m in mounts()}
+    for candidate in _spellings(path):
+        for ancestor in (candidate, *candidate.parents):
+            mount = table.get(ancestor)
+            if mount is None:
+                continue
+            if not mount.ours:
+                break
+            below = os.fsencode(candidate)[len(os.fsencode(ancestor)) :]
+            return mount, below.strip(b"/")
+    live = [str(m.mountpoint) for m in table.values() if m.ours]
+    hint = "mounted here: " + ", ".join(live) if live else "nothing is mounted; see tierfs mount"
+    raise MountError("not on a tierfs mount", str(path), hint)
+
+
+def _spellings(path: Path) -> Iterator[Path]:
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100
+    yield absolute
+    yield resolve_mountpoint(absolute)
+    with contextlib.suppress(OSError):
+        yield Path(os.path.realpath(absolute))
+
+
+def call(
+    mount: Mount,
+    command: str,
+    args: dict[str, Any] | None = None,
+    *,
+    progress: Progress | None = None,
+    runtime_dir: Path | None = None,
+    timeout_s: float | None = None,
+) -> dict[str, Any]:
+    """Run *command* on a live mount and return its answer; *progress* sees what comes before it.
+
+    Waits as long as the command takes unless *timeout_s* bounds each line. Raises what the mount
+    raised, and MountError when it cannot be reached.
+    """
+    request = {"v": PROTOCOL_VERSION, "command": command, "args": args or {}}
+    with _connect(mount, runtime_dir) as connection:
+        connection.settimeout(timeout_s)
+        try:
+            connection.sendall(json.dumps(request).encode() + b"\n")
+            with connection.makefile("rb") as lines:
+                for line in lines:
+                    answer = json.loads(line)
+                    if "progress" in answer:
+                        if progress is not None:
+                            progress(answer["progress"])
+                    elif "ok" in answer:
+                        result: dict[str, Any] = answer["ok"]
+                        return result
+                    else:
+                        raise _error(answer["error"])
+        except TimeoutError:
+            hint = f"it may be hanging; see its log, or tierfs umount -l {mount.mountpoint}"
+            raise MountError("no answer from the mount", str(mount.mountpoint), hint) from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise MountError(
+                "the mount's answer was lost", str(mount.mountpoint), f"{error}; see its log"
+            ) from error
+    raise MountError("the mount stopped meanwhile", str(mount.mountpoint), "run the command again")
+
+
+def _connect(mount: Mount, runtime_dir: Path | None) -> socket.socket:
+    reason = "no control socket"
+    for state_dir in mount.state_dirs(runtime_dir):
+        path = state_dir / "control.sock"
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        connection.settimeout(CONNECT_TIMEOUT_S)
+        try:
+            _check_owner(path, mount)
+            connection.connect(os.fspath(path))
+        except PermissionError:
+            connection.close()
+            hint = "ask root or the user who mounted it, or use sudo"
+            raise MountError("not allowed to control", str(mount.mountpoint), hint) from None
+        except OSError as error:
+            connection.close()
+            if not isinstance(error, FileNotFoundError):
+                reason = f"{path}: {error.strerror or error}"
+            continue
+        except TierfsError:
+            connection.close()
+            raise
+        return connection
+    hint = (
+        "if it was mounted with --runtime-dir, give the same here;"
+        f" if its processes are gone: tierfs umount {mount.mountpoint}"
+    )
+    raise MountError(f"cannot reach the mount ({reason})", str(mount.mountpoint), hint)
+
+
+def _check_owner(path: Path, mount: Mount) -> None:
+    """Refuse a socket that somebody else put where the owner's would be (/tmp is anyone's)."""
+    status = path.lstat()
+    if not stat.S_ISSOCK(status.st_mode) or status.st_uid not in (mount.owner, 0):
+        hint = "it does not belong to the mount's owner; remove it"
+        raise MountError("will not use a foreign control socket", str(path), hint)
+
+
+def _error(fields: dict[str, str]) -> TierfsError:
+    """The error that the mount raised, as the same kind where this version knows it."""
+    kind = getattr(errors, fields["kind"], None)
+    if not (isinstance(kind, type) and issubclass(kind, TierfsError)):
+        kind = InvalidRequest
+    error: TierfsError = kind(fields["op"], fields.get("subject", ""), fields.get("hint", ""))
+    return error
