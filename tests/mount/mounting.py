@@ -103,7 +103,9 @@ class Mount:
             raise AssertionError(f"mount failed: {result.stdout}{result.stderr}{self.log()}")
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            print(self.log())  # pytest shows it beside the failure.
         try:
             pids = self.pids()
         except AssertionError:

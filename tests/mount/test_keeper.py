@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -476,6 +477,49 @@ def test_sigterm_while_the_mount_is_made_is_not_lost(
     monkeypatch.setattr("tierfs.keeper.make_mount", interrupted)
     kept.run(wait=False)
     assert kept.result() == 0
+
+
+def test_abort_of_an_ended_mount_spares_the_next_with_its_number(tmp_path: Path) -> None:
+    in_child(lambda: _abort_after_the_end(tmp_path))
+
+
+def _abort_after_the_end(tmp_path: Path) -> None:
+    """Connections have the lowest free device number: the next mount gets the ended one's."""
+    enter_user_world(tmp_path)
+    connections = "/sys/fs/fuse/connections"
+    if not os.path.ismount(connections):
+        subprocess.run(["mount", "-t", "fusectl", "none", connections], check=True)
+
+    def make(name: str) -> mounting.Mount:
+        directory = tmp_path / name
+        directory.mkdir()
+        spec = mounting.MountSpec("s3://bucket", os.fsencode(directory), allow_other=False)
+        return mounting.make_mount(spec)
+
+    def ended(mount: mounting.Mount) -> bool:
+        poll = select.poll()
+        poll.register(mount.fuse_fd, 0)
+        return bool(poll.poll(0))
+
+    first = make("first")
+    detach(tmp_path / "first")
+    assert ended(first)
+    first.close()
+    others: list[mounting.Mount] = []
+    try:
+        # Mounts that other programs make meanwhile may take the number first.
+        while not others or (others[-1].device != first.device and len(others) < 50):
+            others.append(make(f"other{len(others)}"))
+        heir = others[-1]
+        assert heir.device == first.device
+        first.abort()
+        assert not ended(heir)
+        heir.abort()
+        assert ended(heir)
+    finally:
+        for n, other in enumerate(others):
+            detach(tmp_path / f"other{n}")
+            other.close()
 
 
 def test_user_mounts_through_fusermount3(tmp_path: Path) -> None:

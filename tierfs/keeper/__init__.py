@@ -169,7 +169,7 @@ def _leave(
         os.dup2(null, 0)
         os.dup2(null, 1)
         os.dup2(log_fd, 2)
-        close_all_but((keeper.mount.fuse_fd, keeper.runtime.lock_fd, answer_fd))
+        close_all_but((*keeper.mount.descriptors, keeper.runtime.lock_fd, answer_fd))
         os.write(answer_fd, b"%d\n" % os.getpid())
 
         def say(answer: str) -> None:

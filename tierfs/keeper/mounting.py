@@ -88,6 +88,7 @@ class Mount:
         self.fuse_fd = fuse_fd
         self.device = made.device
         self._id = made.mount_id
+        self._abort_fd = _open_abort(made.device)
 
     def _entry(self) -> mountinfo.MountEntry | None:
         """Our row, wherever it is by now (a parent can have been renamed); no bind mount of it."""
@@ -106,10 +107,22 @@ class Mount:
             self.fuse_fd = -1
 
     def abort(self) -> None:
-        """Cut the connection even if some process still holds ``/dev/fuse``; best effort."""
-        minor = self.device.partition(":")[2]
-        with contextlib.suppress(OSError):
-            Path(f"/sys/fs/fuse/connections/{minor}/abort").write_text("1")
+        """Cut the connection even if some process still holds ``/dev/fuse``; best effort, once.
+
+        Through a descriptor that was opened while the mount was surely ours: the kernel gives the
+        number of a connection that ended to the next mount, whoever makes it, but a descriptor of
+        the old one's file does nothing any more.
+        """
+        if self._abort_fd >= 0:
+            with contextlib.suppress(OSError):
+                os.write(self._abort_fd, b"1")
+            os.close(self._abort_fd)
+            self._abort_fd = -1
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """What a process that goes on with this mount must keep open."""
+        return tuple(fd for fd in (self.fuse_fd, self._abort_fd) if fd >= 0)
 
     def unmount(self, *, lazily: bool) -> bool:
         """Take the mount out of the mount table; True if it is not there any more.
@@ -134,6 +147,15 @@ class Mount:
         except OSError:
             return False
         return True
+
+
+def _open_abort(device: str) -> int:
+    """The abort file of the connection behind *device* (``major:minor``), or -1."""
+    minor = device.partition(":")[2]
+    try:
+        return os.open(f"/sys/fs/fuse/connections/{minor}/abort", os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1  # fusectl is not mounted, or not ours to use: closing /dev/fuse has to do.
 
 
 def unmount(mountpoint: bytes, *, lazily: bool) -> bool:
