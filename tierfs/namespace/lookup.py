@@ -287,7 +287,7 @@ class Lookups:
         Raises StaleVersion when the name has another inode by now (the caller looks the path up
         again), NotFound when it is gone, IsADirectory, and the lake's errors.
         """
-        found = self._fresh_object(ino)
+        found = self.object_cached(ino)
         if found is not None:
             await trio.lowlevel.checkpoint()
             return found
@@ -311,7 +311,9 @@ class Lookups:
             raise StaleVersion("open", name, "the lake holds a newer version")
         return ref, inode.size
 
-    def _fresh_object(self, ino: int) -> tuple[ObjectRef, int] | None:
+    def object_cached(self, ino: int) -> tuple[ObjectRef, int] | None:
+        """As `open_object`, from the index alone: None means that the lake has to be asked, or that
+        there is something to complain about. Never waits."""
         inode = self._names.inode(ino)
         if inode is None or inode.kind is not Kind.FILE:
             return None

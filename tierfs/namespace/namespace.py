@@ -77,6 +77,8 @@ class Namespace:
         #: As `lookup`, from the index alone: None means that it is not known or not fresh. Never
         #: waits.
         self.lookup_cached = self._lookups.lookup_cached
+        #: As `open_object`, from the index alone: None means that it takes more. Never waits.
+        self.object_cached = self._lookups.object_cached
 
     @property
     def on_change(self) -> OnChange | None:

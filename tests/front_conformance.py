@@ -1,0 +1,231 @@
+"""What every front must do. A test module takes `FrontConformance` in and says how to make a
+rig."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.caching import MIB, Rig, noise
+from tierfs.cache.budget import Priority
+from tierfs.errors import CacheFull, InvalidRequest, StaleVersion
+
+SMALL = 110_000
+
+
+class FrontConformance:
+    """The port and the handles of a front, over a `tests.caching.WatchedLake`."""
+
+    def rig(self, directory: Path, **options: Any) -> contextlib.AbstractAsyncContextManager[Rig]:
+        """A started front; *options* as those of `PythonFront`."""
+        raise NotImplementedError
+
+    async def test_reads_are_short_only_at_the_end(self, tmp_path: Path) -> None:
+        data = noise(3 * MIB + 5)
+        async with self.rig(tmp_path) as r:
+            r.put(16, data)
+            fh = await r.open(16)
+            assert await r.front.read(fh, 0, 10) == data[:10]
+            assert await r.front.read(fh, MIB - 3, 7) == data[MIB - 3 : MIB + 4]
+            assert await r.front.read(fh, 3 * MIB, 4096) == data[3 * MIB :]
+            assert await r.front.read(fh, len(data), 10) == b""
+            assert await r.front.read(fh, 10 * MIB, 10) == b""
+            assert await r.front.read(fh, 0, 100 * MIB) == data
+            await r.front.release(fh)
+
+    async def test_an_empty_object_is_empty_without_a_request(self, tmp_path: Path) -> None:
+        async with self.rig(tmp_path) as r:
+            r.put(16, b"")
+            assert await r.read(16, 0, 4096) == b""
+            assert await r.fetch(16) == 0
+            assert r.lake.requests == []
+
+    async def test_a_small_object_takes_one_request_ever(self, tmp_path: Path) -> None:
+        data = noise(SMALL)
+        async with self.rig(tmp_path) as r:
+            r.put(16, data)
+            assert await r.read(16, 5, 10) == data[5:15]
+            assert await r.read(16) == data
+            await r.settle()
+            assert [request.op for request in r.lake.requests] == ["get_whole"]
+            refs, lake = r.refs, r.lake
+        async with self.rig(tmp_path, lake=lake, refs=refs) as r:
+            assert await r.read(16) == data
+            assert len(lake.requests) == 1
+
+    async def test_handles_are_never_reused_and_unknown_ones_release_quietly(
+        self, tmp_path: Path
+    ) -> None:
+        async with self.rig(tmp_path) as r:
+            r.put(16, b"data")
+            first = await r.open(16)
+            await r.front.release(first)
+            assert await r.open(16) != first
+            await r.front.release(first)
+            with pytest.raises(InvalidRequest):
+                await r.front.read(first, 0, 1)
+
+    async def test_opened_tells_the_version_while_it_is_open(self, tmp_path: Path) -> None:
+        async with self.rig(tmp_path) as r:
+            r.put(16, b"data")
+            assert r.front.opened(16) is None
+            fh = await r.open(16)
+            assert r.front.opened(16) == r.refs[16]
+            await r.front.release(fh)
+            await r.settle()
+            assert r.front.opened(16) is None
+
+    async def test_one_inode_is_not_two_versions(self, tmp_path: Path) -> None:
+        async with self.rig(tmp_path) as r:
+            r.put(16, b"old")
+            await r.open(16)
+            r.put(16, b"new", key=b"object-16")
+            with pytest.raises(StaleVersion):
+                await r.open(16)
+
+    async def test_fetch_brings_everything_once(self, tmp_path: Path) -> None:
+        data = noise(20 * MIB + 1)
+        async with self.rig(tmp_path) as r:
+            r.put(16, data)
+            assert await r.fetch(16) == len(data)
+            requests = len(r.lake.ranges())
+            assert requests == r.front.requests_to_fetch(len(data)) == 3
+            assert await r.fetch(16) == 0
+            assert await r.read(16) == data
+            assert len(r.lake.ranges()) == requests
+            assert r.front.file_state(16).complete
+            assert r.front.file_state(16).cached_bytes == len(data)
+
+    async def test_fetch_of_an_extent_brings_its_blocks(self, tmp_path: Path) -> None:
+        async with self.rig(tmp_path) as r:
+            r.put(16, noise(8 * MIB))
+            assert await r.fetch(16, (MIB + 5, 3 * MIB)) == 2 * MIB
+            assert r.lake.ranges() == [(MIB, 2 * MIB)]
+            assert r.front.file_state(16).cached_bytes == 2 * MIB
+            assert not r.front.file_state(16).complete
+
+    async def test_evict_frees_what_is_not_in_use(self, tmp_path: Path) -> None:
+        async with self.rig(tmp_path) as r:
+            r.put(16, noise(SMALL))
+            assert await r.front.evict(16) == 0
+            await r.read(16)
+            await r.settle()
+            assert await r.front.evict(16) >= SMALL
+            assert r.front.file_state(16).cached_bytes == 0
+            assert not r.cache_file(16).exists()
+            assert r.front.stats()["cached_files"] == 0
+
+    async def test_evicting_an_open_file_waits_for_its_last_release(self, tmp_path: Path) -> None:
+        data = noise(SMALL)
+        async with self.rig(tmp_path) as r:
+            r.put(16, data)
+            fh = await r.open(16)
+            await r.front.read(fh, 0, SMALL)
+            await r.settle()
+            assert await r.front.evict(16) == 0
+            assert await r.front.read(fh, 0, SMALL) == data
+            await r.front.release(fh)
+            await r.settle()
+            assert r.front.stats()["cached_files"] == 0
+
+    async def test_evict_all_leaves_pinned_and_open_files(self, tmp_path: Path) -> None:
+        async with self.rig(tmp_path) as r:
+            for ino in range(16, 21):
+                r.put(ino, noise(SMALL, ino))
+                await r.read(ino)
+            await r.settle()
+            r.front.pin(16)
+            fh = await r.open(17)
+            assert (await r.front.evict_all())[0] == 3
+            r.front.unpin(16)
+            await r.front.release(fh)
+            assert (await r.front.evict_all())[0] == 2
+
+    async def test_the_limit_holds_and_the_oldest_go(self, tmp_path: Path) -> None:
+        async with self.rig(tmp_path, cache_size=2 * MIB) as r:
+            for ino in range(16, 80):
+                data = noise(SMALL, ino)
+                r.put(ino, data)
+                assert await r.read(ino) == data
+                await r.settle()
+                assert r.front.stats()["used_bytes"] <= 2 * MIB
+            assert r.front.stats()["evicted_files"] > 40
+            assert r.front.stats()["cached_files"] > 10
+
+    async def test_resize_evicts_down(self, tmp_path: Path) -> None:
+        async with self.rig(tmp_path) as r:
+            for ino in range(16, 36):
+                r.put(ino, noise(SMALL, ino))
+                await r.read(ino)
+            await r.settle()
+            await r.front.resize(MIB)
+            assert r.front.stats()["cached_bytes"] <= MIB
+            assert r.front.stats()["cached_files"] > 0
+
+    async def test_what_cannot_be_kept_is_read_all_the_same_but_not_warmed_up(
+        self, tmp_path: Path
+    ) -> None:
+        data = noise(3 * MIB)
+        async with self.rig(tmp_path, cache_size=MIB) as r:
+            r.put(16, data)
+            assert await r.read(16) == data
+            with pytest.raises(CacheFull):
+                await r.fetch(16)
+
+    async def test_an_invalidated_file_goes_with_its_last_handle(self, tmp_path: Path) -> None:
+        data = noise(SMALL)
+        async with self.rig(tmp_path) as r:
+            r.put(16, data)
+            fh = await r.open(16)
+            await r.front.read(fh, 0, SMALL)
+            await r.settle()
+            await r.front.invalidate(16)
+            # All of the old version is here: the handle goes on.
+            assert await r.front.read(fh, 0, SMALL) == data
+            await r.front.release(fh)
+            await r.settle()
+            assert r.front.stats()["cached_files"] == 0
+
+    async def test_hits_are_reads_without_a_byte_from_the_lake(self, tmp_path: Path) -> None:
+        data = noise(4 * MIB)
+        async with self.rig(tmp_path) as r:
+            r.put(16, data)
+            for expected in ((0, 4 * MIB), (4 * MIB, 4 * MIB)):
+                fh = await r.open(16)
+                for offset in range(0, len(data), 128 << 10):
+                    await r.front.read(fh, offset, 128 << 10)
+                    await r.settle()
+                await r.front.release(fh)
+                stats = r.front.stats()
+                assert (stats["hit_bytes"], stats["miss_bytes"]) == expected
+            assert stats["bytes_from_lake"] == 4 * MIB
+
+    async def test_gauges_return_to_zero(self, tmp_path: Path) -> None:
+        async with self.rig(tmp_path) as r:
+            for ino in range(16, 20):
+                r.put(ino, noise(2 * MIB, ino))
+                await r.read(ino)
+            await r.settle()
+            stats = r.front.stats()
+            for gauge in ("open_handles", "in_flight", "buffer_bytes", "reserved_bytes"):
+                assert stats[gauge] == 0, gauge
+
+    async def test_accesses_come_back_in_order(self, tmp_path: Path) -> None:
+        seen: list[int] = []
+        async with self.rig(
+            tmp_path, on_accesses=lambda batch: seen.extend(access.ino for access in batch)
+        ) as r:
+            for ino in (18, 16, 17, 16):
+                r.put(ino, b"data")
+                await r.read(ino)
+            await r.fetch(17)
+        assert seen == [18, 16, 17, 16]
+
+    async def test_priorities_are_accepted(self, tmp_path: Path) -> None:
+        async with self.rig(tmp_path) as r:
+            for ino, priority in enumerate(Priority, 16):
+                r.put(ino, noise(SMALL, ino))
+                assert await r.front.fetch(ino, *r.refs[ino], None, priority) == SMALL

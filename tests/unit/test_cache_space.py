@@ -1,0 +1,135 @@
+"""Capacity and the health of the cache disk."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+import trio
+import trio.testing
+
+from tierfs.cache.space import Capacity, DiskSpace, Health
+from tierfs.errors import CacheFull
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+class Disk:
+    """A disk and its evictable bytes."""
+
+    def __init__(self, free_bytes: int = 100 * GIB, evictable: int = 0) -> None:
+        self.space = DiskSpace(100 * GIB, free_bytes)
+        self.evictable = evictable
+        self.asked: list[int] = []
+
+    def capacity(self, limit: int | None, min_free: float = 0.1, used: int = 0) -> Capacity:
+        capacity = Capacity(limit, min_free, used, disk=lambda: self.space, evict=self.evict)
+        self._capacity = capacity
+        return capacity
+
+    async def evict(self, bytes_: int) -> int:
+        self.asked.append(bytes_)
+        await trio.lowlevel.checkpoint()
+        freed = min(bytes_, self.evictable)
+        self.evictable -= freed
+        self.space = self.space._replace(free_bytes=self.space.free_bytes + freed)
+        self._capacity.freed(freed)
+        return freed
+
+
+async def test_used_and_reserved_stay_under_the_limit() -> None:
+    capacity = Disk().capacity(10 * MIB)
+    first = await capacity.reserve(6 * MIB)
+    assert capacity.try_reserve(5 * MIB) is None
+    capacity.spend(first, 2 * MIB)
+    capacity.release(first)
+    assert (capacity.used_bytes, capacity.reserved_bytes) == (2 * MIB, 0)
+    assert capacity.try_reserve(8 * MIB) is not None
+
+
+async def test_reserving_evicts_what_is_missing() -> None:
+    disk = Disk(evictable=5 * MIB)
+    capacity = disk.capacity(10 * MIB, used=9 * MIB)
+    await capacity.reserve(4 * MIB)
+    assert disk.asked == [3 * MIB]
+    assert capacity.used_bytes + capacity.reserved_bytes <= 10 * MIB
+
+
+@pytest.mark.mockclock
+async def test_nothing_to_evict_is_said_at_once_and_not_tried_all_the_time() -> None:
+    disk = Disk()
+    capacity = disk.capacity(10 * MIB, used=10 * MIB)
+    for _ in range(3):
+        with pytest.raises(CacheFull):
+            await capacity.reserve(MIB)
+    assert len(disk.asked) == 1
+    await trio.sleep(2)
+    with pytest.raises(CacheFull):
+        await capacity.reserve(MIB)
+    assert len(disk.asked) == 2
+
+
+async def test_more_than_the_limit_never_fits_and_evicts_nothing() -> None:
+    disk = Disk(evictable=10 * MIB)
+    with pytest.raises(CacheFull):
+        await disk.capacity(10 * MIB, used=10 * MIB).reserve(11 * MIB)
+    assert disk.asked == []
+
+
+@pytest.mark.mockclock
+async def test_a_share_of_the_disk_stays_free_for_others() -> None:
+    disk = Disk(free_bytes=10 * GIB + 3 * MIB)
+    capacity = disk.capacity(None)
+    await capacity.reserve(2 * MIB)
+    with pytest.raises(CacheFull):
+        await capacity.reserve(2 * MIB)
+    disk.space = disk.space._replace(free_bytes=50 * GIB)
+    await trio.sleep(5)
+    await capacity.reserve(2 * MIB)
+
+
+async def test_several_that_wait_for_room_evict_once_each_at_most() -> None:
+    disk = Disk(evictable=64 * MIB)
+    capacity = disk.capacity(64 * MIB, used=64 * MIB)
+    async with trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(capacity.reserve, MIB)
+    assert capacity.reserved_bytes == 8 * MIB
+    assert capacity.used_bytes + capacity.reserved_bytes <= 64 * MIB
+
+
+async def test_a_smaller_limit_evicts_down_to_it() -> None:
+    disk = Disk(evictable=8 * MIB)
+    capacity = disk.capacity(10 * MIB, used=8 * MIB)
+    await capacity.resize(3 * MIB)
+    assert capacity.used_bytes == 3 * MIB
+
+
+@pytest.mark.mockclock
+async def test_a_full_disk_is_tried_again_sooner_than_a_failing_one() -> None:
+    health = Health()
+    assert not health.streaming
+    health.failed("write", OSError(errno.ENOSPC, "full"))
+    assert health.streaming
+    await trio.sleep(Health.FULL_S)
+    assert not health.streaming
+    health.failed("write", OSError(errno.EIO, "broken"))
+    await trio.sleep(Health.FULL_S)
+    assert health.streaming
+    await trio.sleep(Health.FAILING_S)
+    assert not health.streaming
+    assert health.reason
+    health.worked()
+    assert not health.reason
+
+
+@pytest.mark.mockclock
+async def test_a_disk_that_hangs_is_not_even_read() -> None:
+    health = Health()
+    health.failed("read", OSError(errno.EIO, "broken"))
+    assert not health.hanging
+    health.failed("read", OSError(errno.ETIMEDOUT, "no answer"))
+    assert health.hanging
+    await trio.sleep(Health.FAILING_S)
+    assert not health.hanging

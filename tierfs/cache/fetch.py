@@ -1,0 +1,275 @@
+"""From the lake into the cache, each block once.
+
+A `Flight` is one GET and what becomes of its bytes. It runs in a task of the front, not of the
+reader that asked first: a cancelled reader takes nothing from the others (C7). Its life::
+
+    start() --> room reserved --> memory granted --> GET --> done: readers go on from memory
+                (or not: C8)                          |       |
+                                                      |       +--> written, recorded --> landed
+                                                      +--> error: for all who wait; the next
+                                                           who asks asks the lake anew
+
+While blocks of a flight are not recorded, readers find the flight and take its bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from tierfs.cache.blocks import block_extent, checksum_of, whole_blocks
+from tierfs.cache.budget import Budget, Priority, Ticket
+from tierfs.cache.hot import HotBlocks
+from tierfs.cache.objects import CachedObject
+from tierfs.cache.space import FILE_BYTES, Capacity, Health, Reservation
+from tierfs.cache.store import Store
+from tierfs.cache.table import ObjectTable
+from tierfs.errors import (
+    CacheFull,
+    IntegrityError,
+    LakeProtocolError,
+    PreconditionFailed,
+    StaleVersion,
+    TierfsError,
+    show,
+)
+from tierfs.index.records import BlockRecord
+from tierfs.lake.protocol import ChecksumKind, Lake
+
+#: An object up to this size is fetched in one request, whose answer carries its checksum.
+WHOLE_OBJECT_BYTES = 8 << 20
+
+_log = logging.getLogger(__name__)
+
+
+class Flight:
+    """One GET of ``[lo, hi)``. *data* is set when *done* is, unless *error* is."""
+
+    __slots__ = ("blocks", "data", "done", "error", "hi", "kept", "landed", "life", "lo", "ticket")
+
+    def __init__(self, lo: int, hi: int, blocks: list[int], life: int, ticket: Ticket) -> None:
+        self.lo = lo
+        self.hi = hi
+        #: The blocks it brings whole and that were missing when it began.
+        self.blocks = blocks
+        self.life = life
+        self.ticket = ticket
+        self.data: bytes = b""
+        self.error: Exception | None = None
+        #: All its blocks went into the cache.
+        self.kept = False
+        self.done = trio.Event()
+        self.landed = trio.Event()
+
+    async def bytes(self, lo: int, hi: int) -> memoryview:
+        """``[lo, hi)`` of the object. Raises what the flight failed with."""
+        if not self.done.is_set():
+            await self.done.wait()
+        if self.error is not None:
+            raise again(self.error)
+        return memoryview(self.data)[lo - self.lo : hi - self.lo]
+
+
+def again(error: Exception) -> Exception:
+    """A fresh copy of an error that several tasks will raise, caused by it."""
+    copy = error
+    if isinstance(error, TierfsError):
+        copy = type(error)(error.op, error.subject, error.hint)
+        copy.__cause__ = error
+    return copy
+
+
+class Fetcher:
+    """Starts flights and carries their bytes into the cache."""
+
+    def __init__(
+        self,
+        lake: Lake,
+        table: ObjectTable,
+        store: Store,
+        hot: HotBlocks,
+        budget: Budget,
+        capacity: Capacity,
+        health: Health,
+        *,
+        spawn: Callable[[Callable[..., Awaitable[None]], CachedObject, Flight], None],
+        filled: Callable[[CachedObject], None],
+    ) -> None:
+        self._lake = lake
+        self._table = table
+        self._store = store
+        self._hot = hot
+        self._budget = budget
+        self._capacity = capacity
+        self._health = health
+        self._spawn = spawn
+        self._filled = filled
+        self.in_flight = 0
+        self.bytes_from_lake = 0
+        self.checksum_failures = 0
+
+    def start(self, o: CachedObject, lo: int, hi: int, priority: Priority) -> Flight:
+        """Send for ``[lo, hi)``, none of whose whole blocks is present or on its way.
+
+        The caller is a user of *o*; the flight becomes one too.
+        """
+        blocks = [n for n in whole_blocks(lo, hi, o.size) if not o.has(n) and n not in o.flights]
+        flight = Flight(lo, hi, blocks, o.life, self._budget.ticket(hi - lo, priority))
+        for n in blocks:
+            o.flights[n] = flight
+        o.partial_flights.setdefault((lo, hi), flight)
+        if priority is not Priority.WARM_UP:
+            o.unread.update(dict.fromkeys(blocks, 0))
+        self._table.retain(o)
+        self.in_flight += 1
+        self._spawn(self._fly, o, flight)
+        return flight
+
+    def join(self, flight: Flight, priority: Priority) -> Flight:
+        """Wait for a flight that is under way, with this urgency."""
+        self._budget.promote(flight.ticket, priority)
+        return flight
+
+    async def _fly(self, o: CachedObject, flight: Flight) -> None:
+        reservation: Reservation | None = None
+        try:
+            reservation = await self._room(o, flight)
+            await self._budget.wait(flight.ticket)
+            flight.data, checked = await self._get(o, flight)
+            if reservation is None:
+                self._remember(o, flight)
+            else:
+                flight.done.set()
+                await self._keep(o, flight, reservation, checked)
+        except PreconditionFailed as error:
+            o.stale = True
+            flight.error = StaleVersion("read", o.ref.key, "it changed in the lake; open it again")
+            flight.error.__cause__ = error
+        except TierfsError as error:
+            flight.error = error
+        except Exception as error:
+            _log.exception("fetching failed: %s", show(o.ref.key))
+            flight.error = error
+        except BaseException:
+            flight.error = CacheFull("fetch", o.ref.key, "the mount is shutting down")
+            raise
+        finally:
+            self._land(o, flight)
+            if reservation is not None:
+                self._capacity.release(reservation)
+            self._budget.release(flight.ticket)
+            self.in_flight -= 1
+            self._table.release(o)
+
+    def _land(self, o: CachedObject, flight: Flight) -> None:
+        # Unregistered before anyone is woken, so that whoever asks next after an error asks anew.
+        for n in flight.blocks:
+            if o.flights.get(n) is flight:
+                del o.flights[n]
+        if o.partial_flights.get((flight.lo, flight.hi)) is flight:
+            del o.partial_flights[flight.lo, flight.hi]
+        flight.done.set()
+        flight.landed.set()
+
+    async def _room(self, o: CachedObject, flight: Flight) -> Reservation | None:
+        """Room on disk for the blocks of the flight, or None: then they are streamed."""
+        if not flight.blocks or o.bypass or self._health.streaming:
+            return None
+        wanted = sum(hi - lo for lo, hi in (block_extent(n, o.size) for n in flight.blocks))
+        try:
+            return await self._capacity.reserve(wanted + FILE_BYTES)
+        except CacheFull:
+            return None
+
+    async def _get(self, o: CachedObject, flight: Flight) -> tuple[bytes, bool]:
+        """The bytes, of the right length, and whether the object's own checksum was compared."""
+        length = flight.hi - flight.lo
+        if length != o.size or length > WHOLE_OBJECT_BYTES:
+            data = await self._lake.get(o.ref.key, o.ref.version, flight.lo, length)
+            self.bytes_from_lake += len(data)
+            _check_length(o, data, length)
+            return data, False
+        for _ in range(2):
+            data, checksum = await self._lake.get_whole(
+                o.ref.key, o.ref.version, o.size, checksum=o.ref.has_checksum
+            )
+            self.bytes_from_lake += len(data)
+            _check_length(o, data, length)
+            if checksum is None or checksum.kind is ChecksumKind.NONE:
+                return data, False
+            if checksum_of(checksum.kind, data) == checksum.value:
+                return data, True
+            self.checksum_failures += 1
+            _log.error("bytes from the lake do not match its checksum: %s", show(o.ref.key))
+        raise IntegrityError(
+            "check what the lake sent", o.ref.key, "its checksum differs; tried twice"
+        )
+
+    def _remember(self, o: CachedObject, flight: Flight) -> None:
+        """There is no room on disk: keep whole blocks in memory until the reader has had them."""
+        view = memoryview(flight.data)
+        for n in flight.blocks:
+            lo, hi = block_extent(n, o.size)
+            self._hot.put(o.ino, n, bytes(view[lo - flight.lo : hi - flight.lo]))
+
+    async def _keep(
+        self, o: CachedObject, flight: Flight, reservation: Reservation, checked: bool
+    ) -> None:
+        """Write the blocks, then have them recorded (C2). Trouble with the disk ends here (C8)."""
+        view = memoryview(flight.data)
+        pieces = []
+        for n in flight.blocks:
+            lo, hi = block_extent(n, o.size)
+            pieces.append((n, lo, view[lo - flight.lo : hi - flight.lo]))
+        try:
+            await self._ensure_file(o, reservation)
+            if o.life != flight.life:
+                return
+            records = await self._store.write_blocks(o.fd, pieces)
+        except Exception as error:
+            self._health.failed("write a cache file", error)
+            self._capacity.disk_changed()
+            self._remember(o, flight)
+            return
+        self._health.worked()
+        if o.life == flight.life:
+            self._add(o, records, reservation, checked)
+            flight.kept = True
+
+    def _add(
+        self,
+        o: CachedObject,
+        records: dict[int, BlockRecord],
+        reservation: Reservation,
+        checked: bool,
+    ) -> None:
+        self._capacity.spend(reservation, o.add(records))
+        if checked:
+            o.checksum_ok = True
+        self._table.recorder.mark(o)
+        if o.whole:
+            self._filled(o)
+
+    async def _ensure_file(self, o: CachedObject, reservation: Reservation) -> None:
+        """Open *o*'s cache file, creating it once its record is committed (C3)."""
+        await o.announcing.acquire()
+        try:
+            if o.fd >= 0:
+                return
+            if not o.announced:
+                await self._table.recorder.announce(o)
+            if not o.accounted:
+                o.accounted = True
+                self._capacity.spend(reservation, FILE_BYTES)
+            o.fd = await self._store.create(o.ino)
+        finally:
+            o.announcing.release()
+
+
+def _check_length(o: CachedObject, data: bytes, length: int) -> None:
+    if len(data) != length:
+        raise LakeProtocolError(
+            "read from the lake", o.ref.key, f"{len(data)} bytes came where {length} were asked for"
+        )

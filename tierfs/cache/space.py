@@ -1,0 +1,215 @@
+"""Room on the cache disk: a hard limit, a share of the disk that stays free, and trouble with the
+disk.
+
+Bytes are reserved before they are fetched (C5). A reservation turns into used bytes block by block
+(`Capacity.spend`) and what is left of it is given back. Each cached file is counted with
+`FILE_BYTES` more than its blocks, for the rounding of its last block and its inode, so that the
+limit holds for ``du`` too.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import os
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+import trio
+
+from tierfs.errors import CacheFull
+
+#: What a file costs beyond its blocks: at most one file system block of rounding.
+FILE_BYTES = 4096
+#: How old the disk's own account may be. Others write to that disk too.
+STATVFS_INTERVAL_S = 2.0
+#: After an eviction that found no room, the next attempt waits this long: everything is in use.
+RETRY_S = 1.0
+#: Evicting a little more than asked for spares a commit for each small file.
+EVICT_AT_LEAST_BYTES = 8 << 20
+
+_log = logging.getLogger(__name__)
+
+
+class DiskSpace(NamedTuple):
+    """What statvfs says, in bytes; *free_bytes* is what we may still use."""
+
+    total_bytes: int
+    free_bytes: int
+
+
+class Health:
+    """Whether the cache disk takes blocks. While it does not, reads stream from the lake (C8)."""
+
+    #: Seconds until the disk is tried again: a full one may have room soon, a failing one rarely
+    #: heals.
+    FULL_S = 5.0
+    FAILING_S = 30.0
+
+    def __init__(self) -> None:
+        self.errors = 0
+        self.reason = ""
+        self._until_s = -math.inf
+        self._hanging_until_s = -math.inf
+
+    @property
+    def streaming(self) -> bool:
+        """True while blocks are not to be written."""
+        return bool(self.reason) and trio.current_time() < self._until_s
+
+    @property
+    def hanging(self) -> bool:
+        """True while the disk is not even to be read: it did not answer a moment ago."""
+        return trio.current_time() < self._hanging_until_s
+
+    def failed(self, op: str, error: BaseException) -> None:
+        """Note that *op* on the cache disk or its index failed, and stream for a while."""
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        was = self.reason
+        self.errors += 1
+        self.reason = f"{op}: {error}"
+        self._until_s = trio.current_time() + (self.FULL_S if full else self.FAILING_S)
+        if isinstance(error, OSError) and error.errno == errno.ETIMEDOUT:
+            self._hanging_until_s = self._until_s
+        if not was:
+            _log.warning(
+                "the cache takes no new blocks, reads stream from the lake: %s", self.reason
+            )
+
+    def worked(self) -> None:
+        """A block was written: the trouble, if there was any, is over."""
+        if self.reason:
+            _log.warning("the cache takes blocks again")
+            self.reason = ""
+
+
+class Reservation:
+    """Bytes that a fetch may write. `Capacity.release` gives back what was not spent."""
+
+    __slots__ = ("bytes",)
+
+    def __init__(self, bytes_: int) -> None:
+        self.bytes = bytes_
+
+
+class Capacity:
+    """The account. *evict* frees about that many bytes of what is not in use, calls `freed` as it
+    goes, and returns how many it freed; *disk* asks the file system."""
+
+    def __init__(
+        self,
+        limit_bytes: int | None,
+        min_free: float,
+        used_bytes: int,
+        *,
+        disk: Callable[[], DiskSpace],
+        evict: Callable[[int], Awaitable[int]],
+    ) -> None:
+        self.limit_bytes = limit_bytes
+        self.used_bytes = used_bytes
+        self.reserved_bytes = 0
+        self._min_free = min_free
+        self._disk = disk
+        self._evict = evict
+        self._evicting = trio.Lock()
+        self._space = DiskSpace(0, 0)
+        self._space_read_s = -math.inf
+        self._hopeless_until_s = -math.inf
+
+    def try_reserve(self, bytes_: int) -> Reservation | None:
+        """Reserve without evicting anything, or None."""
+        if self._missing(bytes_) > 0:
+            return None
+        self.reserved_bytes += bytes_
+        return Reservation(bytes_)
+
+    async def reserve(self, bytes_: int) -> Reservation:
+        """Reserve, evicting if need be. Raises CacheFull if there is nothing (more) to evict."""
+        reservation = self.try_reserve(bytes_)
+        if reservation is not None:
+            return reservation
+        if trio.current_time() < self._hopeless_until_s or self._too_large(bytes_):
+            raise CacheFull("make room in the cache", hint="what is cached is in use")
+        await self._evicting.acquire()
+        try:
+            # Others may have made room meanwhile.
+            missing = self._missing(bytes_)
+            if missing > 0:
+                await self._evict(max(missing, self._batch_bytes()))
+                self.disk_changed()
+            reservation = self.try_reserve(bytes_)
+        finally:
+            self._evicting.release()
+        if reservation is None:
+            self._hopeless_until_s = trio.current_time() + RETRY_S
+            raise CacheFull("make room in the cache", hint="what is cached is in use")
+        return reservation
+
+    def spend(self, reservation: Reservation, bytes_: int) -> None:
+        """*bytes_* of the reservation were written and recorded."""
+        reservation.bytes -= bytes_
+        self.reserved_bytes -= bytes_
+        self.used_bytes += bytes_
+        # Until statvfs is asked again, what was written is missing from the disk.
+        self._space = self._space._replace(free_bytes=self._space.free_bytes - bytes_)
+
+    def release(self, reservation: Reservation) -> None:
+        """Give back what was not spent."""
+        self.reserved_bytes -= reservation.bytes
+        reservation.bytes = 0
+
+    def freed(self, bytes_: int) -> None:
+        """*bytes_* that were used are no longer."""
+        self.used_bytes -= bytes_
+        self._hopeless_until_s = -math.inf
+
+    async def resize(self, limit_bytes: int | None) -> None:
+        """Set the limit, and evict down to it as far as what is in use allows."""
+        self.limit_bytes = limit_bytes
+        await self._evicting.acquire()
+        try:
+            missing = self._missing(0)
+            if missing > 0:
+                await self._evict(missing)
+                self.disk_changed()
+        finally:
+            self._evicting.release()
+
+    def disk_changed(self) -> None:
+        """Ask the file system again at the next occasion."""
+        self._space_read_s = -math.inf
+
+    def _missing(self, bytes_: int) -> int:
+        """How much has to go before *bytes_* more fit; not positive if they fit now."""
+        missing = self._over_reserve(bytes_)
+        if self.limit_bytes is not None:
+            missing = max(
+                missing, self.used_bytes + self.reserved_bytes + bytes_ - self.limit_bytes
+            )
+        return missing
+
+    def _over_reserve(self, bytes_: int) -> int:
+        now = trio.current_time()
+        if now - self._space_read_s >= STATVFS_INTERVAL_S:
+            self._space = self._disk()
+            self._space_read_s = now
+        keep = int(self._space.total_bytes * self._min_free)
+        return keep + self.reserved_bytes + bytes_ - self._space.free_bytes
+
+    def _too_large(self, bytes_: int) -> bool:
+        return self.limit_bytes is not None and bytes_ > self.limit_bytes
+
+    def _batch_bytes(self) -> int:
+        if self.limit_bytes is None:
+            return EVICT_AT_LEAST_BYTES
+        return min(EVICT_AT_LEAST_BYTES, self.limit_bytes // 64)
+
+
+def disk_space_of(path: bytes) -> DiskSpace:
+    """statvfs of *path*. A disk that cannot be asked has no room."""
+    try:
+        result = os.statvfs(path)
+    except OSError:
+        return DiskSpace(0, 0)
+    return DiskSpace(result.f_blocks * result.f_frsize, result.f_bavail * result.f_frsize)

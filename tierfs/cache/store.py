@@ -1,0 +1,258 @@
+"""Cache files: ``objects/ab/cd/<ino, 16 hexadecimal digits>``, one sparse file for each object
+version.
+
+``ab`` and ``cd`` are the third and the second lowest byte of the inode number: 256 files that were
+named one after another share a directory, so that a fill does not spend its time on making
+directories. Offsets in the file are offsets in the object; what is not recorded in the index is not
+there, whatever the file holds.
+
+Reading tries the page cache on the caller's thread first (``RWF_NOWAIT``). What is not there yet is
+waited for with `patience`, and read in a worker thread if that was in vain. Whoever
+waits owns a duplicate of the descriptor: a thread that hangs in a dying disk is left behind, and
+the number it holds is never reused under it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+
+from tierfs.cache.blocks import Buffer, seal
+from tierfs.cache.patience import Patience
+from tierfs.cache.workers import Workers
+from tierfs.index.records import BLOCK_SIZE, BlockRecord
+
+T = TypeVar("T")
+
+#: Threads that may wait for the cache disk at once.
+DISK_THREADS = 16
+#: A disk that does not answer for this long is treated as failing. Worst cases of healthy NVMe
+#: under writeback are well under a second, of a spinning disk a few.
+PATIENCE_S = 20.0
+#: Reads up to this long wait for the page cache before they take a thread: a block.
+PATIENT_BYTES = BLOCK_SIZE
+
+_DIRECTORY_MODE = 0o750
+_FILE_MODE = 0o640
+_NOT_HERE = frozenset({errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
+
+
+class Store:
+    """The files under ``<directory>/objects``. Raises OSError as the operating system gives it."""
+
+    def __init__(self, directory: Path) -> None:
+        self._root = os.fsencode(directory / "objects")
+        self._workers = Workers(DISK_THREADS)
+        #: Whoever uses the store runs it; without that a read that waits takes a thread.
+        self.patience = Patience()
+        Path(os.fsdecode(self._root)).mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
+        self._in_memory = _is_in_memory(self._root)
+
+    def start_over(self) -> None:
+        """Put every cache file aside, for `sweep` to delete: the index knows none of them any
+        more."""
+        for n in itertools.count():
+            aside = self._root + b".old-%d" % n
+            try:
+                Path(os.fsdecode(self._root)).rename(os.fsdecode(aside))
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                continue
+            break
+        Path(os.fsdecode(self._root)).mkdir(_DIRECTORY_MODE)
+
+    async def sweep(self) -> None:
+        """Delete what `start_over` has put aside, now or before an earlier end of this process."""
+        await trio.to_thread.run_sync(self._sweep, abandon_on_cancel=True)
+
+    def _sweep(self) -> None:
+        root = Path(os.fsdecode(self._root))
+        for aside in root.parent.glob(root.name + ".old-*"):
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def path(self, ino: int) -> bytes:
+        """Where the cache file of *ino* is, or would be."""
+        return b"%s/%02x/%02x/%016x" % (self._root, ino >> 16 & 0xFF, ino >> 8 & 0xFF, ino)
+
+    def open(self, ino: int) -> int:
+        """A read-write descriptor of an existing cache file. Raises FileNotFoundError and
+        others."""
+        return os.open(self.path(ino), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+    async def create(self, ino: int) -> int:
+        """A descriptor of a new, empty cache file; what a killed process left there is cut off.
+
+        The caller has recorded the file in the index before (C3).
+        """
+        return await self._in_thread(lambda: self._create(ino))
+
+    def _create(self, ino: int) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        path = self.path(ino)
+        try:
+            return os.open(path, flags, _FILE_MODE)
+        except FileNotFoundError:
+            Path(os.fsdecode(path)).parent.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
+            return os.open(path, flags, _FILE_MODE)
+
+    async def unlink(self, inos: Sequence[int]) -> list[int]:
+        """Remove cache files; gives those that are gone, whether or not they were there before."""
+        return await self._in_thread(lambda: self._unlink(tuple(inos)))
+
+    def _unlink(self, inos: Sequence[int]) -> list[int]:
+        gone = []
+        for ino in inos:
+            try:
+                Path(os.fsdecode(self.path(ino))).unlink(missing_ok=True)
+            except OSError:
+                continue
+            gone.append(ino)
+        return gone
+
+    def read_now(self, fd: int, offset: int, length: int) -> bytearray | None:
+        """Up to *length* bytes without waiting for a disk, or None if that cannot be had."""
+        buffer = bytearray(length)
+        try:
+            got = os.preadv(fd, [buffer], offset, 0 if self._in_memory else os.RWF_NOWAIT)
+        except OSError as error:
+            if error.errno in _NOT_HERE:
+                return None
+            raise
+        return buffer if got == length else None
+
+    async def read(self, fd: int, offset: int, length: int) -> Buffer:
+        """The bytes at *offset*, fewer than *length* if the file ends. Waits for the page cache if
+        that may do, else in a worker thread."""
+        if length <= PATIENT_BYTES and not self._in_memory:
+            data = await self._read_patiently(fd, offset, length)
+            if data is not None:
+                return data
+        return await self._with_own(fd, lambda own: _pread(own, offset, length))
+
+    async def _read_patiently(self, fd: int, offset: int, length: int) -> bytearray | None:
+        own = os.dup(fd)
+        try:
+            piece = _Piece(own, offset, length)
+            came = piece.advance()
+            if not came:
+                # By itself a read that must not wait starts a small read-ahead at most.
+                self.will_need(own, offset, length)
+                came = await self.patience.until(piece.advance)
+        finally:
+            os.close(own)
+        return piece.data if came else None
+
+    async def write_blocks(
+        self, fd: int, pieces: Sequence[tuple[int, int, Buffer]]
+    ) -> dict[int, BlockRecord]:
+        """Write whole blocks, given as (block number, offset, bytes), and give their records.
+
+        The bytes are in the page cache when this returns (C2), not necessarily on the disk.
+        """
+        return await self._with_own(fd, lambda own: _pwrite(own, pieces))
+
+    def close(self) -> None:
+        """Let the worker threads end."""
+        self._workers.close()
+
+    def will_need(self, fd: int, offset: int, length: int) -> None:
+        """Have the kernel start reading; does not wait for the disk, and never raises."""
+        try:
+            os.posix_fadvise(fd, offset, length, os.POSIX_FADV_WILLNEED)
+        except OSError:
+            return
+
+    async def _with_own(self, fd: int, fn: Callable[[int], T]) -> T:
+        """Run *fn* in a worker on a duplicate of *fd*, which whoever pops it from *own* closes: the
+        worker, or this task if the worker never came to run."""
+        own = [os.dup(fd)]
+
+        def work() -> T:
+            mine = own.pop()
+            try:
+                return fn(mine)
+            finally:
+                os.close(mine)
+
+        try:
+            return await self._in_thread(work)
+        finally:
+            with contextlib.suppress(IndexError):
+                os.close(own.pop())
+
+    async def _in_thread(self, fn: Callable[[], T]) -> T:
+        """Run *fn* in a worker; after PATIENCE_S leave it behind and raise ETIMEDOUT."""
+        with trio.move_on_after(PATIENCE_S):
+            return await self._workers.run(fn)
+        raise OSError(errno.ETIMEDOUT, "the cache disk does not answer")
+
+
+class _Piece:
+    """A read that takes what the page cache has, attempt by attempt."""
+
+    __slots__ = ("_fd", "_offset", "_rest", "data")
+
+    def __init__(self, fd: int, offset: int, length: int) -> None:
+        self.data = bytearray(length)
+        self._fd = fd
+        self._offset = offset
+        self._rest = memoryview(self.data)
+
+    def advance(self) -> bool:
+        """Whether all of it is here now. Does not wait; raises OSError."""
+        try:
+            got = os.preadv(self._fd, [self._rest], self._offset, os.RWF_NOWAIT)
+        except OSError as error:
+            if error.errno in _NOT_HERE:
+                return False
+            raise
+        self._offset += got
+        self._rest = self._rest[got:]
+        return not self._rest
+
+
+def _pread(fd: int, offset: int, length: int) -> bytes:
+    data = os.pread(fd, length, offset)
+    while len(data) < length:
+        more = os.pread(fd, length - len(data), offset + len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
+def _pwrite(fd: int, pieces: Sequence[tuple[int, int, Buffer]]) -> dict[int, BlockRecord]:
+    records = {}
+    for n, offset, data in pieces:
+        view = memoryview(data)
+        # Sealed from memory, before the disk has had a chance to change anything.
+        records[n] = seal(view)
+        while view:
+            written = os.pwrite(fd, view, offset)
+            view = view[written:]
+            offset += written
+    return records
+
+
+def _is_in_memory(path: bytes) -> bool:
+    """Whether *path* lies on tmpfs, which has no RWF_NOWAIT and needs none."""
+    device = Path(os.fsdecode(path)).stat().st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return False
+    for line in lines:
+        fields, _, rest = line.partition(" - ")
+        if fields.split()[2] == wanted:
+            return rest.split()[0] in ("tmpfs", "ramfs")
+    return False

@@ -1,0 +1,213 @@
+"""The table of objects in use, and eviction of those that are not.
+
+Waits only where an eviction of the same inode is under way. Everything else is plain functions, so
+an object is either in the table with its users counted, or the index alone speaks for it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import trio
+
+from tierfs.cache.hot import HotBlocks
+from tierfs.cache.objects import (
+    CachedObject,
+    blocks_known,
+    check_version,
+    close_descriptor,
+    new_object,
+    restore,
+)
+from tierfs.cache.recorder import Recorder
+from tierfs.cache.space import FILE_BYTES, Health
+from tierfs.cache.store import Store
+from tierfs.errors import show
+from tierfs.index.cache import CacheBatch, CacheIndex
+from tierfs.index.records import CachedFile, ObjectRef
+
+_log = logging.getLogger(__name__)
+
+
+class ObjectTable:
+    """Objects in use by inode. *freed* is told of bytes that left the disk; *spawn* starts a task,
+    or does nothing at the end of the front, when a copy that should go may stay for the policy."""
+
+    def __init__(
+        self,
+        index: CacheIndex,
+        store: Store,
+        hot: HotBlocks,
+        health: Health,
+        *,
+        freed: Callable[[int], None],
+        spawn: Callable[[Callable[[int], object], int], None],
+    ) -> None:
+        self._index = index
+        self._store = store
+        self._hot = hot
+        self._health = health
+        self._freed = freed
+        self._spawn = spawn
+        self._objects: dict[int, CachedObject] = {}
+        self._leaving: dict[int, trio.Event] = {}
+        self.pinned: dict[int, int] = {}
+        self.recorder = Recorder(index, health, self._settle)
+        self.evicted_files = 0
+        self.evicted_bytes = 0
+
+    def get(self, ino: int) -> CachedObject | None:
+        """The object, if it is in use."""
+        return self._objects.get(ino)
+
+    def in_use(self, ino: int) -> bool:
+        """Whether *ino* must stay (C6)."""
+        return ino in self._objects or ino in self._leaving or ino in self.pinned
+
+    async def acquire(self, ino: int, ref: ObjectRef, size: int) -> CachedObject:
+        """Become a user of an object; `release` must follow. Raises StaleVersion if the inode is in
+        use as another version. Never raises for trouble with the cache."""
+        while ino in self._leaving:
+            await self._leaving[ino].wait()
+        o = self._objects.get(ino)
+        if o is not None:
+            check_version(o, ref)
+        else:
+            o = self._load(ino, ref, size)
+            self._objects[ino] = o
+        o.users += 1
+        return o
+
+    def retain(self, o: CachedObject) -> None:
+        """One more user of an object in use."""
+        o.users += 1
+
+    def release(self, o: CachedObject) -> None:
+        """One user less. Plain and quick: what has to wait goes to a task of its own."""
+        o.users -= 1
+        if o.users == 0:
+            self._settle(o)
+
+    def _load(self, ino: int, ref: ObjectRef, size: int) -> CachedObject:
+        try:
+            return self._restore(ino, ref, size)
+        except Exception as error:
+            # Too many open files, a disk or an index that fails: nothing is known to be wrong with
+            # the cached copy, so it is left alone and the lake serves this use of the object.
+            self._health.failed("open a cached copy", error)
+            o = new_object(ino, ref, size)
+            o.bypass = True
+            return o
+
+    def _restore(self, ino: int, ref: ObjectRef, size: int) -> CachedObject:
+        file = self._index.file(ino)
+        if file is None:
+            return new_object(ino, ref, size)
+        o = restore(ino, ref, size, file)
+        if file.identity != o.identity or file.size != size:
+            _log.warning("the cached copy is of another version, dropped: %s", show(ref.key))
+            return self._start_over(o, file.present_bytes)
+        if file.present_bytes == 0:
+            return o
+        if not o.whole:
+            blocks_known(o, self._index.blocks(ino))
+        try:
+            o.fd = self._store.open(ino)
+        except FileNotFoundError:
+            _log.warning("the cache file is gone, dropped its records: %s", show(ref.key))
+            return self._start_over(o, file.present_bytes)
+        return o
+
+    def _start_over(self, o: CachedObject, present_bytes: int) -> CachedObject:
+        o.remove_all()
+        self._freed(present_bytes)
+        self.recorder.mark(o)
+        return o
+
+    def discard(self, o: CachedObject) -> None:
+        """Throw away the cached copy of an object in use, which starts over."""
+        self._hot.forget(o.ino)
+        self._freed(o.remove_all())
+        close_descriptor(o)
+        self.recorder.mark(o)
+
+    def _settle(self, o: CachedObject) -> None:
+        """Let go of an object without users whose changes are committed."""
+        if o.users or self.recorder.pending(o) or self._objects.get(o.ino) is not o:
+            return
+        del self._objects[o.ino]
+        close_descriptor(o)
+        if o.doomed or o.stale:
+            self._spawn(self.evict_one, o.ino)
+
+    async def evict_one(self, ino: int) -> int:
+        """Evict *ino*; if it is in use, when its last user leaves. Returns the bytes freed by
+        now."""
+        o = self._objects.get(ino)
+        if o is not None:
+            o.doomed = True
+            return 0
+        if ino in self.pinned:
+            return 0
+        return await self.evict([ino])
+
+    async def evict(self, inos: Sequence[int]) -> int:
+        """Evict those of *inos* that are not in use. Returns the bytes freed.
+
+        Three steps, so that a kill between any two leaves neither records of bytes that are gone
+        nor a file without a record (C3): the blocks are dropped, the file is unlinked, its record
+        is dropped. A file that cannot be unlinked stays recorded, and counted.
+        """
+        files: dict[int, CachedFile] = {}
+        for ino in inos:
+            if not self.in_use(ino) and (file := self._index.file(ino)) is not None:
+                files[ino] = file
+        if not files:
+            return 0
+        done = trio.Event()
+        self._leaving.update(dict.fromkeys(files, done))
+        try:
+            # Once begun it is finished, so that the account stays right.
+            with trio.CancelScope(shield=True):
+                await self._drop_blocks(files)
+                gone = await self._store.unlink(list(files))
+                await self._drop_files(gone)
+        except Exception as error:
+            self._health.failed("evict", error)
+            return 0
+        else:
+            return self._evicted({ino: files[ino] for ino in gone})
+        finally:
+            for ino in files:
+                del self._leaving[ino]
+            done.set()
+
+    async def _drop_blocks(self, files: dict[int, CachedFile]) -> None:
+        batch = CacheBatch()
+        for ino, file in files.items():
+            batch.drop_file(ino)
+            batch.put_file(ino, file._replace(present_bytes=0, complete=False))
+        await self._index.commit(batch)
+
+    async def _drop_files(self, inos: Sequence[int]) -> None:
+        batch = CacheBatch()
+        for ino in inos:
+            batch.drop_file(ino)
+        await self._index.commit(batch)
+
+    def _evicted(self, files: dict[int, CachedFile]) -> int:
+        freed = 0
+        for ino, file in files.items():
+            self._hot.forget(ino)
+            freed += file.present_bytes + FILE_BYTES
+            self.evicted_files += 1
+            self.evicted_bytes += file.present_bytes
+        self._freed(freed)
+        return freed
+
+    def close(self) -> None:
+        """Close every descriptor; for the end of the process's use of the cache."""
+        for o in self._objects.values():
+            close_descriptor(o)
+        self._objects.clear()

@@ -1,0 +1,1 @@
+"""The port to whatever fills and serves."""

@@ -1,0 +1,80 @@
+"""The front port: what the control plane asks of whichever front fills the cache and serves reads.
+
+Two fronts have one meaning: `tierfs.front.python` in this process, and a native one that is told
+over a socket. ``tests/front_conformance.py`` holds both to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from tierfs.cache.budget import Priority
+from tierfs.index.records import ObjectRef
+
+
+class Access(NamedTuple):
+    """One access of a file: an open run, which began at *at_ns* (since the Unix epoch)."""
+
+    ino: int
+    at_ns: int
+
+
+class FileState(NamedTuple):
+    """What the cache holds of one file: bytes present, whether that is all of it, and where."""
+
+    cached_bytes: int
+    complete: bool
+    path: str | None
+
+
+#: Told of accesses in batches, in the order in which they began.
+AccessListener = Callable[[Sequence[Access]], None]
+
+
+class FrontPort(Protocol):
+    """Commands to a front. All may be called concurrently from one trio loop."""
+
+    async def fetch(
+        self,
+        ino: int,
+        ref: ObjectRef,
+        size: int,
+        extent: tuple[int, int] | None,
+        priority: Priority,
+    ) -> int:
+        """Bring the object, or the blocks that ``[lo, hi)`` touches, into the cache; returns the
+        bytes that had to be fetched, after they are on the cache disk.
+
+        Raises CacheFull when they cannot be kept, StaleVersion, IntegrityError, and what the lake
+        raises.
+        """
+
+    async def evict(self, ino: int) -> int:
+        """Evict a file and return the bytes freed; 0 if nothing was cached, or if it is in use, in
+        which case it goes when its last user leaves. Pinned files stay."""
+
+    async def evict_all(self) -> tuple[int, int]:
+        """Evict every file that is not in use or pinned. Returns (files, bytes)."""
+
+    def pin(self, ino: int) -> None:
+        """Never evict *ino* until it was unpinned as often. Not remembered over a restart."""
+
+    def unpin(self, ino: int) -> None:
+        """Take one pin back."""
+
+    async def invalidate(self, ino: int) -> None:
+        """The lake has another version: handles that are open on *ino* go on only if all of it is
+        cached, and the copy goes when the last of them is released."""
+
+    async def resize(self, limit_bytes: int | None) -> None:
+        """Set the cache's limit (None: the disk's free reserve alone), and evict down to it."""
+
+    def file_state(self, ino: int) -> FileState:
+        """What is cached of *ino*."""
+
+    def requests_to_fetch(self, size: int) -> int:
+        """How many GETs bring an object of *size* bytes."""
+
+    def stats(self) -> dict[str, Any]:
+        """Counters since the start, and gauges; names as in `tierfs.metrics`."""

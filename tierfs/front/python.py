@@ -1,0 +1,419 @@
+"""The front in Python: handles, reads, and the port's commands, all on one trio loop.
+
+`PythonFront` wires the parts of `tierfs.cache` together and adds what belongs to handles: which
+streams they carry (`tierfs.readahead.streams`) and when an access begins. One read goes
+`PythonFront.read` -> `Reader.now`, or `StreamDetector.note` -> `Reader.ahead` and `Reader.read`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from tierfs.cache.blocks import Buffer
+from tierfs.cache.budget import Budget, Priority
+from tierfs.cache.completion import Completion
+from tierfs.cache.fetch import WHOLE_OBJECT_BYTES, Fetcher, Flight, again
+from tierfs.cache.hot import HotBlocks
+from tierfs.cache.objects import CachedObject
+from tierfs.cache.reader import PART_BYTES, Reader
+from tierfs.cache.space import FILE_BYTES, Capacity, Health, disk_space_of
+from tierfs.cache.store import DISK_THREADS, Store
+from tierfs.cache.table import ObjectTable
+from tierfs.clock import Clock, SystemClock
+from tierfs.errors import CacheFull, InvalidRequest, TierfsError, show
+from tierfs.front.port import Access, AccessListener, FileState
+from tierfs.index.cache import CacheBatch, CacheIndex
+from tierfs.index.records import BLOCK_SIZE, ObjectRef
+from tierfs.lake.protocol import Lake
+from tierfs.readahead.policy import EvictionPolicy, SampledLru
+from tierfs.readahead.streams import MAX_WINDOW_BYTES, RANDOM, StreamDetector
+
+#: Verified blocks kept in memory, at most, and at most this part of all memory.
+HOT_BYTES = 32 << 20
+HOT_SHARE = 8
+#: Parts of one object that a fetch keeps in flight: at 90 MB/s each, four fill the standard link.
+FETCH_WIDTH = 4
+#: Accesses are reported, and last uses written to the index, this often, or when so many have come.
+REPORT_INTERVAL_S = 5.0
+REPORT_AT = 4096
+#: Victims chosen in one go: choosing takes the loop's thread for some 50 us each.
+EVICT_AT_ONCE = 64
+#: How many records one step of `evict_all` looks at.
+EVICT_PAGE = 512
+
+_log = logging.getLogger(__name__)
+
+
+class _Handle:
+    __slots__ = ("object", "streams")
+
+    def __init__(self, o: CachedObject, streams: StreamDetector) -> None:
+        self.object = o
+        self.streams = streams
+
+
+class PythonFront:
+    """A `FrontPort` that also serves handles. `start` before use, `aclose` after.
+
+    *directory* is the lake's own in the cache root; *memory* bounds buffers and requests in flight,
+    in bytes; *path_of* names an inode in log lines and may raise a TierfsError.
+    """
+
+    def __init__(
+        self,
+        index: CacheIndex,
+        lake: Lake,
+        directory: Path,
+        background: trio.Nursery,
+        *,
+        cache_size: int | None,
+        min_free: float,
+        memory: int,
+        max_requests: int = 64,
+        path_of: Callable[[int], bytes] | None = None,
+        policy: EvictionPolicy | None = None,
+        on_accesses: AccessListener | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._index = index
+        self._background = background
+        self._clock = clock or SystemClock()
+        self._path_of = path_of
+        self._policy = policy or SampledLru(index, self._clock)
+        self._on_accesses = on_accesses
+        self._accesses: deque[Access] = deque()
+        self._handles: dict[int, _Handle] = {}
+        self._next_fh = 1
+        self._nursery: trio.Nursery | None = None
+        self._ended = trio.Event()
+
+        self._hot = HotBlocks(min(HOT_BYTES, memory // HOT_SHARE))
+        # What worker threads read into is taken off, too, as far as there is that much.
+        workers = min(DISK_THREADS * BLOCK_SIZE, memory // 4)
+        self._budget = Budget(memory - self._hot.capacity_bytes - workers, max_requests)
+        self._window = min(MAX_WINDOW_BYTES, self._budget.total_bytes // 8)
+        self._health = Health()
+        self._store = Store(directory)
+        files, cached_bytes = index.totals()
+        if files == 0:
+            self._store.start_over()
+        root = os.fsencode(directory)
+        self._capacity = Capacity(
+            cache_size,
+            min_free,
+            cached_bytes + files * FILE_BYTES,
+            disk=lambda: disk_space_of(root),
+            evict=self._make_room,
+        )
+        self._table = ObjectTable(
+            index,
+            self._store,
+            self._hot,
+            self._health,
+            freed=self._capacity.freed,
+            spawn=self._spawn_if_running,
+        )
+        self._completion = Completion(lake, self._table, index, self._store, spawn=self._spawn)
+        self._fetcher = Fetcher(
+            lake,
+            self._table,
+            self._store,
+            self._hot,
+            self._budget,
+            self._capacity,
+            self._health,
+            spawn=self._spawn,
+            filled=self._completion.filled,
+        )
+        self._reader = Reader(
+            index,
+            self._table,
+            self._store,
+            self._hot,
+            self._fetcher,
+            self._capacity,
+            self._health,
+            describe=self._describe,
+        )
+
+    # ---- life ---------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start the tasks that record, report and fetch, in the nursery given."""
+        await self._background.start(self._run)
+
+    async def _run(self, task_status: trio.TaskStatus[None]) -> None:
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._table.recorder.run)
+                nursery.start_soon(self._report_often)
+                nursery.start_soon(self._store.sweep)
+                nursery.start_soon(self._store.patience.run)
+                task_status.started()
+        finally:
+            self._nursery = None
+            self._ended.set()
+
+    async def aclose(self) -> None:
+        """Give up what is being fetched, commit what was, close every file. Idempotent."""
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+            await self._ended.wait()
+        await self._table.recorder.drain()
+        self._report()
+        self._handles.clear()
+        self._table.close()
+        self._store.close()
+
+    def _spawn(self, fn: Callable[..., Any], *args: Any) -> None:
+        if self._nursery is None:
+            raise InvalidRequest("use a front that is not running")
+        self._nursery.start_soon(fn, *args)
+
+    def _spawn_if_running(self, fn: Callable[..., Any], *args: Any) -> None:
+        if self._nursery is not None:
+            self._nursery.start_soon(fn, *args)
+
+    # ---- handles ------------------------------------------------------------------------------
+
+    async def open(self, ino: int, ref: ObjectRef, size: int) -> int:
+        """A handle on one version of an object; handle numbers are never used twice.
+
+        Waits only if the inode is just being evicted. Raises StaleVersion if it is open as another
+        version. Whether the lake has the bytes shows at the first read.
+        """
+        o = await self._table.acquire(ino, ref, size)
+        self._begin_access(o)
+        if o.fd >= 0:
+            if size <= BLOCK_SIZE:
+                self._store.will_need(o.fd, 0, size)
+            if o.whole and not o.complete:
+                self._completion.filled(o)
+        fh = self._next_fh
+        self._next_fh += 1
+        self._handles[fh] = _Handle(o, StreamDetector(size, max_window_bytes=self._window))
+        return fh
+
+    async def read(self, fh: int, offset: int, size: int) -> Buffer:
+        """Up to *size* bytes at *offset*, short only at the end of the object. Not to be changed:
+        they may be the cache's own.
+
+        Raises StaleVersion, IntegrityError and what the lake raises.
+        """
+        handle = self._handles.get(fh)
+        if handle is None:
+            raise InvalidRequest("read", f"handle {fh}")
+        o = handle.object
+        end = min(offset + size, o.size)
+        if offset >= end:
+            return b""
+        advice = RANDOM
+        if o.size > BLOCK_SIZE:
+            advice = handle.streams.note(offset, end - offset)
+            if advice.ahead_hi > advice.ahead_lo:
+                self._read_ahead(o, advice.ahead_lo, advice.ahead_hi, advice.part_bytes)
+        data = self._reader.now(o, offset, end)
+        if data is not None:
+            return data
+        return await self._reader.read(o, offset, end, whole_blocks=advice.sequential)
+
+    async def release(self, fh: int) -> None:
+        """Close a handle; an unknown one is a no-op. Does not wait."""
+        handle = self._handles.pop(fh, None)
+        if handle is not None:
+            self._table.release(handle.object)
+
+    def opened(self, ino: int) -> tuple[ObjectRef, int] | None:
+        """The version and size that *ino* is open as, or None."""
+        o = self._table.get(ino)
+        return None if o is None else (o.ref, o.size)
+
+    def _read_ahead(self, o: CachedObject, lo: int, hi: int, part_bytes: int) -> None:
+        if self._health.streaming and not o.whole:
+            # What is fetched ahead then waits in the small memory of hot blocks alone.
+            hi = min(hi, lo + self._hot.capacity_bytes // 4)
+        if hi > lo:
+            self._reader.ahead(o, lo, hi, part_bytes, Priority.READ_AHEAD)
+
+    # ---- the port -----------------------------------------------------------------------------
+
+    async def fetch(
+        self,
+        ino: int,
+        ref: ObjectRef,
+        size: int,
+        extent: tuple[int, int] | None,
+        priority: Priority,
+    ) -> int:
+        """See `FrontPort.fetch`."""
+        o = await self._table.acquire(ino, ref, size)
+        try:
+            o.last_used_s = self._clock.now_ns() // 1_000_000_000
+            lo, hi = extent or (0, size)
+            return await self._fetch(o, max(lo, 0), min(hi, size), priority)
+        finally:
+            self._table.release(o)
+
+    async def _fetch(self, o: CachedObject, lo: int, hi: int, priority: Priority) -> int:
+        fetched = 0
+        under_way: deque[Flight] = deque()
+
+        async def land() -> int:
+            flight = under_way.popleft()
+            await flight.landed.wait()
+            if flight.error is not None:
+                raise again(flight.error)
+            if not flight.kept:
+                hint = self._health.reason or "there is no room for it"
+                raise CacheFull("keep in the cache", o.ref.key, hint)
+            return flight.hi - flight.lo
+
+        self._reader.guard(o)
+        while lo < hi:
+            part_end = min((lo // BLOCK_SIZE) * BLOCK_SIZE + PART_BYTES, hi)
+            under_way.extend(self._reader.ahead(o, lo, part_end, PART_BYTES, priority))
+            while len(under_way) >= FETCH_WIDTH:
+                fetched += await land()
+                self._reader.guard(o)
+            lo = part_end
+        while under_way:
+            fetched += await land()
+        self._reader.guard(o)
+        return fetched
+
+    async def evict(self, ino: int) -> int:
+        """See `FrontPort.evict`."""
+        return await self._table.evict_one(ino)
+
+    async def evict_all(self) -> tuple[int, int]:
+        """See `FrontPort.evict_all`."""
+        before = self._table.evicted_files
+        freed = after = 0
+        while page := self._index.scan_files(after, EVICT_PAGE):
+            freed += await self._table.evict([ino for ino, _ in page])
+            after = page[-1][0]
+        return self._table.evicted_files - before, freed
+
+    def pin(self, ino: int) -> None:
+        """See `FrontPort.pin`."""
+        self._table.pinned[ino] = self._table.pinned.get(ino, 0) + 1
+
+    def unpin(self, ino: int) -> None:
+        """See `FrontPort.unpin`."""
+        pins = self._table.pinned.get(ino, 0)
+        if pins > 1:
+            self._table.pinned[ino] = pins - 1
+        else:
+            self._table.pinned.pop(ino, None)
+
+    async def invalidate(self, ino: int) -> None:
+        """See `FrontPort.invalidate`."""
+        o = self._table.get(ino)
+        if o is not None:
+            o.stale = o.doomed = True
+        else:
+            await self._table.evict([ino])
+
+    async def resize(self, limit_bytes: int | None) -> None:
+        """See `FrontPort.resize`."""
+        await self._capacity.resize(limit_bytes)
+
+    def file_state(self, ino: int) -> FileState:
+        """See `FrontPort.file_state`."""
+        o = self._table.get(ino)
+        if o is not None:
+            present, whole = o.present_bytes, o.whole
+        else:
+            file = self._index.file(ino)
+            if file is None:
+                return FileState(0, False, None)
+            present, whole = file.present_bytes, file.present_bytes == file.size
+        return FileState(present, whole, os.fsdecode(self._store.path(ino)) if present else None)
+
+    def requests_to_fetch(self, size: int) -> int:
+        """See `FrontPort.requests_to_fetch`."""
+        return -(-size // WHOLE_OBJECT_BYTES)
+
+    def stats(self) -> dict[str, Any]:
+        """See `FrontPort.stats`."""
+        files, cached_bytes = self._index.totals()
+        reader, fetcher, table = self._reader, self._fetcher, self._table
+        return {
+            "cached_files": files,
+            "cached_bytes": cached_bytes,
+            "limit_bytes": self._capacity.limit_bytes,
+            "used_bytes": self._capacity.used_bytes,
+            "reserved_bytes": self._capacity.reserved_bytes,
+            "hits": reader.hits,
+            "misses": reader.misses,
+            "hit_bytes": reader.hit_bytes,
+            "miss_bytes": reader.miss_bytes,
+            "bytes_from_lake": fetcher.bytes_from_lake,
+            "bad_blocks": reader.bad_blocks,
+            "checksum_failures": fetcher.checksum_failures + self._completion.mismatches,
+            "evicted_files": table.evicted_files,
+            "evicted_bytes": table.evicted_bytes,
+            "open_handles": len(self._handles),
+            "in_flight": fetcher.in_flight,
+            "buffer_bytes": self._budget.used_bytes,
+            "buffer_limit_bytes": self._budget.total_bytes,
+            "waiting_requests": self._budget.waiting,
+            "hot_bytes": self._hot.used_bytes,
+            "streaming": self._health.streaming,
+            "streaming_reason": self._health.reason,
+            "disk_errors": self._health.errors,
+        }
+
+    # ---- accesses and room --------------------------------------------------------------------
+
+    def _begin_access(self, o: CachedObject) -> None:
+        now_ns = self._clock.now_ns()
+        o.last_used_s = now_ns // 1_000_000_000
+        self._policy.accessed(o.ino)
+        self._accesses.append(Access(o.ino, now_ns))
+        if len(self._accesses) >= REPORT_AT:
+            self._report()
+
+    async def _report_often(self) -> None:
+        while True:
+            await trio.sleep(REPORT_INTERVAL_S)
+            self._report()
+
+    def _report(self) -> None:
+        """Tell the listener of accesses, and the index of last uses."""
+        accesses = list(self._accesses)
+        self._accesses.clear()
+        if accesses and self._on_accesses is not None:
+            self._on_accesses(accesses)
+        used = self._policy.drain()
+        if used:
+            batch = CacheBatch()
+            for ino, last_used_s in used.items():
+                batch.touch(ino, last_used_s)
+            self._index.commit_soon(batch)
+
+    async def _make_room(self, bytes_: int) -> int:
+        freed = 0
+        while freed < bytes_:
+            victims = self._policy.choose_victims(bytes_ - freed, EVICT_AT_ONCE, self._table.in_use)
+            got = await self._table.evict(victims)
+            if got == 0:
+                break
+            freed += got
+        return freed
+
+    def _describe(self, o: CachedObject) -> str:
+        if self._path_of is not None:
+            try:
+                return show(self._path_of(o.ino))
+            except TierfsError:
+                pass  # A version that no path names any more.
+        return show(o.ref.key)
