@@ -1,0 +1,26 @@
+"""Metrics are a view of the status: every one finds its value there."""
+
+from __future__ import annotations
+
+from tierfs.metrics import METRICS, render, value_at
+
+
+def test_names_are_unique_and_carry_their_unit() -> None:
+    names = [metric.name for metric in METRICS]
+    assert len(names) == len(set(names))
+    for metric in METRICS:
+        assert metric.name.startswith("tierfs_")
+        assert (metric.kind == "counter") == metric.name.endswith("_total"), metric.name
+
+
+def test_rendering_passes_over_what_a_mount_does_not_have() -> None:
+    text = render({"uptime_s": 1.5, "cache": {"cached_files": 3, "streaming": True}})
+    assert "tierfs_uptime_seconds 1.5\n" in text
+    assert "tierfs_cache_files 3\n" in text
+    assert "tierfs_cache_streaming 1\n" in text
+    assert "tierfs_lake" not in text
+
+
+def test_a_path_through_a_value_is_no_value() -> None:
+    assert value_at({"a": 1}, "a.b") is None
+    assert value_at({"a": {"b": "text"}}, "a.b") is None

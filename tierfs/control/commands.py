@@ -1,0 +1,158 @@
+"""What the control socket can ask of a live mount. Each command is one method named after it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import trio
+
+import tierfs
+from tierfs import metrics
+from tierfs.config import Config
+from tierfs.control.server import Progress
+from tierfs.control.warmup import evict_tree, warm_up
+from tierfs.errors import InvalidRequest
+from tierfs.front.python import PythonFront
+from tierfs.index import Index
+from tierfs.lake.protocol import Lake
+from tierfs.namespace import Namespace
+
+#: How many keys that cannot be shown `status` lists; all of them are counted.
+HIDDEN_LISTED = 100
+
+
+class _Gauges(Protocol):
+    @property
+    def open_directories(self) -> int: ...
+
+
+class Commands:
+    """The commands of one mount (a `tierfs.control.server.Handler`)."""
+
+    def __init__(
+        self, config: Config, lake: Lake, index: Index, namespace: Namespace, front: PythonFront
+    ) -> None:
+        self._config = config
+        self._lake = lake
+        self._index = index
+        self._namespace = namespace
+        self._front = front
+        self._operations: _Gauges | None = None
+        self._started_s = trio.current_time()
+        self._by_name: dict[
+            str, Callable[[dict[str, Any], Progress], Awaitable[dict[str, Any]]]
+        ] = {
+            "status": self._status,
+            "metrics": self._metrics,
+            "warmup": self._warmup,
+            "evict": self._evict,
+            "refresh": self._refresh,
+        }
+
+    def attach(self, operations: _Gauges) -> None:
+        """The FUSE side is up: its gauges join the status."""
+        self._operations = operations
+
+    async def run(self, command: str, args: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        handler = self._by_name.get(command)
+        if handler is None:
+            known = ", ".join(sorted(self._by_name))
+            raise InvalidRequest("run a command", command, f"this mount knows {known}")
+        return await handler(args, progress)
+
+    async def _status(self, args: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        config, counters = self._config, self._lake.counters
+        hidden_counts = self._namespace.hidden_counts()
+        hidden = self._namespace.hidden(HIDDEN_LISTED)
+        return {
+            "version": tierfs.__version__,
+            "mountpoint": str(config.mountpoint),
+            "lake": str(self._lake.identity),
+            "lake_id": self._lake.identity.lake_id,
+            "front": "python",
+            "kernel": platform.release(),
+            "read_only": True,
+            **_keepers_words(config.state_dir / "mount.json"),
+            "pids": {"keeper": os.getppid(), "control": os.getpid()},
+            "uptime_s": round(trio.current_time() - self._started_s, 3),
+            "memory_bytes": memory_of_processes((os.getpid(), os.getppid())),
+            "cache_directory": str(config.cache / self._lake.identity.lake_id),
+            "lake_requests": {
+                "get": counters.get_requests,
+                "head": counters.head_requests,
+                "list": counters.list_requests,
+                "retries": counters.retries,
+                "slow_downs": counters.slow_downs,
+                "bytes_read": counters.bytes_read,
+            },
+            "cache": self._front.stats(),
+            "namespace": {
+                "entries": self._namespace.entry_count(),
+                "open_directories": self._operations.open_directories if self._operations else 0,
+                "hidden": {reason.name.lower(): count for reason, count in hidden_counts.items()},
+                "hidden_keys": [
+                    {
+                        "key": item.key.decode("utf-8", "backslashreplace"),
+                        "reason": item.reason.name.lower(),
+                    }
+                    for item in hidden
+                ],
+            },
+        }
+
+    async def _metrics(self, args: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        return {"text": metrics.render(await self._status({}, progress))}
+
+    async def _warmup(self, args: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        paths = _paths(args)
+        dry_run = bool(args.get("dry_run", False))
+        return await warm_up(self._namespace, self._front, paths, dry_run, progress)
+
+    async def _evict(self, args: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        if args.get("all"):
+            files, size = await self._front.evict_all()
+        else:
+            files, size = await evict_tree(self._namespace, self._front, _paths(args), progress)
+        return {"files": files, "bytes": size}
+
+    async def _refresh(self, args: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        changed = 0
+        for path in _paths(args):
+            changed += await self._namespace.refresh(path)
+        return {"changed": changed}
+
+
+def _paths(args: dict[str, Any]) -> list[bytes]:
+    """Paths below the mount point, ``/``-separated, from their JSON form (surrogateescape)."""
+    paths = args.get("paths")
+    if not isinstance(paths, list) or not paths or not all(isinstance(p, str) for p in paths):
+        raise InvalidRequest("read the request", "paths", "give at least one path")
+    return [os.fsencode(path) for path in paths]
+
+
+def _keepers_words(path: Path) -> dict[str, Any]:
+    """What the keeper wrote down: where the log is, and how often it had to start us again."""
+    try:
+        words = json.loads(path.read_bytes())
+        return {"log": words["log"], "restarts": words["deaths"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"log": None, "restarts": None}
+
+
+def memory_of_processes(pids: tuple[int, ...]) -> int:
+    """RssAnon + RssShmem of *pids* together, in bytes; a process that is gone counts nothing."""
+    total = 0
+    for pid in pids:
+        try:
+            lines = Path(f"/proc/{pid}/status").read_bytes().splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            if line.startswith((b"RssAnon:", b"RssShmem:")):
+                total += int(line.split()[1]) * 1024
+    return total

@@ -1,0 +1,197 @@
+"""The control plane: one process, one trio loop, everything that a mount needs wired together.
+
+Started by the keeper with three inherited descriptors: ``/dev/fuse`` (already mounted), the
+configuration (JSON), and the report pipe (`tierfs.control.report`). It serves until the kernel ends
+the connection (an unmount) or SIGTERM asks it to drain; it never unmounts by itself, the keeper
+does.
+
+Order of start: lake checked, index opened (which takes the cache's lock), namespace, front, control
+socket, and only then the FUSE loop. Order of stop: the reverse; what the index still has queued is
+committed before the lock is released.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+from pathlib import Path
+
+import trio
+
+from tierfs import log as tierfs_log
+from tierfs.clock import SystemClock
+from tierfs.config import Config
+from tierfs.control.commands import Commands
+from tierfs.control.report import Reporter
+from tierfs.control.server import serve_control
+from tierfs.errors import CacheError, TierfsError
+from tierfs.front.python import PythonFront
+from tierfs.index import Index
+from tierfs.lake.open import open_lake
+from tierfs.namespace import Namespace
+
+log = logging.getLogger(__name__)
+
+#: How often ``alive`` is reported; the keeper's watchdog allows many of these to be missed.
+ALIVE_INTERVAL_S = 2.0
+#: Tasks that pyfuse3 keeps for the next requests. With its own choice of one they come and go all
+#: the time, each with a request buffer of 1 MiB.
+IDLE_TASKS = 16
+#: How long a stop waits for requests in flight before it cancels them.
+DRAIN_S = 20.0
+
+
+def main(argv: list[str]) -> int:
+    """Parse the inherited descriptors' numbers, serve, and return the exit code."""
+    parser = argparse.ArgumentParser(prog="tierfs-control")
+    parser.add_argument("--fuse-fd", type=int, required=True)
+    parser.add_argument("--config-fd", type=int, required=True)
+    parser.add_argument("--report-fd", type=int, required=True)
+    arguments = parser.parse_args(argv)
+    with os.fdopen(arguments.config_fd, "rb") as source:
+        source.seek(0)
+        config = Config.from_json(source.read())
+    tierfs_log.set_up(str(config.mountpoint), config.log_level)
+    reporter = Reporter(arguments.report_fd)
+    try:
+        trio.run(_serve, config, arguments.fuse_fd, reporter)
+    except Exception as error:
+        cause = _cause(error)
+        if isinstance(cause, TierfsError):
+            log.error("%s", cause)
+            reporter.error(cause)
+        else:
+            log.exception("the control plane failed")
+            reporter.error(TierfsError("the control plane failed", repr(cause), "see the log"))
+        return 1
+    return 0
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The first error that a nursery passed on, out of all its groups; ours before any other."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    causes = [_cause(inner) for inner in error.exceptions]
+    return next((cause for cause in causes if isinstance(cause, TierfsError)), causes[0])
+
+
+def lake_directory(config: Config, lake_id: str) -> Path:
+    """The directory of one lake in a cache root; ``tierfs/README.md`` says what is in it."""
+    directory = config.cache / lake_id
+    try:
+        directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+    except OSError as error:
+        raise CacheError(
+            "make the cache directory",
+            str(directory),
+            f"{error.strerror}; choose another with --cache",
+        ) from error
+    return directory
+
+
+async def _serve(config: Config, fuse_fd: int, reporter: Reporter) -> None:
+    lake = await open_lake(config)
+    try:
+        await lake.check(allow_empty=config.allow_empty_prefix)
+        directory = lake_directory(config, lake.identity.lake_id)
+        index = await Index.open(directory, str(lake.identity))
+        try:
+            async with trio.open_nursery() as background:
+                namespace = Namespace(
+                    index.names,
+                    index.inodes,
+                    lake,
+                    SystemClock(),
+                    uid=config.uid if config.uid is not None else os.getuid(),
+                    gid=config.gid if config.gid is not None else os.getgid(),
+                    umask=config.umask,
+                    ttl_s=config.metadata_ttl,
+                    negative_ttl_s=config.negative_ttl,
+                    spawn=background,
+                )
+                front = PythonFront(
+                    index.cache,
+                    lake,
+                    directory,
+                    background,
+                    cache_size=config.cache_size,
+                    min_free=config.min_free,
+                    memory=config.memory,
+                    max_requests=config.max_connections,
+                    path_of=namespace.path_of,
+                )
+                await front.start()
+                background.start_soon(_report_alive, reporter)
+                commands = Commands(config, lake, index, namespace, front)
+                background.start_soon(serve_control, config.control_socket, commands)
+                try:
+                    await _serve_fuse(fuse_fd, namespace, front, commands, reporter)
+                finally:
+                    with trio.CancelScope(shield=True, deadline=trio.current_time() + DRAIN_S):
+                        await front.aclose()
+                    background.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + DRAIN_S):
+                await index.aclose()
+    finally:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + DRAIN_S):
+            await lake.aclose()
+
+
+async def _serve_fuse(
+    fuse_fd: int,
+    namespace: Namespace,
+    front: PythonFront,
+    commands: Commands,
+    reporter: Reporter,
+) -> None:
+    """Run pyfuse3's loop on the inherited descriptor until an unmount or a signal ends it."""
+    # Imported here so that everything above can be tested where libfuse3 is not installed.
+    import pyfuse3
+
+    from tierfs.fs import receiving
+    from tierfs.fs.operations import Operations
+
+    operations = Operations(namespace, front, on_init=reporter.ready)
+    commands.attach(operations)
+    namespace.on_change = _KernelCaches(pyfuse3.invalidate_entry_async).entry_changed
+    receiving.install()
+    pyfuse3.init(operations, f"/dev/fd/{fuse_fd}", {"default_permissions"})
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_terminate_on_signal, pyfuse3.terminate, reporter)
+            await pyfuse3.main(min_tasks=IDLE_TASKS)
+            nursery.cancel_scope.cancel()
+    finally:
+        namespace.on_change = None
+        pyfuse3.close(unmount=False)
+
+
+class _KernelCaches:
+    """Tells the kernel to forget a name. pyfuse3 does it from a thread of its own, because the
+    notification waits for requests in the same directory, which this loop must answer."""
+
+    def __init__(self, invalidate_entry: object) -> None:
+        self._invalidate_entry = invalidate_entry
+
+    def entry_changed(self, parent: int, name: bytes, ino: int) -> None:
+        assert callable(self._invalidate_entry)
+        self._invalidate_entry(parent, name, deleted=0, ignore_enoent=True)
+
+
+async def _terminate_on_signal(terminate: object, reporter: Reporter) -> None:
+    assert callable(terminate)
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            log.info("%s: draining", signal.Signals(number).name)
+            reporter.stopping()
+            terminate()
+            return
+
+
+async def _report_alive(reporter: Reporter) -> None:
+    while True:
+        reporter.alive()
+        await trio.sleep(ALIVE_INTERVAL_S)

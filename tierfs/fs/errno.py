@@ -1,0 +1,67 @@
+"""The one place where an error of the domain becomes an errno.
+
+Debatable choices:
+
+* ``LakeUnavailable`` is EIO and not ETIMEDOUT or EAGAIN: data loaders and C libraries retry
+  neither,
+  and report EIO the way they report a failing disk, which is what this is to them.
+* ``LakeDenied`` is EACCES: it is the caller's administrator who can mend it, not a retry.
+* ``LakeArchived`` is ENODATA, as hierarchical storage (Lustre HSM) says of a file that must be
+  restored before it can be read.
+* ``StaleVersion`` and ``PreconditionFailed`` are ESTALE: on OPEN the kernel then looks the path up
+  again and opens the new version; on READ the application learns that its file is gone, as on NFS.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from tierfs import errors
+
+#: The most specific class wins; `errno_of` walks the method resolution order.
+ERRNO: dict[type[errors.TierfsError], int] = {
+    errors.TierfsError: errno.EIO,
+    errors.ConfigError: errno.EINVAL,
+    errors.MountError: errno.EIO,
+    errors.NotFound: errno.ENOENT,
+    errors.NotADirectory: errno.ENOTDIR,
+    errors.IsADirectory: errno.EISDIR,
+    errors.NameTooLong: errno.ENAMETOOLONG,
+    errors.ReadOnly: errno.EROFS,
+    errors.InvalidRequest: errno.EINVAL,
+    errors.NoAttribute: errno.ENODATA,
+    errors.StaleVersion: errno.ESTALE,
+    errors.LakeError: errno.EIO,
+    errors.LakeUnavailable: errno.EIO,
+    errors.LakeDenied: errno.EACCES,
+    errors.LakeArchived: errno.ENODATA,
+    errors.LakeMissing: errno.EIO,
+    errors.LakeProtocolError: errno.EIO,
+    errors.PreconditionFailed: errno.ESTALE,
+    errors.IntegrityError: errno.EIO,
+    errors.CacheError: errno.EIO,
+    errors.CacheFull: errno.EIO,
+    errors.CacheBusy: errno.EBUSY,
+    errors.IndexDamaged: errno.EIO,
+}
+
+#: Answers that are part of ordinary life: a path that is not there is no event for the log.
+QUIET: frozenset[int] = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.ENODATA}
+)
+
+
+def errno_of(error: errors.TierfsError) -> int:
+    """The errno that a system call fails with when *error* reaches the boundary."""
+    for kind in type(error).__mro__:
+        number = ERRNO.get(kind)
+        if number is not None:
+            return number
+    return errno.EIO
+
+
+def is_quiet(error: errors.TierfsError) -> bool:
+    """Whether *error* is an ordinary answer (no log line)."""
+    if isinstance(error, errors.LakeError):
+        return False
+    return errno_of(error) in QUIET

@@ -1,0 +1,345 @@
+"""The pyfuse3 front: each FUSE request becomes one call of a domain function, and its answer a
+reply.
+
+Nothing is decided here. The boundary is `_boundary`: a `TierfsError` becomes its errno, anything
+unexpected is logged with its trace and becomes EIO; neither ends pyfuse3's loop, which would hang
+the mount.
+
+Facts of the kernel that this module rests on:
+
+F1. FLUSH answered ENOSYS once is never sent again on that mount, so it is always answered 0.
+F2. An inode number stands for one version of one object (a new version is a new inode), so the page
+    cache of an inode is never stale and every open keeps it (``keep_cache``).
+F3. ESTALE on OPEN makes the kernel look the path up again and open what it finds.
+F4. ``st_ino`` 0 in an entry reply is a cached absence.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import os
+import stat
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+
+import pyfuse3
+
+from tierfs.errors import NoAttribute, NotFound, ReadOnly, StaleVersion, TierfsError, show
+from tierfs.front.python import PythonFront
+from tierfs.fs.attributes import MAX_TTL_S, XATTR_NAMES, file_xattr
+from tierfs.fs.errno import errno_of, is_quiet
+from tierfs.fs.handles import DirectoryHandle, HandleTable
+from tierfs.index.records import Kind
+from tierfs.namespace import Absent, Attributes, Namespace
+
+log = logging.getLogger(__name__)
+
+_KIND_BITS = {
+    Kind.DIRECTORY: stat.S_IFDIR,
+    Kind.FILE: stat.S_IFREG,
+    Kind.SYMLINK: stat.S_IFLNK,
+}
+_WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
+#: READDIR offsets of the two entries that are in every directory; real ones are inode numbers >=
+#: 16.
+_DOT, _DOT_DOT = 1, 2
+#: The lake has no capacity: `df` shows 1 PiB, all of it free, so that no monitor calls it full.
+_STATFS_BYTES = 1 << 50
+_STATFS_BLOCK = 4096
+
+P = ParamSpec("P")
+T = TypeVar("T")
+S = TypeVar("S", bound="Operations")
+
+
+def _boundary(
+    handler: Callable[Concatenate[S, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
+    """Let nothing but FUSEError (and trio's cancellation) out of a request handler."""
+
+    async def guarded(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await handler(self, *args, **kwargs)
+        except pyfuse3.FUSEError:
+            raise
+        except TierfsError as error:
+            if not is_quiet(error):
+                log.warning("%s: %s", handler.__name__, error)
+            raise pyfuse3.FUSEError(errno_of(error)) from None
+        except Exception:
+            log.exception("%s: unexpected error, answered EIO", handler.__name__)
+            raise pyfuse3.FUSEError(errno.EIO) from None
+
+    functools.update_wrapper(guarded, handler)
+    return guarded
+
+
+class Operations(pyfuse3.Operations):
+    """The request handlers of one mount. *on_init* is called when the kernel has said INIT."""
+
+    supports_dot_lookup = True
+    enable_writeback_cache = False
+
+    def __init__(
+        self, namespace: Namespace, front: PythonFront, on_init: Callable[[], None]
+    ) -> None:
+        super().__init__()
+        self._namespace = namespace
+        self._front = front
+        self._on_init = on_init
+        self._directories = HandleTable()
+        self._read_only_said = False
+
+    @property
+    def open_directories(self) -> int:
+        """How many directory handles the kernel holds (a gauge)."""
+        return len(self._directories)
+
+    def init(self) -> None:
+        self._on_init()
+
+    # ---- names -------------------------------------------------------------------------------
+
+    @_boundary
+    async def lookup(
+        self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        attributes = self._namespace.lookup_cached(parent_inode, name)
+        if attributes is None:
+            try:
+                attributes = await self._namespace.lookup(parent_inode, name)
+            except Absent as absent:
+                entry = pyfuse3.EntryAttributes()
+                entry.st_ino = 0  # F4
+                entry.entry_timeout = min(absent.ttl_s, MAX_TTL_S)
+                return entry
+        return _fill(pyfuse3.EntryAttributes(), attributes)
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        """Inode numbers are stable and never reused, so nothing hangs on the kernel's counts."""
+
+    @_boundary
+    async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        try:
+            attributes = self._namespace.attributes(inode)
+        except (NotFound, StaleVersion):
+            opened = self._front.opened(inode)
+            if opened is None:
+                raise StaleVersion(
+                    "stat", f"inode {inode}", "the path names a newer version"
+                ) from None
+            attributes = self._namespace.detached_attributes(inode, opened[1])
+        return _fill(pyfuse3.EntryAttributes(), attributes)
+
+    @_boundary
+    async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
+        return self._directories.add(DirectoryHandle(inode))
+
+    @_boundary
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        handle = self._directories.get(fh)
+        if handle is None:
+            raise pyfuse3.FUSEError(errno.EBADF)
+        entry = pyfuse3.EntryAttributes()
+        reply = pyfuse3.readdir_reply
+        position = start_id
+        if position < _DOT_DOT:
+            own = self._namespace.attributes(handle.ino)
+            for number, name in ((_DOT, b"."), (_DOT_DOT, b"..")):
+                if position < number:
+                    if not reply(token, name, _fill(entry, own), number):
+                        return
+                    position = number
+        if position == _DOT_DOT:
+            position = 0
+        while True:
+            found = await handle.next_entry(position, self._namespace.readdir)
+            if found is None:
+                return
+            position, name, attributes = found
+            if not reply(token, name, _fill(entry, attributes), position):
+                return
+            handle.accept(found)
+
+    @_boundary
+    async def releasedir(self, fh: int) -> None:
+        self._directories.remove(fh)
+
+    @_boundary
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        """Nothing is dirty."""
+
+    @_boundary
+    async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
+        raise pyfuse3.FUSEError(errno.EINVAL)
+
+    # ---- bytes -------------------------------------------------------------------------------
+
+    @_boundary
+    async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        if flags & _WRITE_FLAGS:
+            self._refuse_write(inode, "open for writing")
+        found = self._namespace.object_cached(inode)
+        if found is None:
+            found = await self._namespace.open_object(inode)
+        reference, size = found
+        fh = await self._front.open(inode, reference, size)
+        return pyfuse3.FileInfo(fh=fh, keep_cache=True)  # F2
+
+    @_boundary
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        # pyfuse3 takes any buffer, and copies it to the kernel before anything else runs.
+        return cast(bytes, await self._front.read(fh, off, size))
+
+    @_boundary
+    async def flush(self, fh: int) -> None:
+        """Answered 0, always (F1)."""
+
+    @_boundary
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        """Nothing is dirty."""
+
+    @_boundary
+    async def release(self, fh: int) -> None:
+        await self._front.release(fh)
+
+    # ---- attributes --------------------------------------------------------------------------
+
+    @_boundary
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        data = pyfuse3.StatvfsData()
+        data.f_bsize = data.f_frsize = _STATFS_BLOCK
+        data.f_blocks = data.f_bfree = data.f_bavail = _STATFS_BYTES // _STATFS_BLOCK
+        known = self._namespace.entry_count()
+        data.f_files = known + (1 << 32)
+        data.f_ffree = data.f_favail = 1 << 32
+        data.f_namemax = 255
+        return data
+
+    @_boundary
+    async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
+        if name not in XATTR_NAMES:
+            # Also security.capability, which the kernel asks for before it runs a file.
+            raise pyfuse3.FUSEError(errno.ENODATA)
+        opened = self._front.opened(inode)
+        reference, _ = opened or await self._namespace.open_object(inode)
+        value = file_xattr(name, reference, self._front.file_state(inode), ctx.uid)
+        if value is None:
+            raise NoAttribute("getxattr", name)
+        return value
+
+    @_boundary
+    async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
+        """Empty on purpose: what a listing shows, ``cp -a`` and ``rsync -X`` copy."""
+        return ()
+
+    # ---- everything that would change the lake -----------------------------------------------
+
+    def _refuse_write(self, inode: int, op: str) -> None:
+        if not self._read_only_said:
+            self._read_only_said = True
+            log.warning(
+                "/%s: %s: refused with EROFS, because this mount shows the lake read-only; "
+                "write to another file system (said once a mount)",
+                show(self._namespace.path_of(inode)),
+                op,
+            )
+        raise ReadOnly(op, "", "this mount is read-only")
+
+    @_boundary
+    async def setattr(
+        self,
+        inode: int,
+        attr: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: int | None,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        self._refuse_write(inode, "change attributes")
+        raise AssertionError("unreachable")
+
+    async def _refuse_in(self, parent: int, op: str) -> Any:
+        self._refuse_write(parent, op)
+
+    @_boundary
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
+    ) -> Any:
+        return await self._refuse_in(parent_inode, "create a file")
+
+    @_boundary
+    async def mknod(
+        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
+    ) -> Any:
+        return await self._refuse_in(parent_inode, "create a node")
+
+    @_boundary
+    async def mkdir(
+        self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
+    ) -> Any:
+        return await self._refuse_in(parent_inode, "make a directory")
+
+    @_boundary
+    async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> Any:
+        return await self._refuse_in(parent_inode, "remove a file")
+
+    @_boundary
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> Any:
+        return await self._refuse_in(parent_inode, "remove a directory")
+
+    @_boundary
+    async def symlink(
+        self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
+    ) -> Any:
+        return await self._refuse_in(parent_inode, "make a symbolic link")
+
+    @_boundary
+    async def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: pyfuse3.RequestContext,
+    ) -> Any:
+        return await self._refuse_in(parent_inode_old, "rename")
+
+    @_boundary
+    async def link(
+        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: pyfuse3.RequestContext
+    ) -> Any:
+        return await self._refuse_in(new_parent_inode, "make a hard link")
+
+    @_boundary
+    async def setxattr(
+        self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext
+    ) -> Any:
+        return await self._refuse_in(inode, "set an extended attribute")
+
+    @_boundary
+    async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> Any:
+        return await self._refuse_in(inode, "remove an extended attribute")
+
+
+def _fill(entry: pyfuse3.EntryAttributes, attributes: Attributes) -> pyfuse3.EntryAttributes:
+    """Write *attributes* into *entry*, fresh or with its reply already copied out; returns it."""
+    ttl_s = attributes.ttl_s
+    if ttl_s > MAX_TTL_S:
+        ttl_s = MAX_TTL_S
+    size = attributes.size
+    entry.st_ino = attributes.ino
+    entry.entry_timeout = ttl_s
+    entry.attr_timeout = ttl_s
+    entry.st_mode = _KIND_BITS[attributes.kind] | attributes.mode
+    entry.st_uid = attributes.uid
+    entry.st_gid = attributes.gid
+    entry.st_size = size
+    entry.st_blocks = (size + 511) >> 9
+    mtime_ns = attributes.mtime_ns
+    entry.st_mtime_ns = mtime_ns
+    entry.st_atime_ns = mtime_ns
+    entry.st_ctime_ns = mtime_ns
+    return entry

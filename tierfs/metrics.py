@@ -1,0 +1,115 @@
+"""Every metric of a mount: name, kind, unit and meaning, in one table.
+
+Values come from the same structure that ``tierfs status --json`` prints; `render` writes them in
+the Prometheus text format for a textfile collector or a scraper's exec hook. Labels are bounded:
+never a key, a path or an inode. Gauges that count what is in flight read zero after an unmount.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class Metric(NamedTuple):
+    """One metric: *path* is where its value stands in the status, dots between the keys."""
+
+    name: str
+    kind: str
+    path: str
+    help: str
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric(
+        "tierfs_uptime_seconds", "gauge", "uptime_s", "Seconds since the control plane started."
+    ),
+    Metric(
+        "tierfs_memory_bytes",
+        "gauge",
+        "memory_bytes",
+        "RssAnon and RssShmem of all processes of the mount.",
+    ),
+    Metric("tierfs_lake_get_requests_total", "counter", "lake_requests.get", "GETs sent."),
+    Metric("tierfs_lake_head_requests_total", "counter", "lake_requests.head", "HEADs sent."),
+    Metric("tierfs_lake_list_requests_total", "counter", "lake_requests.list", "Listing pages."),
+    Metric("tierfs_lake_retries_total", "counter", "lake_requests.retries", "Requests sent again."),
+    Metric(
+        "tierfs_lake_slow_downs_total",
+        "counter",
+        "lake_requests.slow_downs",
+        "Answers that asked for fewer requests (503 SlowDown, 429).",
+    ),
+    Metric(
+        "tierfs_lake_read_bytes_total",
+        "counter",
+        "lake_requests.bytes_read",
+        "Payload bytes received from the lake.",
+    ),
+    Metric("tierfs_names_entries", "gauge", "namespace.entries", "Names known to the index."),
+    Metric(
+        "tierfs_open_directories",
+        "gauge",
+        "namespace.open_directories",
+        "Directory handles that the kernel holds.",
+    ),
+    Metric("tierfs_cache_files", "gauge", "cache.cached_files", "Files with cached bytes."),
+    Metric("tierfs_cache_bytes", "gauge", "cache.cached_bytes", "Bytes in the cache."),
+    Metric("tierfs_cache_limit_bytes", "gauge", "cache.limit_bytes", "What the cache may hold."),
+    Metric("tierfs_read_hits_total", "counter", "cache.hits", "Reads that needed no lake byte."),
+    Metric(
+        "tierfs_read_misses_total", "counter", "cache.misses", "Reads that waited for the lake."
+    ),
+    Metric(
+        "tierfs_read_hit_bytes_total", "counter", "cache.hit_bytes", "Bytes read without the lake."
+    ),
+    Metric(
+        "tierfs_read_miss_bytes_total", "counter", "cache.miss_bytes", "Bytes read from the lake."
+    ),
+    Metric(
+        "tierfs_cache_bad_blocks_total",
+        "counter",
+        "cache.bad_blocks",
+        "Cached blocks that failed verification and were fetched again.",
+    ),
+    Metric("tierfs_cache_evicted_bytes_total", "counter", "cache.evicted_bytes", "Bytes evicted."),
+    Metric("tierfs_open_files", "gauge", "cache.open_handles", "File handles the kernel holds."),
+    Metric(
+        "tierfs_fetches_in_flight", "gauge", "cache.in_flight", "Requests to the lake in flight."
+    ),
+    Metric(
+        "tierfs_buffer_bytes", "gauge", "cache.buffer_bytes", "Bytes taken from the memory budget."
+    ),
+    Metric(
+        "tierfs_cache_streaming",
+        "gauge",
+        "cache.streaming",
+        "1 while the cache disk is full or failing and reads stream from the lake.",
+    ),
+)
+
+
+def value_at(status: Mapping[str, Any], path: str) -> float | None:
+    """The number at *path* in a status, or None where this mount has none."""
+    node: Any = status
+    for part in path.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            return None
+        node = node[part]
+    return float(node) if isinstance(node, (int, float, bool)) else None
+
+
+def render(status: Mapping[str, Any]) -> str:
+    """All metrics of *status* in the Prometheus text format."""
+    lines: list[str] = []
+    for metric in METRICS:
+        value = value_at(status, metric.path)
+        if value is None:
+            continue
+        text = repr(int(value)) if value.is_integer() else repr(value)
+        lines += [
+            f"# HELP {metric.name} {metric.help}",
+            f"# TYPE {metric.name} {metric.kind}",
+            f"{metric.name} {text}",
+        ]
+    return "\n".join(lines) + "\n"
