@@ -104,3 +104,18 @@ def test_a_whole_cached_version_outlives_its_object_for_open_handles(
             assert os.pread(source.fileno(), 3 * MIB, 0) == content(1, 3 * MIB)
             assert os.fstat(source.fileno()).st_size == 3 * MIB
         wait_until(lambda: not (made.directory / "f").exists(), "the removal")
+
+
+def test_refresh_returns_when_the_kernel_has_forgotten_every_name(mount: Make, lake: Path) -> None:
+    names = [f"{n:04}" for n in range(1500)]
+    for name in names:
+        (lake / name).write_bytes(b"old")
+    with mount("--metadata-ttl", "inf") as made:
+        for name in names:
+            assert (made.directory / name).stat().st_size == 3
+        for name in names:
+            replace(lake / name, b"newer")
+        made.command("refresh", made.directory)
+        # The names announced last first: they are the ones that may lag behind.
+        sizes = [(made.directory / name).stat().st_size for name in reversed(names)]
+        assert sizes == [5] * len(names)

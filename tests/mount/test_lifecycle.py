@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -184,3 +188,84 @@ def test_live_commands_without_a_mount_say_so(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert str(tmp_path) in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_killed_readers_never_stop_the_loop(mount: Make, lake: Path) -> None:
+    """The kernel takes back the request of a reader that is killed: nobody may block on it."""
+    with mount() as made:
+        (control,) = made.runtime.glob("*/control.sock")
+        for _ in range(60):
+            readers = [_spin(made.directory) for _ in range(6)]
+            time.sleep(0.01)
+            for pid in readers:
+                os.kill(pid, signal.SIGKILL)
+            # Asked over the socket, because a request to the mount would wake the loop.
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(10)
+                client.connect(os.fspath(control))
+                client.sendall(b'{"v": 1, "command": "none"}\n')
+                assert b"error" in client.recv(4096)
+            for pid in readers:
+                os.waitpid(pid, 0)
+
+
+def _spin(directory: Path) -> int:
+    """A process that asks the mount something all the time; its pid."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            while True:
+                os.statvfs(directory)
+        finally:
+            os._exit(1)
+    return pid
+
+
+def test_an_aborted_mount_does_not_wait_for_the_lake(mount: Make, lake: Path) -> None:
+    """When the connection is cut nobody waits for what is still in flight."""
+    (lake / "f").write_bytes(b"x")
+    with mount("--link", "20000,20000,90,400") as made:
+        control = made.pids()["control"]
+        asking = subprocess.Popen(["stat", made.directory / "f"], stderr=subprocess.DEVNULL)
+        time.sleep(0.3)
+        begun = time.monotonic()
+        subprocess.run(["umount", "-i", "-f", made.directory], stderr=subprocess.DEVNULL)
+        assert asking.wait(timeout=10) != 0
+        wait_until(lambda: not Path(f"/proc/{control}").exists(), "the control plane to end", 10)
+        assert time.monotonic() - begun < 10
+        detach(made.directory)
+
+
+def test_the_control_plane_may_open_as_many_files_as_it_can(mount: Make, lake: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), hard))
+    try:
+        with mount() as made:
+            limits = resource.prlimit(made.pids()["control"], resource.RLIMIT_NOFILE)
+            assert limits == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_many_who_wait_for_the_lake_hold_up_nobody_else(mount: Make, lake: Path) -> None:
+    waiting = 150  # More than pyfuse3 would serve at once by itself.
+    for n in range(waiting):
+        (lake / f"d{n}").mkdir()
+        (lake / f"d{n}" / "f").write_bytes(b"x")
+    with mount("--link", "2500,2500,90,400") as made:
+        os.listdir(made.directory)
+        readers = [
+            threading.Thread(target=os.stat, args=(made.directory / f"d{n}" / "f",))
+            for n in range(waiting)
+        ]
+        for reader in readers:
+            reader.start()
+        time.sleep(0.7)
+        begun = time.monotonic()
+        os.statvfs(made.directory)
+        took_s = time.monotonic() - begun
+        still = sum(reader.is_alive() for reader in readers)
+        for reader in readers:
+            reader.join()
+        assert still == waiting
+        assert took_s < 1

@@ -193,6 +193,7 @@ def test_every_write_is_erofs_and_said_once(mount: Make, lake: Path) -> None:
             assert caught.value.errno == errno.EROFS, name
         assert (made.directory / "f").read_bytes() == b"content"
         assert made.log().count("refused with EROFS") == 1
+        assert made.log().count("warning") == 1, "once a mount, not once a write"
     assert sorted(os.listdir(lake)) == ["d", "f"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import stat
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import trio
 
+from tierfs.control import server as server_module
 from tierfs.control.server import MAX_REQUEST_BYTES, Progress, serve_control
 from tierfs.errors import NotFound
 
@@ -126,3 +128,27 @@ async def test_a_bug_in_a_command_does_not_end_the_server(
         assert await ask(path, request("crash")) == []
         assert "a bug" in caplog.text
         assert (await ask(path, request("count", to=0)))[-1] == {"ok": {}}
+
+
+async def test_too_many_open_files_do_not_end_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "control.sock"
+    monkeypatch.setattr(server_module, "ACCEPT_RETRY_S", 0.001)
+    with trio.socket.socket() as example:
+        socket_type = type(example)
+    accept = socket_type.accept
+    failures = 2
+
+    async def failing(self: Any) -> Any:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return await accept(self)
+
+    monkeypatch.setattr(socket_type, "accept", failing)
+    async with server(path):
+        assert await ask(path, request("count", to=0)) == [{"ok": {}}]
+    assert failures == 0
+    assert caplog.text.count("cannot accept") == 1

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from tierfs.fs.handles import DirectoryHandle, HandleTable
+import pytest
+import trio
+
+from tierfs.fs.handles import KEPT_S, DirectoryHandle, HandleTable
 from tierfs.index.records import Kind
 from tierfs.namespace import Attributes
 
@@ -51,6 +54,20 @@ async def test_an_entry_that_did_not_fit_comes_first_next_time() -> None:
     first = await handle.next_entry(0, source.load)
     assert first is not None
     assert await handle.next_entry(0, source.load) == first
+
+
+@pytest.mark.mockclock
+async def test_entries_kept_for_long_are_read_again() -> None:
+    """Each carries the time for which it may be believed, as of when it was read."""
+    handle, source = DirectoryHandle(1), Source()
+    taken = await read(handle, source, 0, 3)
+    await trio.sleep(KEPT_S / 2)
+    taken += await read(handle, source, taken[-1], 3)
+    assert source.asked == [0]
+    await trio.sleep(KEPT_S)
+    taken += await read(handle, source, taken[-1], 3)
+    assert source.asked == [0, 25]
+    assert taken == [entry[0] for entry in ENTRIES[:9]]
 
 
 async def test_rewinddir_starts_again() -> None:

@@ -31,6 +31,10 @@ class _Gauges(Protocol):
     def open_directories(self) -> int: ...
 
 
+class _Caches(Protocol):
+    async def settled(self) -> None: ...
+
+
 class Commands:
     """The commands of one mount (a `tierfs.control.server.Handler`)."""
 
@@ -43,6 +47,7 @@ class Commands:
         self._namespace = namespace
         self._front = front
         self._operations: _Gauges | None = None
+        self._caches: _Caches | None = None
         self._started_s = trio.current_time()
         self._by_name: dict[
             str, Callable[[dict[str, Any], Progress], Awaitable[dict[str, Any]]]
@@ -54,9 +59,10 @@ class Commands:
             "refresh": self._refresh,
         }
 
-    def attach(self, operations: _Gauges) -> None:
-        """The FUSE side is up: its gauges join the status."""
+    def attach(self, operations: _Gauges, caches: _Caches) -> None:
+        """The FUSE side is up: its gauges join the status, and a refresh waits for the kernel."""
         self._operations = operations
+        self._caches = caches
 
     async def run(self, command: str, args: dict[str, Any], progress: Progress) -> dict[str, Any]:
         handler = self._by_name.get(command)
@@ -124,6 +130,8 @@ class Commands:
         changed = 0
         for path in _paths(args):
             changed += await self._namespace.refresh(path)
+        if self._caches is not None:
+            await self._caches.settled()
         return {"changed": changed}
 
 

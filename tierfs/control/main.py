@@ -13,9 +13,12 @@ committed before the lock is released.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
+import resource
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import trio
@@ -24,9 +27,10 @@ from tierfs import log as tierfs_log
 from tierfs.clock import SystemClock
 from tierfs.config import Config
 from tierfs.control.commands import Commands
+from tierfs.control.kernel_caches import KernelCaches
 from tierfs.control.report import Reporter
 from tierfs.control.server import serve_control
-from tierfs.errors import CacheError, TierfsError
+from tierfs.errors import CacheError, MountError, TierfsError
 from tierfs.front.python import PythonFront
 from tierfs.index import Index
 from tierfs.lake.open import open_lake
@@ -39,8 +43,13 @@ ALIVE_INTERVAL_S = 2.0
 #: Tasks that pyfuse3 keeps for the next requests. With its own choice of one they come and go all
 #: the time, each with a request buffer of 1 MiB.
 IDLE_TASKS = 16
-#: How long a stop waits for requests in flight before it cancels them.
-DRAIN_S = 20.0
+#: Requests in flight. All that wait for a slow lake count, and one more than this waits with them,
+#: even for what is cached; so it is more than the readers of a node. A task costs some 15 KiB.
+MAX_TASKS = 4096
+#: How long a stop waits for requests in flight before it cancels them, and then for each part to
+#: close. The keeper kills after 30 s (`tierfs.keeper.timing`), which would cost the index its clean
+#: end.
+DRAIN_S = 10.0
 
 
 def main(argv: list[str]) -> int:
@@ -55,6 +64,7 @@ def main(argv: list[str]) -> int:
         config = Config.from_json(source.read())
     tierfs_log.set_up(str(config.mountpoint), config.log_level)
     reporter = Reporter(arguments.report_fd)
+    _raise_open_files()
     try:
         trio.run(_serve, config, arguments.fuse_fd, reporter)
     except Exception as error:
@@ -67,6 +77,14 @@ def main(argv: list[str]) -> int:
             reporter.error(TierfsError("the control plane failed", repr(cause), "see the log"))
         return 1
     return 0
+
+
+def _raise_open_files() -> None:
+    """Let this process have as many files open as it may: each object in use takes a descriptor,
+    and the usual soft limit of 1,024 is made for select(2)."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -154,41 +172,62 @@ async def _serve_fuse(
     from tierfs.fs import receiving
     from tierfs.fs.operations import Operations
 
-    operations = Operations(namespace, front, on_init=reporter.ready)
-    commands.attach(operations)
-    namespace.on_change = _KernelCaches(pyfuse3.invalidate_entry_async).entry_changed
-    receiving.install()
+    session = _Session(reporter)
+    operations = Operations(namespace, front, on_init=session.begun)
     pyfuse3.init(operations, f"/dev/fd/{fuse_fd}", {"default_permissions"})
+    caches = KernelCaches(pyfuse3.invalidate_entry)
     try:
+        namespace.on_change = caches.entry_changed
+        commands.attach(operations, caches)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_terminate_on_signal, pyfuse3.terminate, reporter)
-            await pyfuse3.main(min_tasks=IDLE_TASKS)
+            receiving.install(fuse_fd, on_end=nursery.cancel_scope.cancel)
+            nursery.start_soon(session.end_on_signal, pyfuse3.terminate, nursery.cancel_scope)
+            await pyfuse3.main(min_tasks=IDLE_TASKS, max_tasks=MAX_TASKS)
             nursery.cancel_scope.cancel()
+        session.check_end()
     finally:
         namespace.on_change = None
-        pyfuse3.close(unmount=False)
+        # A session that a thread still uses is left to the end of the process.
+        if caches.close():
+            pyfuse3.close(unmount=False)
 
 
-class _KernelCaches:
-    """Tells the kernel to forget a name. pyfuse3 does it from a thread of its own, because the
-    notification waits for requests in the same directory, which this loop must answer."""
+class _Session:
+    """How far the conversation with the kernel has come, and why it ended."""
 
-    def __init__(self, invalidate_entry: object) -> None:
-        self._invalidate_entry = invalidate_entry
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._begun = self._told_to_stop = False
 
-    def entry_changed(self, parent: int, name: bytes, ino: int) -> None:
-        assert callable(self._invalidate_entry)
-        self._invalidate_entry(parent, name, deleted=0, ignore_enoent=True)
+    def begun(self) -> None:
+        """The kernel said INIT."""
+        self._begun = True
+        self._reporter.ready()
 
+    async def end_on_signal(
+        self, terminate: Callable[[], None], requests: trio.CancelScope
+    ) -> None:
+        """At SIGTERM take no more requests, and cancel those in flight after DRAIN_S: their callers
+        get ENOTCONN when the connection is closed."""
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                log.info("%s: draining", signal.Signals(number).name)
+                self._told_to_stop = True
+                self._reporter.stopping()
+                terminate()
+                await trio.sleep(DRAIN_S)
+                log.warning("requests in flight are given up after %g s", DRAIN_S)
+                requests.cancel()
 
-async def _terminate_on_signal(terminate: object, reporter: Reporter) -> None:
-    assert callable(terminate)
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for number in signals:
-            log.info("%s: draining", signal.Signals(number).name)
-            reporter.stopping()
-            terminate()
-            return
+    def check_end(self) -> None:
+        """An end before the beginning is no success, and its reason is not the next reader's to
+        guess. Raises MountError."""
+        if not self._begun and not self._told_to_stop:
+            raise MountError(
+                "the kernel ended the connection before the mount was in use",
+                "/dev/fuse",
+                "somebody unmounted or aborted it; mount again",
+            )
 
 
 async def _report_alive(reporter: Reporter) -> None:

@@ -33,6 +33,8 @@ PROTOCOL_VERSION = 1
 MAX_REQUEST_BYTES = 1 << 20
 #: How many commands may run at once; further clients wait in the backlog.
 MAX_CLIENTS = 16
+#: How long to wait when a connection cannot be accepted, for want of descriptors for instance.
+ACCEPT_RETRY_S = 0.5
 
 _UCRED = struct.Struct("3i")
 
@@ -50,23 +52,47 @@ async def serve_control(path: Path, handler: Handler) -> None:
     """Listen on *path*, replacing what is there: by the cache's lock no other server lives."""
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     path.unlink(missing_ok=True)  # noqa: ASYNC240
-    listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener = _listen(path)
     try:
-        old_umask = os.umask(0o177)
-        try:
-            await listener.bind(os.fspath(path))
-        finally:
-            os.umask(old_umask)
-        listener.listen(MAX_CLIENTS)
         slots = trio.Semaphore(MAX_CLIENTS)
         async with trio.open_nursery() as nursery:
             while True:
                 await slots.acquire()
-                connection, _ = await listener.accept()
+                connection = await _accept(listener)
                 nursery.start_soon(_serve_client, connection, handler, slots)
     finally:
         listener.close()
         path.unlink(missing_ok=True)  # noqa: ASYNC240
+
+
+def _listen(path: Path) -> trio.socket.SocketType:
+    """A socket that listens on *path*, which nobody else may open at any moment. In one stretch:
+    whoever finds the path finds somebody listening."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # What is bound takes its mode from the socket. The umask would be that of every thread.
+        os.fchmod(listener.fileno(), 0o600)
+        listener.bind(os.fspath(path))
+        listener.listen(MAX_CLIENTS)
+        return trio.socket.from_stdlib_socket(listener)
+    except BaseException:
+        listener.close()
+        raise
+
+
+async def _accept(listener: trio.socket.SocketType) -> trio.socket.SocketType:
+    """The next connection. Too many open files, or no memory, pass; they must not end the mount."""
+    said = False
+    while True:
+        try:
+            connection, _ = await listener.accept()
+        except OSError as error:
+            if not said:
+                log.warning("control socket: cannot accept now: %s", error)
+            said = True
+            await trio.sleep(ACCEPT_RETRY_S)
+        else:
+            return connection
 
 
 async def _serve_client(

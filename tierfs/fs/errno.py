@@ -3,8 +3,7 @@
 Debatable choices:
 
 * ``LakeUnavailable`` is EIO and not ETIMEDOUT or EAGAIN: data loaders and C libraries retry
-  neither,
-  and report EIO the way they report a failing disk, which is what this is to them.
+  neither, and report EIO the way they report a failing disk, which is what this is to them.
 * ``LakeDenied`` is EACCES: it is the caller's administrator who can mend it, not a retry.
 * ``LakeArchived`` is ENODATA, as hierarchical storage (Lustre HSM) says of a file that must be
   restored before it can be read.
@@ -47,7 +46,15 @@ ERRNO: dict[type[errors.TierfsError], int] = {
 
 #: Answers that are part of ordinary life: a path that is not there is no event for the log.
 QUIET: frozenset[int] = frozenset(
-    {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.ENODATA}
+    {
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.ENAMETOOLONG,
+        errno.EINVAL,
+        errno.ENODATA,
+        errno.EROFS,  # `Operations` says it itself, once a mount and with the path.
+    }
 )
 
 

@@ -3,14 +3,20 @@
 READDIR arrives in pieces of a few kilobytes, each naming the offset where it wants to go on. The
 offset is the inode number of the last entry it was given, so that a stream survives restarts and
 changes; the handle keeps the entries already read from the index so that the next piece costs no
-second read.
+second read. It keeps them for `KEPT_S` only: each goes to the kernel with the time for which it may
+be believed, counted from when it was read, and a reader may take hours between two pieces.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+import trio
+
 from tierfs.namespace import Attributes
+
+#: Seconds by which an entry may be believed longer than it should be.
+KEPT_S = 1.0
 
 Entry = tuple[int, bytes, Attributes]
 
@@ -18,11 +24,12 @@ Entry = tuple[int, bytes, Attributes]
 class DirectoryHandle:
     """One open directory: a cursor over its entries in inode order."""
 
-    __slots__ = ("_entries", "_position", "_resume_at", "ino")
+    __slots__ = ("_entries", "_loaded_s", "_position", "_resume_at", "ino")
 
     def __init__(self, ino: int) -> None:
         self.ino = ino
         self._entries: list[Entry] = []
+        self._loaded_s = 0.0
         self._position = 0
         # The offset that continues at _position; anything else is a seek.
         self._resume_at = 0
@@ -35,8 +42,10 @@ class DirectoryHandle:
             self._entries = []
             self._position = 0
             self._resume_at = offset
-        if self._position >= len(self._entries):
+        now_s = trio.current_time()
+        if self._position >= len(self._entries) or now_s - self._loaded_s > KEPT_S:
             self._entries = await load(self.ino, offset)
+            self._loaded_s = trio.current_time()
             self._position = 0
             if not self._entries:
                 return None

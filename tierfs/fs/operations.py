@@ -240,10 +240,14 @@ class Operations(pyfuse3.Operations):
     def _refuse_write(self, inode: int, op: str) -> None:
         if not self._read_only_said:
             self._read_only_said = True
+            try:
+                path = show(self._namespace.path_of(inode))
+            except NotFound:
+                path = f"inode {inode}"  # Open still, but without a name by now.
             log.warning(
                 "/%s: %s: refused with EROFS, because this mount shows the lake read-only; "
                 "write to another file system (said once a mount)",
-                show(self._namespace.path_of(inode)),
+                path,
                 op,
             )
         raise ReadOnly(op, "", "this mount is read-only")

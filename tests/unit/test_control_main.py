@@ -1,0 +1,44 @@
+"""How the control plane's conversation with the kernel ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import trio
+import trio.testing
+
+from tierfs.control import main as control
+from tierfs.control.report import Reporter
+from tierfs.errors import MountError
+
+
+@pytest.fixture
+def reporter() -> Reporter:
+    return Reporter(os.open("/dev/null", os.O_WRONLY))
+
+
+def test_an_end_before_the_beginning_is_an_error(reporter: Reporter) -> None:
+    session = control._Session(reporter)
+    with pytest.raises(MountError, match="before the mount was in use"):
+        session.check_end()
+    session.begun()
+    session.check_end()
+
+
+@pytest.mark.mockclock
+async def test_a_signal_drains_and_then_gives_requests_up(reporter: Reporter) -> None:
+    session = control._Session(reporter)
+    terminated = trio.Event()
+    with trio.CancelScope() as requests:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(session.end_on_signal, terminated.set, requests)
+            await trio.testing.wait_all_tasks_blocked()
+            begun = trio.current_time()
+            os.kill(os.getpid(), signal.SIGTERM)
+            await terminated.wait()
+            await trio.sleep_forever()  # A request that waits for a lake that is gone.
+    assert requests.cancelled_caught
+    assert trio.current_time() - begun == pytest.approx(control.DRAIN_S, abs=1)
+    session.check_end()
