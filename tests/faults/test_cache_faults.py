@@ -15,7 +15,13 @@ import trio
 from tests.caching import MIB, Request, Rig, noise, rig
 from tierfs.cache import reader as reader_module
 from tierfs.cache.store import Store
-from tierfs.errors import IntegrityError, LakeProtocolError, LakeUnavailable, StaleVersion
+from tierfs.errors import (
+    IndexDamaged,
+    IntegrityError,
+    LakeProtocolError,
+    LakeUnavailable,
+    StaleVersion,
+)
 from tierfs.index.cache import CacheBatch, CacheIndex
 from tierfs.lake.faulty import CallKind, Fault, FaultKind, FaultyLake
 from tierfs.lake.protocol import ChecksumKind, Version
@@ -435,3 +441,65 @@ async def test_a_request_that_stalls_does_not_stop_other_reads(tmp_path: Path) -
             await r.read(16)
         assert scope.cancelled_caught
         assert await r.read(17) == noise(1000, 17)
+
+
+def broken(*_: Any) -> Any:
+    raise IndexDamaged("use an index", "cache", "it is damaged")
+
+
+async def test_an_index_that_fails_at_eviction_is_streamed_past(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with rig(tmp_path, cache_size=3 * MIB) as r:
+        for ino in (16, 17):
+            r.put(ino, noise(2 * MIB, ino))
+        assert await r.read(16) == noise(2 * MIB, 16)
+        await r.settle()
+        monkeypatch.setattr(r.front._policy, "choose_victims", broken)
+        assert await r.read(17) == noise(2 * MIB, 17)
+        assert "choose what to evict" in r.front.stats()["streaming_reason"]
+
+
+async def test_an_index_that_fails_when_a_stale_copy_goes_does_not_end_the_front(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with rig(tmp_path) as r:
+        for ino in (16, 17):
+            r.put(ino, noise(MIB, ino))
+        assert await r.read(16) == noise(MIB, 16)
+        await r.settle()
+        fh = await r.open(16)
+        await r.front.invalidate(16)
+        with monkeypatch.context() as patch:
+            patch.setattr(CacheIndex, "file", broken)
+            await r.front.release(fh)
+            await r.settle()
+        assert await r.read(17) == noise(MIB, 17)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM])
+async def test_want_of_descriptors_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    data = noise(MIB)
+
+    async def fail(*_: Any) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    async with rig(tmp_path) as r:
+        r.put(16, data)
+        assert await r.read(16) == data
+        await r.settle()
+        r.front._hot.forget(16)
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "read_now", lambda *_: None)
+            patch.setattr(Store, "read", fail)
+            assert await r.read(16) == data
+        await r.settle()
+        stats = r.front.stats()
+        assert stats["bad_blocks"] == 0
+        assert stats["cached_bytes"] == MIB
+        r.front._hot.forget(16)
+        r.lake.requests.clear()
+        assert await r.read(16) == data
+        assert r.lake.requests == []

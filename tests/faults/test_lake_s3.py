@@ -271,11 +271,11 @@ async def test_a_stalled_body_is_given_up_and_asked_for_again(way: str) -> None:
         body=lambda b: b[:5], length=20 if not way.startswith("whole") else len(BODY), then="stall"
     )
     with raw_server(Script(stalled)) as server:
-        async with lake_at(server, request_timeout=3.0) as lake:
-            lake_started = trio.current_time()
+        # A stall is a third of this: 2 s, which a loaded machine does not reach by itself.
+        async with lake_at(server, request_timeout=6.0) as lake:
             assert await read(lake, way) == BODY[10:]
-            assert trio.current_time() - lake_started < 3.0
-        assert server.connections == 2, "the stalled connection is not used again"
+            assert lake.counters.retries >= 1
+        assert server.connections >= 2, "the stalled connection is not used again"
 
 
 @each_way

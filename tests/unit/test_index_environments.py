@@ -234,6 +234,24 @@ async def test_a_full_disk_is_called_so(env: Environment, monkeypatch: pytest.Mo
     await env.write(putting(env, b"k"))
 
 
+async def test_a_disk_that_is_gone_does_not_end_the_writing_thread(
+    env: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_: Path) -> None:
+        raise OSError("Transport endpoint is not connected")
+
+    monkeypatch.setattr("shutil.disk_usage", gone)
+
+    def fail(_: Transaction) -> None:
+        raise lmdb.Error("Input/output error")
+
+    with trio.fail_after(5):
+        with pytest.raises(CacheError, match="Input/output error"):
+            await env.write(fail)
+        await env.write(putting(env, b"after"))
+    assert get(env, b"after") == b"v"
+
+
 def test_a_foreign_lake_is_refused_and_left_alone(tmp_path: Path) -> None:
     make(tmp_path / "names").close()
     with pytest.raises(ForeignIndex, match="s3://bucket/prefix"):

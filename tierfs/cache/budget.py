@@ -5,8 +5,7 @@ cache disk or dropped. Rules:
 
 - DEMAND goes before READ_AHEAD, READ_AHEAD before WARM_UP; first come, first served within each.
 - READ_AHEAD and WARM_UP may fill a share of the budget only, and make up a share of the requests,
-so
-  that demand finds room and connections.
+  so that demand finds room and connections.
 - Nothing overtakes a waiting ticket of a higher priority, even if it would fit.
 - A ticket larger than the budget is let through when it is alone. The budget is never an error.
 """

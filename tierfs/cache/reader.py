@@ -1,13 +1,12 @@
-"""The verified read: bytes of an object from NVMe if they are there and right, from the lake
-otherwise.
+"""The verified read: bytes of an object from NVMe if they are there and right, else from the lake.
 
 One read, by the functions it goes through::
 
-    now()            every block hot, or present and in the page cache: verified and answered at
-    once read()           otherwise: flights for what is missing, all at once, then
-      _from_file()     a present block, however long the disk takes, verified
-      Flight.bytes()   a missing one, when the lake has answered
-    damaged()        a block that does not match, is short or cannot be read: dropped, fetched again
+    now()             every block hot, or in the page cache: verified and answered at once
+    read()            otherwise: flights for what is missing, all at once, then
+      _from_file()    a present block, however long the disk takes, verified
+      Flight.bytes()  a missing one, when the lake has answered
+    damaged()         a block that is wrong, short or cannot be read: dropped, fetched again
 """
 
 from __future__ import annotations
@@ -35,6 +34,10 @@ PART_BYTES = 8 << 20
 DENSE_SHARE = 0.25
 #: Blocks watched for that, in one object.
 MAX_WATCHED = 1024
+
+#: What keeps a block from being read and says nothing about it: a disk that hangs, and want of
+#: descriptors or memory here.
+_NOT_THE_BLOCKS = frozenset({errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 _log = logging.getLogger(__name__)
 
@@ -265,7 +268,7 @@ class Reader:
         try:
             data = await self._store.read(fd, lo, hi - lo)
         except OSError as error:
-            if error.errno == errno.ETIMEDOUT:
+            if error.errno in _NOT_THE_BLOCKS:
                 self._health.failed("read a cache file", error)
             else:
                 self.damaged(o, n, record, str(error))

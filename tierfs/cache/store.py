@@ -76,8 +76,10 @@ class Store:
 
     def _sweep(self) -> None:
         root = Path(os.fsdecode(self._root))
-        for aside in root.parent.glob(root.name + ".old-*"):
-            shutil.rmtree(aside, ignore_errors=True)
+        # What cannot be found or deleted now is left to the next start.
+        with contextlib.suppress(OSError):
+            for aside in root.parent.glob(root.name + ".old-*"):
+                shutil.rmtree(aside, ignore_errors=True)
 
     def path(self, ino: int) -> bytes:
         """Where the cache file of *ino* is, or would be."""

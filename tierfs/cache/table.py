@@ -160,9 +160,14 @@ class ObjectTable:
         is dropped. A file that cannot be unlinked stays recorded, and counted.
         """
         files: dict[int, CachedFile] = {}
-        for ino in inos:
-            if not self.in_use(ino) and (file := self._index.file(ino)) is not None:
-                files[ino] = file
+        try:
+            for ino in inos:
+                if not self.in_use(ino) and (file := self._index.file(ino)) is not None:
+                    files[ino] = file
+        except Exception as error:
+            # This may be a task of its own, whose end by an error would be that of the mount.
+            self._health.failed("look into the cache index", error)
+            return 0
         if not files:
             return 0
         done = trio.Event()

@@ -403,7 +403,14 @@ class PythonFront:
     async def _make_room(self, bytes_: int) -> int:
         freed = 0
         while freed < bytes_:
-            victims = self._policy.choose_victims(bytes_ - freed, EVICT_AT_ONCE, self._table.in_use)
+            try:
+                victims = self._policy.choose_victims(
+                    bytes_ - freed, EVICT_AT_ONCE, self._table.in_use
+                )
+            except Exception as error:
+                # The index fails: no room, so reads stream (C8).
+                self._health.failed("choose what to evict", error)
+                break
             got = await self._table.evict(victims)
             if got == 0:
                 break

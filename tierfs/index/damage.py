@@ -7,11 +7,9 @@ SIGBUS: neither can be caught. So the doubtful work is done elsewhere:
 - ``unclean`` beside the data counts ends without `count_clean_end`. At the second in a row a child
   process reads everything (`tierfs.index.scan`), and how the child fares decides.
 - A file shorter than its meta page says is verified page by page in Python, without LMDB. (The
-missing
-  pages may be free ones that were never written; then nothing is wrong.)
+  missing pages may be free ones that were never written; then nothing is wrong.)
 - ``damaged`` beside the data holds what LMDB said when it found damage in use. An environment so
-marked
-  is not used again.
+  marked is not used again.
 
 One flipped bit within a value is not seen here. What the cache serves has checksums of its own.
 """

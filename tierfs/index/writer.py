@@ -35,7 +35,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 import lmdb
 import trio
 
-from tierfs.errors import InvalidRequest
+from tierfs.errors import CacheError, InvalidRequest
 
 T = TypeVar("T")
 Transaction: TypeAlias = "lmdb.Transaction[bytes]"
@@ -184,7 +184,14 @@ class Writer:
             self._commit_group([job])
 
     def _fail(self, job: _Job, error: BaseException) -> None:
-        job.error = self._translate(error) if isinstance(error, lmdb.Error) else error
+        job.error = error
+        if isinstance(error, lmdb.Error):
+            # What goes wrong in here (a disk that is gone cannot even be asked how full it is) must
+            # not end this thread: every later caller would wait for ever.
+            try:
+                job.error = self._translate(error)
+            except Exception as another:
+                job.error = CacheError("use an index", self._name, f"{error}; {another}")
         if job.error is not error:
             job.error.__cause__ = error
 

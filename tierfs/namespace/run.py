@@ -59,8 +59,7 @@ class Run:
     def since_ns(self) -> int:
         """What was confirmed after this was confirmed since the listing began. What the earlier
         part of one that goes on put may be as old as its beginning; what was there before any other
-        may be,
-        too, if the clock did not move."""
+        may be, too, if the clock did not move."""
         return self.begun_ns - 1 if self.resumed else self.begun_ns
 
     @property
