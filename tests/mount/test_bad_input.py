@@ -41,6 +41,16 @@ def test_file_lake_that_does_not_exist(tmp_path: Path, target: Path) -> None:
     assert f"{tmp_path}/none" in line
 
 
+def test_a_lake_that_does_not_answer(tmp_path: Path, target: Path) -> None:
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "x"}
+    options = ["--endpoint", "http://127.0.0.1:1", "--request-timeout", "1s"]
+    line = refused(
+        tmp_path, "s3://bucket/data", target, "--cache", tmp_path / "c", *options, env=keys
+    )
+    assert "s3://bucket/data" in line
+    assert "check the endpoint" in line
+
+
 def test_mount_point_missing_file_or_not_empty(tmp_path: Path, lake: Path) -> None:
     url, cache = f"file://{lake}", tmp_path / "c"
     assert "mkdir" in refused(tmp_path, url, tmp_path / "none", "--cache", cache)

@@ -16,7 +16,7 @@ from tierfs.cli.checks import Level, Result
 from tierfs.cli.install import LINKS
 from tierfs.config import Config
 from tierfs.control.client import Mount
-from tierfs.errors import LakeDenied
+from tierfs.errors import LakeDenied, LakeUnavailable
 
 
 def test_kernels() -> None:
@@ -167,3 +167,8 @@ def test_the_report(
     results.append(Result(Level.FAIL, "c", "bad", "do that"))
     assert cli.main(["doctor", f"file://{tmp_path}", "--json", "--cache", "/nvme/c"]) == 1
     assert json.loads(capsys.readouterr().out)[2]["level"] == "fail"
+
+
+def test_a_failed_check_shows_keys_as_text() -> None:
+    result = checks.failed("lake", LakeUnavailable("list", b"data/\n", "no answer"))
+    assert (result.message, result.remedy) == ("list: data/\\n", "no answer")

@@ -121,6 +121,10 @@ def test_the_cache(tmp_path: Path, mounted: list[Mount], monkeypatch: pytest.Mon
     mounted.append(Mount(tmp_path / "a", "s3://b", "fuse.tierfs", 0))
     with pytest.raises(CacheError, match=r"on a fuse\.tierfs file system.*local disk"):
         preflight.check_cache(tmp_path / "a" / "b")
+    # Said before anything is made there: a lake's own refusal (EROFS) would hide the reason.
+    with pytest.raises(CacheError, match=r"on a fuse\.tierfs file system"):
+        preflight.check_cache(tmp_path / "a" / "new")
+    assert not (tmp_path / "a" / "new").exists()
     mounted[:] = [Mount(tmp_path, "server:/x", "nfs4", 0)]
     with pytest.raises(CacheError, match="on a nfs4 file system"):
         preflight.check_cache(tmp_path / "a" / "b")

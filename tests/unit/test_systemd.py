@@ -125,6 +125,16 @@ def test_install_leaves_foreign_files_alone(
     assert os.listdir(foreign.parent) == ["mount.tierfs"]
 
 
+def test_install_where_nothing_can_be_made(
+    tmp_path: Path, scripts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert cli.main(["install", "--prefix", str(tmp_path / "file")]) == 1
+    message = capsys.readouterr().err
+    assert "--prefix" in message
+    assert len(message.splitlines()) == 1
+
+
 def test_install_without_scripts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "argv", [str(tmp_path / "tierfs")])
     monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))

@@ -23,7 +23,7 @@ from tierfs.cli.preflight import (
     user_allow_other,
 )
 from tierfs.control.client import FILE_SYSTEM_TYPE
-from tierfs.errors import TierfsError
+from tierfs.errors import TierfsError, show
 from tierfs.units import human_size
 
 #: FUSE_MAX_PAGES, without which a request is 128 KiB at most, came with 4.20.
@@ -57,7 +57,7 @@ class Result:
 
 def failed(name: str, error: TierfsError) -> Result:
     """An error of ours as a failed check."""
-    subject = f": {error.subject!s}" if error.subject else ""
+    subject = f": {show(error.subject)}" if error.subject else ""
     return Result(Level.FAIL, name, f"{error.op}{subject}", error.hint)
 
 

@@ -96,8 +96,14 @@ def run(argv: Sequence[str]) -> int:
                 print(f"{item.path}{suffix}")
     except PermissionError as error:
         raise MountError("not permitted", str(error.filename), "run it as root") from None
-    if not arguments.uninstall:
+    except OSError as error:
+        hint = "give another root with --prefix, or make that place writable"
+        raise MountError(
+            f"cannot be changed: {error.strerror}", str(error.filename), hint
+        ) from None
+    if not arguments.uninstall and arguments.prefix.resolve() == Path("/"):
         print("next: systemctl daemon-reload; systemd-tmpfiles --create tierfs.conf")
+        print("then: cp /etc/tierfs/lake.toml.example /etc/tierfs/lake.toml, and edit it")
     return 0
 
 

@@ -134,6 +134,10 @@ def _check_key(path: Path) -> None:
 
 def check_cache(cache: Path) -> None:
     """The cache root can be made and written, and lies on a local file system that is not FUSE."""
+    on = mount_of(cache)
+    if on is not None and on.type.split(".")[0] in ("fuse", "fuseblk", "nfs", "nfs4", "cifs"):
+        hint = "the cache must be on a local disk, best NVMe: --cache /nvme/tierfs"
+        raise CacheError(f"the cache is on a {on.type} file system", str(cache), hint)
     try:
         cache.mkdir(mode=0o750, parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
@@ -144,10 +148,6 @@ def check_cache(cache: Path) -> None:
         raise CacheError(
             f"the cache cannot be created: {error.strerror}", str(cache), hint
         ) from None
-    on = mount_of(cache)
-    if on is not None and on.type.split(".")[0] in ("fuse", "fuseblk", "nfs", "nfs4", "cifs"):
-        hint = "the cache must be on a local disk, best NVMe: --cache /nvme/tierfs"
-        raise CacheError(f"the cache is on a {on.type} file system", str(cache), hint)
     try:
         with tempfile.TemporaryFile(dir=cache) as probe:
             probe.write(b"tierfs")

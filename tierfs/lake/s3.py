@@ -30,6 +30,7 @@ from tierfs.errors import (
     LakeDenied,
     LakeMissing,
     LakeProtocolError,
+    LakeUnavailable,
     NotFound,
 )
 from tierfs.lake.limiter import AdaptiveLimiter
@@ -349,7 +350,12 @@ class S3Lake:
 
     async def check(self, *, allow_empty: bool = False) -> None:
         """See `Lake.check`: one LIST, and a GET of one byte of the first object it shows."""
-        page = await self.list_page(b"", max_keys=2, recursive=True)
+        try:
+            page = await self.list_page(b"", max_keys=2, recursive=True)
+        except LakeUnavailable as error:
+            remedy = "check the endpoint, DNS, proxies (HTTPS_PROXY) and the firewall"
+            hint = f"{error.op}: {error.hint}; {remedy}"
+            raise LakeUnavailable("the lake gives no answer", str(self.identity), hint) from None
         if not page.objects:
             if allow_empty or not self._root:
                 return
