@@ -147,6 +147,31 @@ def rclone_binary() -> str | None:
     return shutil.which("rclone") or shutil.which("rclone", path=str(Path.home() / "go/bin"))
 
 
+@contextmanager
+def contenders(work: Path, lake: Path) -> Iterator[list[Subject]]:
+    """The lake's own directory, tierfs, and rclone if it is there: all over the same files."""
+    subjects: list[Subject] = [Subject(lake)]
+    try:
+        subjects.append(Tierfs(work, f"file://{lake}", "--cache-size", "4G"))
+        binary = rclone_binary()
+        if binary:
+            subjects.append(Rclone(work, lake, binary))
+        yield subjects
+    finally:
+        for subject in subjects:
+            subject.stop()
+
+
+def against(
+    bar: str, rates: dict[str, list[float]], peer: str, times: float, form: str = "{:.2f}"
+) -> list[Result]:
+    """The row that compares tierfs with *peer*, round by round; none where *peer* did not run."""
+    if peer not in rates:
+        return []
+    ratios = [ours / theirs for ours, theirs in zip(rates["tierfs"], rates[peer], strict=True)]
+    return [Result(bar, f"{spread(ratios, form)} x {peer}", median(ratios) >= times)]
+
+
 def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():

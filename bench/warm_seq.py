@@ -13,14 +13,11 @@ from pathlib import Path
 
 from bench.harness import (
     MIB,
-    Rclone,
     Result,
-    Subject,
-    Tierfs,
+    against,
+    contenders,
     cpu_s,
     drop_caches,
-    median,
-    rclone_binary,
     spread,
     workspace,
 )
@@ -50,20 +47,13 @@ def run() -> list[Result]:
         with open(lake / "big", "wb") as out:
             for n in range(SIZE // MIB):
                 out.write(n.to_bytes(8, "big") + piece[8:])
-        subjects: list[Subject] = [
-            Subject(lake),
-            Tierfs(work, f"file://{lake}", "--cache-size", "4G"),
-        ]
-        binary = rclone_binary()
-        if binary:
-            subjects.append(Rclone(work, lake, binary))
-        rates: dict[str, list[float]] = {s.name: [] for s in subjects}
-        try:
+        cpu = 0.0
+        with contenders(work, lake) as subjects:
+            rates: dict[str, list[float]] = {subject.name: [] for subject in subjects}
             for subject in subjects[1:]:
                 read_seq(subject.directory / "big")  # fills the cache
             time.sleep(2)
             daemon = subjects[1].pids()
-            cpu = 0.0
             for _ in range(ROUNDS):
                 for subject in subjects:
                     drop_caches()
@@ -71,27 +61,7 @@ def run() -> list[Result]:
                     rates[subject.name].append(read_seq(subject.directory / "big"))
                     if subject.name == "tierfs":
                         cpu += cpu_s(daemon) - before
-        finally:
-            for subject in subjects[1:]:
-                subject.stop()
-    ratios = [t / base for t, base in zip(rates["tierfs"], rates["local"], strict=True)]
-    details = {name: spread(values) for name, values in rates.items()}
-    details["daemon CPU s/GiB"] = f"{cpu / ROUNDS:.2f}"
-    rows = [
-        Result(
-            "warm sequential read >= 0.3 of local",
-            f"{spread(ratios, '{:.2f}')} of local, {median(rates['tierfs']):.0f} MB/s",
-            median(ratios) >= 0.3,
-            details,
-        )
-    ]
-    if "rclone" in rates:
-        against = [t / r for t, r in zip(rates["tierfs"], rates["rclone"], strict=True)]
-        rows.append(
-            Result(
-                "warm sequential read >= rclone",
-                f"{spread(against, '{:.2f}')} of rclone",
-                median(against) >= 1,
-            )
-        )
-    return rows
+    (row,) = against("warm sequential read >= 0.3 of local", rates, "local", 0.3)
+    row.details = {f"{name} MB/s": spread(values) for name, values in rates.items()}
+    row.details["daemon CPU s/GiB"] = f"{cpu / ROUNDS:.2f}"
+    return [row, *against("warm sequential read >= rclone", rates, "rclone", 1)]
