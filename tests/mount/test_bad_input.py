@@ -25,7 +25,7 @@ def refused(tmp_path: Path, *arguments: str | Path, env: dict[str, str] | None =
     assert len(lines) == 1, result.stderr
     assert "Traceback" not in result.stderr
     with open("/proc/self/mounts") as table:
-        assert str(tmp_path) not in table.read()
+        assert not [x for x in table if x.split()[1].startswith(f"{tmp_path}/") and "tierfs" in x]
     return lines[0]
 
 
@@ -158,3 +158,24 @@ def _mount_without_fusermount3(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "fusermount3" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_no_fuse_device(tmp_path: Path, lake: Path) -> None:
+    in_child(lambda: _mount_without_device(tmp_path))
+
+
+def _mount_without_device(tmp_path: Path) -> None:
+    """In a mount namespace of its own, whose /dev has no fuse."""
+    world = enter_user_world(tmp_path)
+    device = Path("/dev/fuse")
+    subprocess.run(["umount", "-l", device], check=True)  # the bind mount of this namespace
+    empty = world / "dev"
+    empty.mkdir()
+    for name in ("null", "urandom"):
+        (empty / name).touch()
+        subprocess.run(["mount", "--bind", f"/dev/{name}", empty / name], check=True)
+    subprocess.run(["mount", "--rbind", empty, "/dev"], check=True)
+    (world / "mnt").mkdir()
+    line = refused(world, f"file://{world}/lake", world / "mnt", "--cache", world / "cache")
+    assert "/dev/fuse" in line
+    assert "modprobe" in line or "--device" in line

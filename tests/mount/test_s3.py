@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.mount.mounting import Mount, tierfs, wait_until
+from tests.raw_server import Reply, raw_server
 from tests.servers import TEST_CREDENTIALS, shared_moto_server
 
 MIB = 1 << 20
@@ -160,4 +161,27 @@ def test_each_wrong_lake_is_one_line_with_its_remedy(
     assert len(lines) == 1, result.stderr
     for word in words:
         assert word in lines[0]
+    assert not os.path.ismount(target)
+
+
+def test_expired_credentials_are_one_line_with_their_remedy(tmp_path: Path) -> None:
+    body = b"<Error><Code>ExpiredToken</Code><Message>The token has expired.</Message></Error>"
+    target = tmp_path / "mnt"
+    target.mkdir()
+    with raw_server(lambda _: Reply(400, {"Content-Type": "application/xml"}, body)) as server:
+        result = tierfs(
+            "mount",
+            "s3://bucket",
+            target,
+            "--cache",
+            tmp_path / "cache",
+            "--runtime-dir",
+            tmp_path / "run",
+            "--endpoint",
+            server.endpoint,
+            env={**TEST_CREDENTIALS, "AWS_SESSION_TOKEN": "old"},
+        )
+    assert result.returncode != 0
+    (line,) = [line for line in result.stderr.splitlines() if line]
+    assert "expired" in line
     assert not os.path.ismount(target)
