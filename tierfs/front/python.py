@@ -28,8 +28,9 @@ from tierfs.cache.store import DISK_THREADS, Store
 from tierfs.cache.table import ObjectTable
 from tierfs.clock import Clock, SystemClock
 from tierfs.errors import CacheFull, InvalidRequest, TierfsError, show
-from tierfs.front.port import Access, AccessListener, FileState
-from tierfs.index.cache import CacheBatch, CacheIndex
+from tierfs.front.accesses import AccessLog
+from tierfs.front.port import AccessListener, FileState
+from tierfs.index.cache import CacheIndex
 from tierfs.index.records import BLOCK_SIZE, ObjectRef
 from tierfs.lake.protocol import Lake
 from tierfs.readahead.policy import EvictionPolicy, SampledLru
@@ -40,9 +41,6 @@ HOT_BYTES = 32 << 20
 HOT_SHARE = 8
 #: Parts of one object that a fetch keeps in flight: at 90 MB/s each, four fill the standard link.
 FETCH_WIDTH = 4
-#: Accesses are reported, and last uses written to the index, this often, or when so many have come.
-REPORT_INTERVAL_S = 5.0
-REPORT_AT = 4096
 #: Victims chosen in one go: choosing takes the loop's thread for some 50 us each.
 EVICT_AT_ONCE = 64
 #: How many records one step of `evict_all` looks at.
@@ -87,8 +85,7 @@ class PythonFront:
         self._clock = clock or SystemClock()
         self._path_of = path_of
         self._policy = policy or SampledLru(index, self._clock)
-        self._on_accesses = on_accesses
-        self._accesses: deque[Access] = deque()
+        self._accesses = AccessLog(index, self._policy, on_accesses)
         self._handles: dict[int, _Handle] = {}
         self._next_fh = 1
         self._nursery: trio.Nursery | None = None
@@ -154,7 +151,7 @@ class PythonFront:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 nursery.start_soon(self._table.recorder.run)
-                nursery.start_soon(self._report_often)
+                nursery.start_soon(self._accesses.run)
                 nursery.start_soon(self._store.sweep)
                 nursery.start_soon(self._store.patience.run)
                 task_status.started()
@@ -168,7 +165,7 @@ class PythonFront:
             self._nursery.cancel_scope.cancel()
             await self._ended.wait()
         await self._table.recorder.drain()
-        self._report()
+        self._accesses.report()
         self._handles.clear()
         self._table.close()
         self._store.close()
@@ -377,28 +374,7 @@ class PythonFront:
     def _begin_access(self, o: CachedObject) -> None:
         now_ns = self._clock.now_ns()
         o.last_used_s = now_ns // 1_000_000_000
-        self._policy.accessed(o.ino)
-        self._accesses.append(Access(o.ino, now_ns))
-        if len(self._accesses) >= REPORT_AT:
-            self._report()
-
-    async def _report_often(self) -> None:
-        while True:
-            await trio.sleep(REPORT_INTERVAL_S)
-            self._report()
-
-    def _report(self) -> None:
-        """Tell the listener of accesses, and the index of last uses."""
-        accesses = list(self._accesses)
-        self._accesses.clear()
-        if accesses and self._on_accesses is not None:
-            self._on_accesses(accesses)
-        used = self._policy.drain()
-        if used:
-            batch = CacheBatch()
-            for ino, last_used_s in used.items():
-                batch.touch(ino, last_used_s)
-            self._index.commit_soon(batch)
+        self._accesses.add(o.ino, now_ns)
 
     async def _make_room(self, bytes_: int) -> int:
         freed = 0

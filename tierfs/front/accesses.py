@@ -1,0 +1,54 @@
+"""Accesses on their way from the front to whoever decides: in batches, so that none costs much.
+
+An access is an open run of a file. The listener (a planner) hears of each; the index hears when
+each file was last used, which is all that eviction needs over a restart.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from tierfs.front.port import Access, AccessListener
+from tierfs.index.cache import CacheBatch, CacheIndex
+from tierfs.readahead.policy import EvictionPolicy
+
+#: Accesses are reported, and last uses written to the index, this often, or when so many have come.
+REPORT_INTERVAL_S = 5.0
+REPORT_AT = 4096
+
+
+class AccessLog:
+    """What was accessed since the last report. Bounded by `REPORT_AT`."""
+
+    def __init__(
+        self, index: CacheIndex, policy: EvictionPolicy, listener: AccessListener | None
+    ) -> None:
+        self._index = index
+        self._policy = policy
+        self._listener = listener
+        self._accesses: list[Access] = []
+
+    def add(self, ino: int, at_ns: int) -> None:
+        """An access of *ino* begins, at *at_ns* since the Unix epoch. Does not wait."""
+        self._policy.accessed(ino)
+        self._accesses.append(Access(ino, at_ns))
+        if len(self._accesses) >= REPORT_AT:
+            self.report()
+
+    def report(self) -> None:
+        """Tell the listener of accesses, and the index of last uses. Does not wait."""
+        accesses, self._accesses = self._accesses, []
+        if accesses and self._listener is not None:
+            self._listener(accesses)
+        used = self._policy.drain()
+        if used:
+            batch = CacheBatch()
+            for ino, last_used_s in used.items():
+                batch.touch(ino, last_used_s)
+            self._index.commit_soon(batch)
+
+    async def run(self) -> None:
+        """Report every `REPORT_INTERVAL_S`, until cancelled."""
+        while True:
+            await trio.sleep(REPORT_INTERVAL_S)
+            self.report()
