@@ -89,6 +89,7 @@ class Mount:
         self.device = made.device
         self._id = made.mount_id
         self._abort_fd = _open_abort(made.device)
+        self._root_fd = _open_root(spec.mountpoint)
 
     def _entry(self) -> mountinfo.MountEntry | None:
         """Our row, wherever it is by now (a parent can have been renamed); no bind mount of it."""
@@ -105,6 +106,24 @@ class Mount:
         if self.fuse_fd >= 0:
             os.close(self.fuse_fd)
             self.fuse_fd = -1
+        self._close_root()
+
+    def _close_root(self) -> None:
+        if self._root_fd >= 0:
+            os.close(self._root_fd)
+            self._root_fd = -1
+
+    def start_probe(self) -> int:
+        """Start asking for an answer (`start_probe`); the child's pid.
+
+        Through a descriptor of the root rather than by its path: on an automount whoever is not in
+        systemd's process group waits at the path until the mount command has ended, and that
+        command waits for this answer. The descriptor keeps the mount busy, so it goes with the
+        child.
+        """
+        pid = start_probe(self.spec.mountpoint if self._root_fd < 0 else self._root_fd)
+        self._close_root()
+        return pid
 
     def abort(self) -> None:
         """Cut the connection even if some process still holds ``/dev/fuse``; best effort, once.
@@ -122,7 +141,7 @@ class Mount:
     @property
     def descriptors(self) -> tuple[int, ...]:
         """What a process that goes on with this mount must keep open."""
-        return tuple(fd for fd in (self.fuse_fd, self._abort_fd) if fd >= 0)
+        return tuple(fd for fd in (self.fuse_fd, self._abort_fd, self._root_fd) if fd >= 0)
 
     def unmount(self, *, lazily: bool) -> bool:
         """Take the mount out of the mount table; True if it is not there any more.
@@ -158,6 +177,14 @@ def _open_abort(device: str) -> int:
         return -1  # fusectl is not mounted, or not ours to use: closing /dev/fuse has to do.
 
 
+def _open_root(mountpoint: bytes) -> int:
+    """A descriptor of the mount's root that asks the file system nothing, or -1."""
+    try:
+        return os.open(mountpoint, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+
+
 def unmount(mountpoint: bytes, *, lazily: bool) -> bool:
     """umount2(2), or ``fusermount3 -u`` for a user. False if busy or not allowed."""
     if os.geteuid() == 0:
@@ -175,8 +202,9 @@ def unmount(mountpoint: bytes, *, lazily: bool) -> bool:
     return False
 
 
-def start_probe(mountpoint: bytes) -> int:
-    """Start a child that asks *mountpoint* for an answer; its pid. It exits with 0 or the errno.
+def start_probe(target: bytes | int) -> int:
+    """Start a child that asks *target* (a mount point, or a descriptor of its root) for an answer;
+    its pid. It exits with 0 or the errno.
 
     It asks by statvfs(3), which the kernel always passes on: stat(2) on a dead mount succeeds as
     long as the attributes of its root are cached. The child holds no ``/dev/fuse``, so that it
@@ -188,8 +216,8 @@ def start_probe(mountpoint: bytes) -> int:
     try:
         signal.set_wakeup_fd(-1)
         die_with_parent()
-        close_all_but(())
-        os.statvfs(mountpoint)
+        close_all_but((target,) if isinstance(target, int) else ())
+        os.statvfs(target)
         os._exit(0)
     except OSError as error:
         # A daemon that says that it has no STATFS has answered.

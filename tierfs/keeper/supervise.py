@@ -37,7 +37,7 @@ from collections.abc import Callable, Sequence
 from tierfs.errors import MountError, TierfsError
 from tierfs.keeper.child import CONTROL_ARGV, Child, parse_error
 from tierfs.keeper.log import Log
-from tierfs.keeper.mounting import Mount, make_mount, start_probe
+from tierfs.keeper.mounting import Mount, make_mount
 from tierfs.keeper.notify import Notifier
 from tierfs.keeper.runtime import Runtime
 from tierfs.keeper.signals import SignalPipe
@@ -214,7 +214,7 @@ class Supervisor:
         if line == "ready" and self._state is State.STARTING:
             self._state = State.ANSWERING
             self._after("answer", self._timing.answer_s)
-            self._probe_pid = start_probe(self._mount.spec.mountpoint)
+            self._probe_pid = self._mount.start_probe()
 
     def _reap_probes(self) -> None:
         self._doomed = [pid for pid in self._doomed if not os.waitpid(pid, os.WNOHANG)[0]]
