@@ -3,6 +3,7 @@ rig."""
 
 from __future__ import annotations
 
+import abc
 import contextlib
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,12 @@ from tierfs.errors import CacheFull, InvalidRequest, StaleVersion
 SMALL = 110_000
 
 
-class FrontConformance:
+class FrontConformance(abc.ABC):
     """The port and the handles of a front, over a `tests.caching.WatchedLake`."""
 
+    @abc.abstractmethod
     def rig(self, directory: Path, **options: Any) -> contextlib.AbstractAsyncContextManager[Rig]:
         """A started front; *options* as those of `PythonFront`."""
-        raise NotImplementedError
 
     async def test_reads_are_short_only_at_the_end(self, tmp_path: Path) -> None:
         data = noise(3 * MIB + 5)

@@ -21,10 +21,10 @@ import pytest
 
 from tests.mount.mounting import detach, wait_until
 from tests.mount.worlds import enter_user_world, in_child
-from tierfs import keeper
+from tierfs import keeper, mountinfo
 from tierfs.config import Config
 from tierfs.errors import MountError
-from tierfs.keeper import mountinfo, mounting
+from tierfs.keeper import mounting, mountpoint
 
 FAKE = Path(__file__).with_name("fake_control.py")
 QUICK = keeper.Timing(
@@ -321,7 +321,7 @@ def test_second_keeper_is_refused(kept: Kept, capfd: pytest.CaptureFixture[str])
 def test_foreign_file_system_on_the_mount_point_is_refused(kept: Kept) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "none", kept.directory], check=True)
     with pytest.raises(MountError, match="tmpfs"):
-        mounting.clear_mountpoint(bytes(kept.directory))
+        mountpoint.clear_mountpoint(bytes(kept.directory))
     assert kept.mounted()
 
 
@@ -330,9 +330,9 @@ def test_mount_that_does_not_answer_is_refused(kept: Kept) -> None:
     spec = mounting.MountSpec("s3://b", bytes(kept.directory), allow_other=False)
     mount = mounting.make_mount(spec)
     with pytest.raises(MountError, match="does not answer"):
-        mounting.clear_mountpoint(spec.mountpoint, probe_s=0.2)
+        mountpoint.clear_mountpoint(spec.mountpoint, probe_s=0.2)
     mount.close()
-    assert mounting.clear_mountpoint(spec.mountpoint) == 1
+    assert mountpoint.clear_mountpoint(spec.mountpoint) == 1
     assert not kept.mounted()
 
 

@@ -16,7 +16,6 @@ import pytest
 
 from tierfs.cli import unmounting
 from tierfs.config import mount_id
-from tierfs.control import client
 from tierfs.control.client import Mount, call, find_mount, mount_at, mounts
 from tierfs.errors import InvalidRequest, LakeDenied, MountError
 
@@ -34,7 +33,7 @@ bad line
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "mountinfo"
     file.write_bytes(TABLE)
-    monkeypatch.setattr(client, "MOUNTINFO", file)
+    monkeypatch.setattr("tierfs.mountinfo.MOUNTINFO", file)
 
 
 @pytest.mark.usefixtures("table")

@@ -9,8 +9,8 @@ import pytest
 
 from tierfs.config import Config
 from tierfs.errors import MountError
-from tierfs.keeper import mounting
-from tierfs.keeper.mountinfo import MountEntry, parse, topmost, unescape
+from tierfs.keeper import mounting, mountpoint
+from tierfs.mountinfo import MountEntry, parse, topmost, unescape
 
 TABLE = rb"""22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
 36 22 0:41 / /mnt/a\040b rw,nosuid,nodev master:7 propagate_from:2 - fuse.tierfs s3://b/c\134d rw
@@ -64,20 +64,20 @@ def test_only_roots_mounts_are_for_everybody_by_default(
 
 def test_mount_point_must_be_an_empty_directory(tmp_path: Path) -> None:
     with pytest.raises(MountError, match=r"does not exist.*mkdir"):
-        mounting.clear_mountpoint(bytes(tmp_path / "none"))
+        mountpoint.clear_mountpoint(bytes(tmp_path / "none"))
     (tmp_path / "file").touch()
     with pytest.raises(MountError, match="not a directory"):
-        mounting.clear_mountpoint(bytes(tmp_path / "file"))
+        mountpoint.clear_mountpoint(bytes(tmp_path / "file"))
     with pytest.raises(MountError, match="not empty"):
-        mounting.clear_mountpoint(bytes(tmp_path))
-    assert mounting.clear_mountpoint(bytes(tmp_path), nonempty=True) == 0
+        mountpoint.clear_mountpoint(bytes(tmp_path))
+    assert mountpoint.clear_mountpoint(bytes(tmp_path), nonempty=True) == 0
 
 
 def test_automount_trigger_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Opening it would wait for the mount that we are about to make."""
     trigger = MountEntry(40, 22, "0:50", bytes(tmp_path / "none"), b"autofs", b"systemd-1")
-    monkeypatch.setattr("tierfs.keeper.mountinfo.mounts", lambda: [trigger])
-    assert mounting.clear_mountpoint(trigger.mountpoint) == 0
+    monkeypatch.setattr("tierfs.mountinfo.mounts", lambda: [trigger])
+    assert mountpoint.clear_mountpoint(trigger.mountpoint) == 0
 
 
 def test_missing_fuse_device_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

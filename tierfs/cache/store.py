@@ -25,6 +25,7 @@ from typing import TypeVar
 
 import trio
 
+from tierfs import mountinfo
 from tierfs.cache.blocks import Buffer, seal
 from tierfs.cache.patience import Patience
 from tierfs.cache.workers import Workers
@@ -250,11 +251,7 @@ def _is_in_memory(path: bytes) -> bool:
     device = Path(os.fsdecode(path)).stat().st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
     try:
-        lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+        table = mountinfo.mounts()
     except OSError:
         return False
-    for line in lines:
-        fields, _, rest = line.partition(" - ")
-        if fields.split()[2] == wanted:
-            return rest.split()[0] in ("tmpfs", "ramfs")
-    return False
+    return any(e.device == wanted and e.fs_type in (b"tmpfs", b"ramfs") for e in table)

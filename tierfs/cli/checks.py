@@ -22,8 +22,8 @@ from tierfs.cli.preflight import (
     mount_of,
     user_allow_other,
 )
-from tierfs.control.client import FILE_SYSTEM_TYPE
 from tierfs.errors import TierfsError, show
+from tierfs.mountinfo import MOUNT_TYPE
 from tierfs.units import human_size
 
 #: FUSE_MAX_PAGES, without which a request is 128 KiB at most, came with 4.20.
@@ -168,9 +168,9 @@ def updatedb(conf: Path = Path("/etc/updatedb.conf")) -> Result:
         return Result(Level.OK, name, "not on this machine")
     match = re.search(r'^\s*PRUNEFS\s*=\s*"([^"]*)"', text, re.MULTILINE)
     pruned = match[1].lower().split() if match else []
-    if FILE_SYSTEM_TYPE in pruned:
-        return Result(Level.OK, name, f"passes over {FILE_SYSTEM_TYPE}")
-    remedy = f"add {FILE_SYSTEM_TYPE} to PRUNEFS in {conf}"
+    if MOUNT_TYPE.decode() in pruned:
+        return Result(Level.OK, name, f"passes over {MOUNT_TYPE.decode()}")
+    remedy = f"add {MOUNT_TYPE.decode()} to PRUNEFS in {conf}"
     return Result(Level.WARN, name, "would list the whole lake every night", remedy)
 
 
@@ -186,7 +186,7 @@ def mount_helpers(sbin: Path = Path("/sbin")) -> Result:
 
 def dead_mounts(probe: Callable[..., int] | None = None) -> Iterator[Result]:
     """Every tierfs mount answers. Waits some seconds for one that hangs."""
-    from tierfs.keeper.mounting import probe as stat_by_child
+    from tierfs.keeper.mountpoint import probe as stat_by_child
 
     ask: Callable[..., int] = stat_by_child if probe is None else probe
     for mount in our_mounts():

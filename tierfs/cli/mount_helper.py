@@ -1,19 +1,17 @@
 """``mount.tierfs``: what mount(8) runs for ``mount -t tierfs`` and for fstab entries.
 
 mount(8) calls ``mount.tierfs URL DIR [-sfnv] [-N namespace] [-o options] [-t type]`` and takes 32
- for "the mount failed".
+for "the mount failed".
 """
 
 from __future__ import annotations
 
-import getopt
 import os
 import sys
 from collections.abc import Sequence
 
-from tierfs.errors import ConfigError, MountError, TierfsError
-
-EXIT_MOUNT_FAILED = 32
+from tierfs.cli.mount8 import EXIT_FAILED, parse, run_helper
+from tierfs.errors import ConfigError
 
 USAGE = """\
 usage: mount.tierfs URL DIR [-fnsv] [-o OPTIONS]
@@ -26,13 +24,7 @@ fstab:   s3://bucket/prefix /mnt/lake tierfs cache=/nvme/tierfs,_netdev,nofail 0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Mount as mount(8) asks; 0 or 32."""
-    try:
-        return _run(list(sys.argv[1:] if argv is None else argv))
-    except TierfsError as error:
-        print(f"mount.tierfs: {error}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("mount.tierfs: interrupted", file=sys.stderr)
-    return EXIT_MOUNT_FAILED
+    return run_helper("mount.tierfs", _run, argv)
 
 
 def _run(argv: list[str]) -> int:
@@ -40,10 +32,7 @@ def _run(argv: list[str]) -> int:
     from tierfs.cli.preflight import preflight
     from tierfs.config import Config
 
-    try:
-        flags, places = getopt.gnu_getopt(argv, "fnsvhVo:t:N:", ["help", "version"])
-    except getopt.GetoptError as error:
-        raise ConfigError(str(error), "", "see mount.tierfs --help") from None
+    flags, places = parse("mount.tierfs", argv, "fnsvhVo:t:N:", ["help", "version"])
     names = [name for name, _ in flags]
     if "-h" in names or "--help" in names:
         print(USAGE, end="")
@@ -53,9 +42,6 @@ def _run(argv: list[str]) -> int:
 
         print(f"mount.tierfs {__version__}")
         return 0
-    if "-N" in names:
-        hint = "enter the namespace first: nsenter --mount=FILE mount -t tierfs ..."
-        raise MountError("another mount namespace is not supported", "-N", hint)
     options = parse_mount_options(
         [value for name, value in flags if name == "-o"], sloppy="-s" in names
     )
@@ -82,7 +68,7 @@ def _run(argv: list[str]) -> int:
     from tierfs import keeper
 
     code = keeper.run(config) if config.foreground else keeper.spawn(config)
-    return EXIT_MOUNT_FAILED if code else 0
+    return EXIT_FAILED if code else 0
 
 
 def complete_environment() -> None:

@@ -6,14 +6,12 @@ the type in the mount table, so `tierfs install` links it as ``umount.fuse.tierf
 
 from __future__ import annotations
 
-import getopt
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tierfs.errors import ConfigError, MountError, TierfsError
-
-EXIT_UMOUNT_FAILED = 32
+from tierfs.cli.mount8 import parse, run_helper
+from tierfs.errors import ConfigError
 
 USAGE = """\
 usage: umount.tierfs DIR [-flnrv]
@@ -25,29 +23,17 @@ usage: umount.tierfs DIR [-flnrv]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Unmount as umount(8) asks; 0 or 32."""
-    try:
-        return _run(list(sys.argv[1:] if argv is None else argv))
-    except TierfsError as error:
-        print(f"umount.tierfs: {error}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("umount.tierfs: interrupted", file=sys.stderr)
-    return EXIT_UMOUNT_FAILED
+    return run_helper("umount.tierfs", _run, argv)
 
 
 def _run(argv: list[str]) -> int:
     from tierfs.cli.unmounting import unmount
 
-    try:
-        flags, places = getopt.gnu_getopt(argv, "nlfvrht:N:", ["help"])
-    except getopt.GetoptError as error:
-        raise ConfigError(str(error), "", "see umount.tierfs --help") from None
+    flags, places = parse("umount.tierfs", argv, "nlfvrht:N:", ["help"])
     names = [name for name, _ in flags]
     if "-h" in names or "--help" in names:
         print(USAGE, end="")
         return 0
-    if "-N" in names:
-        hint = "enter the namespace first: nsenter --mount=FILE umount DIR"
-        raise MountError("another mount namespace is not supported", "-N", hint)
     if len(places) != 1:
         raise ConfigError("usage", "umount.tierfs DIR [-flnrv]", "see --help")
     unmount(Path(places[0]), lazy="-l" in names, force="-f" in names)

@@ -15,13 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tierfs import errors
+from tierfs import errors, mountinfo
 from tierfs.config import mount_id, resolve_mountpoint, runtime_dirs
 from tierfs.errors import InvalidRequest, MountError, TierfsError
 
 PROTOCOL_VERSION = 1
-FILE_SYSTEM_TYPE = "fuse.tierfs"
-MOUNTINFO = Path("/proc/self/mountinfo")
 #: A live mount accepts at once; one that does not is hanging, and `doctor` is told so.
 CONNECT_TIMEOUT_S = 5.0
 
@@ -30,7 +28,7 @@ Progress = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One line of /proc/self/mountinfo. *owner* is the user id of whoever mounted a FUSE mount."""
+    """One row of the mount table. *owner* is the user id of whoever mounted a FUSE mount."""
 
     mountpoint: Path
     source: str
@@ -41,7 +39,7 @@ class Mount:
     @property
     def ours(self) -> bool:
         """It is a tierfs mount."""
-        return self.type == FILE_SYSTEM_TYPE
+        return self.type == os.fsdecode(mountinfo.MOUNT_TYPE)
 
     def state_dirs(self, runtime_dir: Path | None = None) -> list[Path]:
         """Where its control socket may be, most likely first."""
@@ -51,33 +49,16 @@ class Mount:
 
 def mounts() -> list[Mount]:
     """Every mount that this process sees, oldest first: later ones cover earlier ones."""
-    return list(_parse_mountinfo(MOUNTINFO.read_bytes()))
-
-
-def _parse_mountinfo(table: bytes) -> Iterator[Mount]:
-    # proc_pid_mountinfo(5): id parent dev root mountpoint options [tags] - type source super
-    for line in table.splitlines():
-        left, _, right = line.partition(b" - ")
-        before, after = left.split(b" "), right.split(b" ")
-        if len(before) < 6 or len(after) < 3:
-            continue
-        owner = 0
-        for word in after[2].split(b","):
-            if word.startswith(b"user_id="):
-                owner = int(word.removeprefix(b"user_id="))
-        yield Mount(
-            mountpoint=Path(os.fsdecode(_unescape(before[4]))),
-            source=os.fsdecode(_unescape(after[1])),
-            type=os.fsdecode(after[0]),
-            owner=owner,
-            device=before[2].decode(),
+    return [
+        Mount(
+            mountpoint=Path(os.fsdecode(entry.mountpoint)),
+            source=os.fsdecode(entry.source),
+            type=os.fsdecode(entry.fs_type),
+            owner=entry.owner,
+            device=entry.device,
         )
-
-
-def _unescape(field: bytes) -> bytes:
-    for octal, byte in ((b"\\040", b" "), (b"\\011", b"\t"), (b"\\012", b"\n"), (b"\\134", b"\\")):
-        field = field.replace(octal, byte)
-    return field
+        for entry in mountinfo.mounts()
+    ]
 
 
 def mount_at(mountpoint: Path) -> Mount | None:

@@ -3,7 +3,7 @@
 `run` keeps a mount in the foreground (a service, a container, ``--foreground``); `spawn` leaves a
 keeper in the background and returns when the mount answers. Role by role:
 
-    mounting, mountinfo   mount(2) or fusermount3, the mount table, dead mounts
+    mounting, mountpoint  mount(2) or fusermount3; what is on the directory already, dead mounts
     child                 the control plane as a process, and its reports
     supervise, timing     the loop: start, watch, restart, drain, give up
     runtime               the lock of one mount point, its log and state files
@@ -24,7 +24,8 @@ from tierfs.config import Config
 from tierfs.errors import TierfsError
 from tierfs.keeper.child import CONTROL_ARGV
 from tierfs.keeper.log import Log
-from tierfs.keeper.mounting import Mount, MountSpec, clear_mountpoint, make_mount
+from tierfs.keeper.mounting import Mount, MountSpec, make_mount
+from tierfs.keeper.mountpoint import clear_mountpoint
 from tierfs.keeper.notify import Notifier
 from tierfs.keeper.process import close_all_but, fill_standard_streams
 from tierfs.keeper.runtime import Runtime, keeper_pid, wait_until_gone

@@ -4,7 +4,7 @@ Invariants:
 
 K1. A mount is `nosuid,nodev,default_permissions`, always: what lies in a lake is nobody's program.
 K2. Nothing here waits on the mounted file system. Liveness is asked by a child process with a
-    deadline (`probe`); the rest reads the mount table.
+    deadline (`tierfs.keeper.mountpoint.probe`); the rest reads the mount table.
 K3. Only a mount of our own is ever unmounted: a dead one of type ``fuse.tierfs`` on the directory
     that we were told to use, and of a running keeper the very mount that it made.
 """
@@ -17,18 +17,16 @@ import ctypes
 import errno
 import os
 import shutil
-import signal
 import socket
 import stat
 import subprocess
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from tierfs import mountinfo
 from tierfs.config import Config, resolve_mountpoint
 from tierfs.errors import MountError
-from tierfs.keeper import mountinfo
-from tierfs.keeper.process import close_all_but, die_with_parent
+from tierfs.keeper.mountpoint import FUSERMOUNT_S, start_probe, unmount
 
 MAX_READ_BYTES = 1 << 20
 """The most that one READ request asks for: 256 pages, the kernel's ``fs.fuse.max_pages_limit``."""
@@ -37,14 +35,8 @@ READ_AHEAD_KB = 1024
 """Set on the mount's own backing device. Measured on 6.18: with the default of 128 a sequential
 read arrives in 128 KiB requests, with this in requests of `MAX_READ_BYTES`."""
 
-PROBE_S = 5.0
-"""How long a mount that is there already may take to answer before it counts as hung."""
-
 # <sys/mount.h>
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
-MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
-
-_FUSERMOUNT_S = 30.0
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -185,122 +177,6 @@ def _open_root(mountpoint: bytes) -> int:
         return -1
 
 
-def unmount(mountpoint: bytes, *, lazily: bool) -> bool:
-    """umount2(2), or ``fusermount3 -u`` for a user. False if busy or not allowed."""
-    if os.geteuid() == 0:
-        flags = UMOUNT_NOFOLLOW | (MNT_DETACH if lazily else 0)
-        return int(_libc.umount2(mountpoint, flags)) == 0
-    program = shutil.which("fusermount3")
-    if program is None:
-        return False
-    argv = [program, "-u", "-q", *(["-z"] if lazily else []), "--", os.fsdecode(mountpoint)]
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=_FUSERMOUNT_S, check=False
-        )
-        return done.returncode == 0
-    return False
-
-
-def start_probe(target: bytes | int) -> int:
-    """Start a child that asks *target* (a mount point, or a descriptor of its root) for an answer;
-    its pid. It exits with 0 or the errno.
-
-    It asks by statvfs(3), which the kernel always passes on: stat(2) on a dead mount succeeds as
-    long as the attributes of its root are cached. The child holds no ``/dev/fuse``, so that it
-    cannot keep alive what it waits for.
-    """
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        signal.set_wakeup_fd(-1)
-        die_with_parent()
-        close_all_but((target,) if isinstance(target, int) else ())
-        os.statvfs(target)
-        os._exit(0)
-    except OSError as error:
-        # A daemon that says that it has no STATFS has answered.
-        os._exit(0 if error.errno == errno.ENOSYS else error.errno or errno.EIO)
-    finally:
-        os._exit(errno.EIO)
-
-
-def probe(mountpoint: bytes, timeout_s: float = PROBE_S) -> int:
-    """0 if *mountpoint* answers, the errno if it does not, ETIMEDOUT if nothing comes in time."""
-    pid = start_probe(mountpoint)
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.01)
-    os.kill(pid, signal.SIGKILL)
-    # A request that the dead daemon had read already is not killable: do not wait for the child.
-    os.waitpid(pid, os.WNOHANG)
-    return errno.ETIMEDOUT
-
-
-def clear_mountpoint(mountpoint: bytes, *, nonempty: bool = False, probe_s: float = PROBE_S) -> int:
-    """Make sure that *mountpoint* is a directory, empty unless *nonempty*, with no live mount.
-
-    Detaches dead mounts of our own and returns how many. Waits up to *probe_s* for an answer of a
-    mount that is there.
-
-    Raises:
-        MountError: what is there is alive, foreign, hung, not a directory, or not empty.
-    """
-    stale = 0
-    while (entry := mountinfo.topmost(mountpoint)) is not None:
-        if entry.fs_type == b"autofs":
-            # Opening the directory would wait for the very mount that we are about to make.
-            return stale
-        if entry.fs_type != mountinfo.MOUNT_TYPE:
-            kind = entry.fs_type.decode("ascii", "replace")
-            raise MountError(
-                f"a {kind} file system is mounted there already",
-                mountpoint,
-                "unmount it, or choose another directory",
-            )
-        answer = probe(mountpoint, probe_s)
-        if answer == errno.ETIMEDOUT:
-            raise MountError(
-                "a tierfs mount that does not answer is there already",
-                mountpoint,
-                "detach it with 'umount -l', or kill its daemon, then mount again",
-            )
-        if answer != errno.ENOTCONN:
-            raise MountError(
-                "already mounted", mountpoint, "unmount it first: tierfs umount DIRECTORY"
-            )
-        if not unmount(mountpoint, lazily=True):
-            raise MountError(
-                "a dead tierfs mount cannot be detached", mountpoint, "run: umount -l, as root"
-            )
-        stale += 1
-    _require_directory(mountpoint, nonempty)
-    return stale
-
-
-def _require_directory(mountpoint: bytes, nonempty: bool) -> None:
-    try:
-        with os.scandir(mountpoint) as entries:
-            filled = next(entries, None) is not None
-    except FileNotFoundError:
-        hint = "create it: mkdir -p DIRECTORY"
-        raise MountError("the mount point does not exist", mountpoint, hint) from None
-    except NotADirectoryError:
-        hint = "choose a directory"
-        raise MountError("the mount point is not a directory", mountpoint, hint) from None
-    except OSError as error:
-        hint = "choose a directory that you may read"
-        op = f"the mount point cannot be read: {error.strerror}"
-        raise MountError(op, mountpoint, hint) from error
-    if filled and not nonempty:
-        hint = "its files would be hidden; choose another, or allow it with nonempty"
-        raise MountError("the mount point is not empty", mountpoint, hint)
-
-
 def make_mount(spec: MountSpec) -> Mount:
     """Mount *spec* and return the open ``/dev/fuse``; nobody answers on it yet.
 
@@ -395,7 +271,7 @@ def _mount_as_user(spec: MountSpec) -> int:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
-                timeout=_FUSERMOUNT_S,
+                timeout=FUSERMOUNT_S,
                 check=False,
             )
         except subprocess.TimeoutExpired:

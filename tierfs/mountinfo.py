@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+MOUNTINFO = Path("/proc/self/mountinfo")
 MOUNT_TYPE = b"fuse.tierfs"
 
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
@@ -25,6 +26,8 @@ class MountEntry(NamedTuple):
     mountpoint: bytes
     fs_type: bytes
     source: bytes
+    owner: int = 0
+    """The user id of whoever made it; of a FUSE mount only, 0 for others."""
 
 
 def unescape(field: bytes) -> bytes:
@@ -46,12 +49,21 @@ def parse(table: bytes) -> Iterator[MountEntry]:
             mountpoint=unescape(fields[4]),
             fs_type=tail[0],
             source=unescape(tail[1]),
+            owner=_owner(tail[2]) if len(tail) > 2 else 0,
         )
+
+
+def _owner(super_options: bytes) -> int:
+    for option in super_options.split(b","):
+        name, _, value = option.partition(b"=")
+        if name == b"user_id" and value.isdigit():
+            return int(value)
+    return 0
 
 
 def mounts() -> list[MountEntry]:
     """The mount table of this process's mount namespace."""
-    return list(parse(Path("/proc/self/mountinfo").read_bytes()))
+    return list(parse(MOUNTINFO.read_bytes()))
 
 
 def topmost(mountpoint: bytes, entries: list[MountEntry] | None = None) -> MountEntry | None:
