@@ -14,6 +14,7 @@ import trio.testing
 
 from tierfs.cache.blocks import checksum_of
 from tierfs.cache.budget import Priority
+from tierfs.cache.space import FILE_BYTES
 from tierfs.front.python import PythonFront
 from tierfs.index.index import open_index
 from tierfs.index.records import BLOCK_SIZE, ObjectRef
@@ -134,6 +135,16 @@ class Rig:
                 await trio.testing.wait_all_tasks_blocked()
                 if not front._table._leaving:
                     return
+
+    def account_is_right(self) -> bool:
+        """Whether what is counted as used is what the index knows of."""
+        stats = self.front.stats()
+        counted: int = stats["cached_bytes"] + FILE_BYTES * stats["cached_files"]
+        return bool(stats["used_bytes"] == counted)
+
+    def bytes_on_disk(self, ino: int) -> int:
+        """What ``du`` says of the cached copy of *ino*; blocks of the file system, in bytes."""
+        return self.cache_file(ino).stat().st_blocks * 512
 
     def cache_file(self, ino: int) -> Path:
         """Where the cached copy of *ino* lies."""

@@ -13,6 +13,7 @@ import pytest
 from tests.caching import MIB, Rig, noise
 from tierfs.cache.budget import Priority
 from tierfs.errors import CacheFull, InvalidRequest, StaleVersion
+from tierfs.index.records import EXTENT_SIZE
 
 SMALL = 110_000
 
@@ -131,6 +132,83 @@ class FrontConformance(abc.ABC):
             await r.front.release(fh)
             await r.settle()
             assert r.front.stats()["cached_files"] == 0
+
+    async def test_extents_leave_an_incomplete_file_and_the_rest_stays(
+        self, tmp_path: Path
+    ) -> None:
+        data = noise(40 * MIB + 5)
+        async with self.rig(tmp_path) as r:
+            r.put(16, data)
+            await r.fetch(16, (3 * MIB, 33 * MIB))
+            await r.settle()
+            extents = [(0, EXTENT_SIZE), (2 * EXTENT_SIZE, 3 * EXTENT_SIZE)]
+            assert await r.front.evict(16, extents) == 13 * MIB
+            assert await r.front.evict(16, extents) == 0
+            assert r.front.file_state(16).cached_bytes == 17 * MIB
+            assert r.front.stats()["cached_bytes"] == 17 * MIB
+            assert 17 * MIB <= r.bytes_on_disk(16) <= r.front.stats()["used_bytes"]
+            r.lake.requests.clear()
+            for lo, hi in ((8 * MIB, 16 * MIB), (24 * MIB, 33 * MIB)):
+                assert await r.read(16, lo, hi - lo) == data[lo:hi]
+            assert r.lake.requests == []
+            assert await r.read(16) == data
+            await r.settle()
+            assert r.front.file_state(16).complete
+            stats = r.front.stats()
+            assert stats["evicted_files"] == stats["bad_blocks"] == 0
+            assert stats["evicted_extents"] == 2
+            assert stats["evicted_bytes"] == 13 * MIB
+
+    async def test_extents_never_leave_a_whole_file(self, tmp_path: Path) -> None:
+        data = noise(20 * MIB)
+        async with self.rig(tmp_path) as r:
+            r.put(16, data)
+            await r.fetch(16)
+            await r.settle()
+            assert await r.front.evict(16, [(0, EXTENT_SIZE)]) == 0
+            assert r.front.file_state(16).complete
+            assert r.cache_file(16).read_bytes() == data
+
+    async def test_extents_never_leave_a_file_in_use(self, tmp_path: Path) -> None:
+        async with self.rig(tmp_path) as r:
+            r.put(16, noise(40 * MIB))
+            await r.fetch(16, (0, 20 * MIB))
+            fh = await r.open(16)
+            await r.settle()
+            assert await r.front.evict(16, [(0, EXTENT_SIZE)]) == 0
+            await r.front.release(fh)
+            r.front.pin(16)
+            assert await r.front.evict(16, [(0, EXTENT_SIZE)]) == 0
+            r.front.unpin(16)
+            await r.settle()
+            assert r.front.file_state(16).cached_bytes == 20 * MIB
+
+    async def test_a_file_of_which_nothing_would_stay_goes_whole(self, tmp_path: Path) -> None:
+        async with self.rig(tmp_path) as r:
+            r.put(16, noise(40 * MIB))
+            await r.fetch(16, (9 * MIB, 12 * MIB))
+            await r.settle()
+            assert await r.front.evict(16, [(EXTENT_SIZE, 2 * EXTENT_SIZE)]) > 3 * MIB
+            assert not r.cache_file(16).exists()
+            assert r.front.stats()["evicted_files"] == 1
+            assert r.front.stats()["used_bytes"] == 0
+
+    async def test_room_costs_an_incomplete_file_no_more_than_is_needed(
+        self, tmp_path: Path
+    ) -> None:
+        data = noise(60 * MIB)
+        async with self.rig(tmp_path, cache_size=50 * MIB) as r:
+            r.put(16, data)
+            r.put(17, noise(12 * MIB))
+            await r.fetch(16, (0, 40 * MIB))
+            await r.settle()
+            await r.fetch(17)
+            await r.settle()
+            assert r.front.file_state(16).cached_bytes == 32 * MIB
+            assert r.front.stats()["used_bytes"] <= 50 * MIB
+            r.lake.requests.clear()
+            assert await r.read(16, 8 * MIB, 32 * MIB) == data[8 * MIB : 40 * MIB]
+            assert r.lake.requests == []
 
     async def test_evict_all_leaves_pinned_and_open_files(self, tmp_path: Path) -> None:
         async with self.rig(tmp_path) as r:

@@ -72,6 +72,12 @@ METRICS: tuple[Metric, ...] = (
         "cache.bad_blocks",
         "Cached blocks that failed verification and were fetched again.",
     ),
+    Metric(
+        "tierfs_cache_evicted_extents_total",
+        "counter",
+        "cache.evicted_extents",
+        "Extents of 8 MiB that left incomplete files, which stay otherwise.",
+    ),
     Metric("tierfs_cache_evicted_bytes_total", "counter", "cache.evicted_bytes", "Bytes evicted."),
     Metric("tierfs_open_files", "gauge", "cache.open_handles", "File handles the kernel holds."),
     Metric(

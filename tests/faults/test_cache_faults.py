@@ -14,6 +14,7 @@ import trio
 
 from tests.caching import MIB, Request, Rig, noise, rig
 from tierfs.cache import reader as reader_module
+from tierfs.cache import store as store_module
 from tierfs.cache.store import Store
 from tierfs.errors import (
     IndexDamaged,
@@ -23,6 +24,7 @@ from tierfs.errors import (
     StaleVersion,
 )
 from tierfs.index.cache import CacheBatch, CacheIndex
+from tierfs.index.records import EXTENT_SIZE, Extent
 from tierfs.lake.faulty import CallKind, Fault, FaultKind, FaultyLake
 from tierfs.lake.protocol import ChecksumKind, Version
 
@@ -503,3 +505,122 @@ async def test_want_of_descriptors_is_no_damage(
         r.lake.requests.clear()
         assert await r.read(16) == data
         assert r.lake.requests == []
+
+
+class Punching:
+    """Makes punching a hole fail with an errno."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+        self.tried = 0
+        self._number = number
+        monkeypatch.setattr(store_module, "punch_hole", self._punch)
+
+    def _punch(self, fd: int, extent: Extent) -> None:
+        self.tried += 1
+        raise OSError(self._number, os.strerror(self._number))
+
+
+async def half_filled(r: Rig, *inos: int) -> None:
+    """Incomplete copies of objects of 20 MiB: 18 MiB each."""
+    for ino in inos:
+        r.put(ino, noise(20 * MIB, ino))
+        await r.fetch(ino, (0, 18 * MIB))
+    await r.settle()
+
+
+async def test_where_holes_cannot_be_punched_files_go_whole_and_it_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    punching = Punching(monkeypatch, errno.EOPNOTSUPP)
+    async with rig(tmp_path) as r:
+        await half_filled(r, 16, 17)
+        with caplog.at_level(logging.WARNING, "tierfs"):
+            for ino in (16, 17):
+                assert await r.front.evict(ino, [(0, EXTENT_SIZE)]) >= 18 * MIB
+                assert not r.cache_file(ino).exists()
+        assert len(caplog.records) == punching.tried == 1
+        stats = r.front.stats()
+        assert stats["used_bytes"] == stats["cached_files"] == stats["evicted_extents"] == 0
+        assert stats["evicted_files"] == 2
+        assert stats["evicted_bytes"] == 36 * MIB
+        assert not stats["streaming"]
+        assert await r.read(16) == noise(20 * MIB, 16)
+
+
+async def test_a_file_whose_extents_cannot_be_freed_goes_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with rig(tmp_path) as r:
+        await half_filled(r, 16, 17)
+        with monkeypatch.context() as patch:
+            Punching(patch, errno.EIO)
+            assert await r.front.evict(16, [(0, EXTENT_SIZE)]) >= 18 * MIB
+        assert not r.cache_file(16).exists()
+        assert "free a part" in r.front.stats()["streaming_reason"]
+        assert r.account_is_right()
+        # Another file may be luckier.
+        assert await r.front.evict(17, [(0, EXTENT_SIZE)]) == EXTENT_SIZE
+        assert r.account_is_right()
+
+
+async def test_what_can_be_neither_freed_nor_removed_stays_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hangs(*_: Any) -> Any:
+        raise OSError(errno.ETIMEDOUT, "the cache disk does not answer")
+
+    async def refuses(*_: Any) -> list[int]:
+        return []
+
+    async with rig(tmp_path) as r:
+        await half_filled(r, 16, 17)
+        used = r.front.stats()["used_bytes"]
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "punch", hangs)
+            assert await r.front.evict(16, [(0, EXTENT_SIZE)]) == 0
+            patch.setattr(Store, "unlink", refuses)
+            assert await r.front.evict(17) == 0
+        assert r.front.stats()["used_bytes"] == used
+        assert r.front.stats()["evicted_bytes"] == 0
+        assert await r.front.evict(16) + await r.front.evict(17) == used
+        assert r.front.stats()["used_bytes"] == 0
+        assert r.front.stats()["evicted_bytes"] == 36 * MIB
+
+
+async def test_a_punch_that_was_given_up_on_does_not_come_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late: list[Any] = []
+    punched: list[Extent] = []
+
+    async def never(_: Store, work: Any) -> Any:
+        late.append(work)
+        raise OSError(errno.ETIMEDOUT, "the cache disk does not answer")
+
+    async with rig(tmp_path) as r:
+        await half_filled(r, 16)
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "_in_thread", never)
+            assert await r.front.evict(16, [(0, EXTENT_SIZE)]) == 0
+        monkeypatch.setattr(store_module, "punch_hole", lambda _, extent: punched.append(extent))
+        for work in late:
+            work()
+        assert (len(late), punched) == (1, [])
+
+
+async def test_records_that_cannot_be_dropped_keep_their_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with rig(tmp_path) as r:
+        await half_filled(r, 16)
+        with monkeypatch.context() as patch:
+            patch.setattr(CacheIndex, "commit", fail_to_commit)
+            assert await r.front.evict(16, [(0, EXTENT_SIZE)]) == 0
+        assert r.front.file_state(16).cached_bytes == 18 * MIB
+        assert r.bytes_on_disk(16) >= 18 * MIB
+        assert r.account_is_right()
+
+
+async def fail_to_commit(*_: Any) -> None:
+    """A commit of an index whose disk is full."""
+    raise OSError(errno.ENOSPC, "no room for the index")

@@ -12,7 +12,7 @@ import pytest
 from tests.index_checks import cache_findings
 from tierfs.index.cache import DATABASES, CacheBatch, CacheIndex
 from tierfs.index.environments import Environment
-from tierfs.index.records import BLOCK_SIZE, BlockRecord, CachedFile
+from tierfs.index.records import BLOCK_SIZE, EXTENT_SIZE, BlockRecord, CachedFile
 
 FILE = CachedFile(b"i" * 16, 3 * BLOCK_SIZE, 0, False, False, bytes(8), 0, 0, 5)
 BLOCK = BlockRecord(BLOCK_SIZE, 1, 2)
@@ -169,3 +169,46 @@ async def test_samples_of_a_dense_range_meet_every_file(cache: CacheIndex) -> No
 
 async def test_no_files_no_samples(cache: CacheIndex) -> None:
     assert cache.sample_files(random.Random(1), 5) == []
+
+
+async def sparse(cache: CacheIndex, ino: int, *numbers: int) -> None:
+    batch = CacheBatch()
+    batch.put_file(ino, FILE)
+    batch.put_blocks(ino, dict.fromkeys(numbers, BLOCK))
+    await cache.commit(batch)
+
+
+async def test_lengths_of_some_blocks(cache: CacheIndex) -> None:
+    await fill(cache, [19, 20, 21])
+    assert cache.lengths(20, range(3)) == {0: BLOCK_SIZE, 2: 10}
+    assert cache.lengths(20, range(1, 3)) == {2: 10}
+    assert cache.lengths(20, range(2)) == {0: BLOCK_SIZE}
+    assert cache.lengths(20, range(3, 9)) == cache.lengths(22, range(9)) == {}
+
+
+async def test_the_first_extents_that_hold_anything(cache: CacheIndex) -> None:
+    await sparse(cache, 19, 0)
+    await sparse(cache, 20, 9, 10, 23, 24, 25, 80)
+    await sparse(cache, 21, 0)
+    extents = [(n * EXTENT_SIZE, (n + 1) * EXTENT_SIZE) for n in (1, 2, 3, 10)]
+    for bytes_, most, expected in (
+        (1, 9, 1),
+        (2 * BLOCK_SIZE, 9, 1),
+        (2 * BLOCK_SIZE + 1, 9, 2),
+        (1 << 60, 3, 3),
+        (1 << 60, 9, 4),
+    ):
+        assert cache.first_extents(20, bytes_, most) == extents[:expected]
+    assert cache.first_extents(22, 1, 9) == []
+
+
+async def test_the_gap_around_a_block(cache: CacheIndex) -> None:
+    for ino in (19, 20, 21):
+        await sparse(cache, ino, 3, 4, 9)
+    for ino in (19, 20, 21):
+        assert cache.gap(ino, 0, 40) == cache.gap(ino, 2, 40) == range(3)
+        assert cache.gap(ino, 7, 40) == range(5, 9)
+        assert cache.gap(ino, 10, 40) == cache.gap(ino, 39, 40) == range(10, 40)
+        assert cache.gap(ino, 8, 9) == range(5, 9)
+    assert cache.gap(18, 5, 40) == cache.gap(22, 5, 40) == range(40)
+    assert cache.gap(20, 5, 7) == range(5, 7)

@@ -5,10 +5,11 @@ Who does what::
     reader.Reader ---- verified read of a cache file, or from the lake      "give me [lo, hi)"
       |- hot.HotBlocks          a few verified blocks in memory
       |- table.ObjectTable      the objects in use, one `CachedObject` for each inode
-      |- store.Store            cache files: open, create, read, write, unlink; in workers.Workers,
-      |                         after some patience.Patience with the page cache
+      |- store.Store            cache files: open, create, read, write, punch (holes), unlink; in
+      |                         workers.Workers, after some patience.Patience with the page cache
       `- fetch.Fetcher          single flight: one GET for each missing block, then file, then index
            |- space.Capacity    room on disk, reserved before a fetch; evicts through a callback
+           |                    (eviction.Evictor: whole files, or extents of incomplete ones)
            |- budget.Budget     room in memory; demand before read-ahead before warm-up
            |- completion.Completion  the whole compared with the lake's checksum
            `- recorder.Recorder what changed in the objects in use, committed to the index in groups
@@ -23,7 +24,7 @@ C2. A block is recorded after its bytes were written to the file, never before (
     machine that loses power may leave wrong bytes, which C1 finds.
 C3. Every file under ``objects/`` has a record in ``cache/files``: the record is committed before
     the file is created (`Recorder.announce`), and dropped after the file is unlinked
-    (`ObjectTable.evict`). So start-up never walks ``objects/`` and nothing is orphaned; an index
+    (`Evictor.evict`). So start-up never walks ``objects/`` and nothing is orphaned; an index
     that starts empty has the old files put aside and deleted (`Store.start_over`).
 C4. All bytes of a cache file belong to one version. The record carries the identity of (key, etag,
     version id); another identity drops the copy (`ObjectTable.acquire`), each GET names the
@@ -38,4 +39,6 @@ C8. Trouble with the cache disk (full, failing, read-only, hanging) never reache
     streams from the lake (`Health`, `Fetcher._keep`, `Reader._from_file`).
 C9. An object is complete only if its full-object checksum, where the lake has one, was compared
     (`completion.Completion`).
+C10. Bytes leave a file that stays after their records did, never before, so that no record speaks
+    of a hole; and no hole is ever punched in a file of which all is present (`Evictor`).
 """

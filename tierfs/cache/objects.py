@@ -9,8 +9,8 @@ completion, or changes that are not committed yet.
 
     acquire() --> in use --release() by the last--> settled: descriptor closed, out of the table
                     |                                  |
-                    | doomed (stale, told to go)       | evict(): file unlinked, record dropped
-                    +----release() by the last---------+--> gone
+                    | doomed (stale, told to go)       | evict(): file unlinked, record dropped;
+                    +----release() by the last---------+--> gone      or extents of it leave
 """
 
 from __future__ import annotations

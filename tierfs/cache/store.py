@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
+import logging
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -27,11 +28,14 @@ import trio
 
 from tierfs import mountinfo
 from tierfs.cache.blocks import Buffer, seal
+from tierfs.cache.holes import UNSUPPORTED, punch_hole
 from tierfs.cache.patience import Patience
 from tierfs.cache.workers import Workers
-from tierfs.index.records import BLOCK_SIZE, BlockRecord
+from tierfs.index.records import BLOCK_SIZE, BlockRecord, Extent
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 #: Threads that may wait for the cache disk at once.
 DISK_THREADS = 16
@@ -56,6 +60,8 @@ class Store:
         self.patience = Patience()
         Path(os.fsdecode(self._root)).mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
         self._in_memory = _is_in_memory(self._root)
+        #: Whether the file system can free a part of a file, as far as is known.
+        self.punches = True
 
     def start_over(self) -> None:
         """Put every cache file aside, for `sweep` to delete: the index knows none of them any
@@ -120,6 +126,38 @@ class Store:
                 continue
             gone.append(ino)
         return gone
+
+    async def punch(self, ino: int, extents: Sequence[Extent]) -> None:
+        """Free the bytes of *extents* in a cache file that nobody has open; a file that is gone
+        has none. Raises OSError; if this file system cannot do it, `punches` is false from then on.
+        """
+        given_up: list[bool] = []
+
+        def work() -> None:
+            # Left behind by its caller, who lets others fill the file again, it punches no more.
+            # What it is in the middle of is safe: the kernel lets no write to the file pass it.
+            with contextlib.suppress(FileNotFoundError):
+                fd = self.open(ino)
+                try:
+                    for extent in extents:
+                        if not given_up:
+                            punch_hole(fd, extent)
+                finally:
+                    os.close(fd)
+
+        try:
+            await self._in_thread(work)
+        except OSError as error:
+            if error.errno in UNSUPPORTED and self.punches:
+                self.punches = False
+                _log.warning(
+                    "the cache's file system cannot free parts of a file (%s): "
+                    "incomplete files are evicted whole",
+                    error.strerror,
+                )
+            raise
+        finally:
+            given_up.append(True)
 
     def read_now(self, fd: int, offset: int, length: int) -> bytearray | None:
         """Up to *length* bytes without waiting for a disk, or None if that cannot be had."""

@@ -1,4 +1,4 @@
-"""The table of objects in use, and eviction of those that are not.
+"""The table of objects in use.
 
 Waits only where an eviction of the same inode is under way. Everything else is plain functions, so
 an object is either in the table with its users counted, or the index alone speaks for it.
@@ -6,8 +6,9 @@ an object is either in the table with its users counted, or the index alone spea
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 import trio
 
@@ -21,18 +22,18 @@ from tierfs.cache.objects import (
     restore,
 )
 from tierfs.cache.recorder import Recorder
-from tierfs.cache.space import FILE_BYTES, Health
+from tierfs.cache.space import Health
 from tierfs.cache.store import Store
 from tierfs.errors import show
-from tierfs.index.cache import CacheBatch, CacheIndex
-from tierfs.index.records import CachedFile, ObjectRef
+from tierfs.index.cache import CacheIndex
+from tierfs.index.records import ObjectRef
 
 _log = logging.getLogger(__name__)
 
 
 class ObjectTable:
-    """Objects in use by inode. *freed* is told of bytes that left the disk; *spawn* starts a task,
-    or does nothing at the end of the front, when a copy that should go may stay for the policy."""
+    """Objects in use by inode. *freed* is told of bytes that left the disk, *doomed* of an inode
+    that should be evicted, now that its last user has left."""
 
     def __init__(
         self,
@@ -42,20 +43,18 @@ class ObjectTable:
         health: Health,
         *,
         freed: Callable[[int], None],
-        spawn: Callable[[Callable[[int], object], int], None],
+        doomed: Callable[[int], None],
     ) -> None:
         self._index = index
         self._store = store
         self._hot = hot
         self._health = health
         self._freed = freed
-        self._spawn = spawn
+        self._doomed = doomed
         self._objects: dict[int, CachedObject] = {}
         self._leaving: dict[int, trio.Event] = {}
         self.pinned: dict[int, int] = {}
         self.recorder = Recorder(index, health, self._settle)
-        self.evicted_files = 0
-        self.evicted_bytes = 0
 
     def get(self, ino: int) -> CachedObject | None:
         """The object, if it is in use."""
@@ -64,6 +63,19 @@ class ObjectTable:
     def in_use(self, ino: int) -> bool:
         """Whether *ino* must stay (C6)."""
         return ino in self._objects or ino in self._leaving or ino in self.pinned
+
+    @contextlib.contextmanager
+    def leaving(self, inos: Iterable[int]) -> Iterator[None]:
+        """Keep out whoever wants to use *inos*, none of which is in use, until the block ends."""
+        done = trio.Event()
+        leaving = dict.fromkeys(inos, done)
+        self._leaving.update(leaving)
+        try:
+            yield
+        finally:
+            for ino in leaving:
+                del self._leaving[ino]
+            done.set()
 
     async def acquire(self, ino: int, ref: ObjectRef, size: int) -> CachedObject:
         """Become a user of an object; `release` must follow. Raises StaleVersion if the inode is in
@@ -139,77 +151,7 @@ class ObjectTable:
         del self._objects[o.ino]
         close_descriptor(o)
         if o.doomed or o.stale:
-            self._spawn(self.evict_one, o.ino)
-
-    async def evict_one(self, ino: int) -> int:
-        """Evict *ino*; if it is in use, when its last user leaves. Returns the bytes freed by
-        now."""
-        o = self._objects.get(ino)
-        if o is not None:
-            o.doomed = True
-            return 0
-        if ino in self.pinned:
-            return 0
-        return await self.evict([ino])
-
-    async def evict(self, inos: Sequence[int]) -> int:
-        """Evict those of *inos* that are not in use. Returns the bytes freed.
-
-        Three steps, so that a kill between any two leaves neither records of bytes that are gone
-        nor a file without a record (C3): the blocks are dropped, the file is unlinked, its record
-        is dropped. A file that cannot be unlinked stays recorded, and counted.
-        """
-        files: dict[int, CachedFile] = {}
-        try:
-            for ino in inos:
-                if not self.in_use(ino) and (file := self._index.file(ino)) is not None:
-                    files[ino] = file
-        except Exception as error:
-            # This may be a task of its own, whose end by an error would be that of the mount.
-            self._health.failed("look into the cache index", error)
-            return 0
-        if not files:
-            return 0
-        done = trio.Event()
-        self._leaving.update(dict.fromkeys(files, done))
-        try:
-            # Once begun it is finished, so that the account stays right.
-            with trio.CancelScope(shield=True):
-                await self._drop_blocks(files)
-                gone = await self._store.unlink(list(files))
-                await self._drop_files(gone)
-        except Exception as error:
-            self._health.failed("evict", error)
-            return 0
-        else:
-            return self._evicted({ino: files[ino] for ino in gone})
-        finally:
-            for ino in files:
-                del self._leaving[ino]
-            done.set()
-
-    async def _drop_blocks(self, files: dict[int, CachedFile]) -> None:
-        batch = CacheBatch()
-        for ino, file in files.items():
-            batch.drop_file(ino)
-            batch.put_file(ino, file._replace(present_bytes=0, complete=False))
-        await self._index.commit(batch)
-
-    async def _drop_files(self, inos: Sequence[int]) -> None:
-        batch = CacheBatch()
-        for ino in inos:
-            batch.drop_file(ino)
-        await self._index.commit(batch)
-
-    def _evicted(self, files: dict[int, CachedFile]) -> int:
-        freed = 0
-        for ino, file in files.items():
-            self._hot.forget(ino)
-            freed += file.present_bytes + FILE_BYTES
-            self.evicted_files += 1
-            self.evicted_bytes += file.present_bytes
-        self._freed(freed)
-        return freed
+            self._doomed(o.ino)
 
     def close(self) -> None:
         """Close every descriptor; for the end of the process's use of the cache."""

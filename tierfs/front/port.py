@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from tierfs.cache.budget import Priority
-from tierfs.index.records import ObjectRef
+from tierfs.index.records import Extent, ObjectRef
 
 
 class Access(NamedTuple):
@@ -50,9 +50,13 @@ class FrontPort(Protocol):
         raises.
         """
 
-    async def evict(self, ino: int) -> int:
+    async def evict(self, ino: int, extents: Sequence[Extent] | None = None) -> int:
         """Evict a file and return the bytes freed; 0 if nothing was cached, or if it is in use, in
-        which case it goes when its last user leaves. Pinned files stay."""
+        which case it goes when its last user leaves. Pinned files stay.
+
+        With *extents*, multiples of EXTENT_SIZE, only these leave an incomplete file, and none
+        leave a whole one or one in use.
+        """
 
     async def evict_all(self) -> tuple[int, int]:
         """Evict every file that is not in use or pinned. Returns (files, bytes)."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import trio
 from tierfs.cache.blocks import Buffer
 from tierfs.cache.budget import Budget, Priority
 from tierfs.cache.completion import Completion
+from tierfs.cache.eviction import Evictor
 from tierfs.cache.fetch import WHOLE_OBJECT_BYTES, Fetcher, Flight, again
 from tierfs.cache.hot import HotBlocks
 from tierfs.cache.objects import CachedObject
@@ -31,7 +32,7 @@ from tierfs.errors import CacheFull, InvalidRequest, TierfsError, show
 from tierfs.front.accesses import AccessLog
 from tierfs.front.port import AccessListener, FileState
 from tierfs.index.cache import CacheIndex
-from tierfs.index.records import BLOCK_SIZE, ObjectRef
+from tierfs.index.records import BLOCK_SIZE, Extent, ObjectRef
 from tierfs.lake.protocol import Lake
 from tierfs.readahead.policy import EvictionPolicy, SampledLru
 from tierfs.readahead.streams import MAX_WINDOW_BYTES, RANDOM, StreamDetector
@@ -41,10 +42,8 @@ HOT_BYTES = 32 << 20
 HOT_SHARE = 8
 #: Parts of one object that a fetch keeps in flight: at 90 MB/s each, four fill the standard link.
 FETCH_WIDTH = 4
-#: Victims chosen in one go: choosing takes the loop's thread for some 50 us each.
+#: Files and extents chosen in one go: choosing takes the loop's thread for some 50 us a file.
 EVICT_AT_ONCE = 64
-#: How many records one step of `evict_all` looks at.
-EVICT_PAGE = 512
 
 _log = logging.getLogger(__name__)
 
@@ -115,7 +114,10 @@ class PythonFront:
             self._hot,
             self._health,
             freed=self._capacity.freed,
-            spawn=self._spawn_if_running,
+            doomed=self._doomed,
+        )
+        self._evictor = Evictor(
+            index, self._table, self._store, self._hot, self._capacity, self._health
         )
         self._completion = Completion(lake, self._table, index, self._store, spawn=self._spawn)
         self._fetcher = Fetcher(
@@ -175,9 +177,10 @@ class PythonFront:
             raise InvalidRequest("use a front that is not running")
         self._nursery.start_soon(fn, *args)
 
-    def _spawn_if_running(self, fn: Callable[..., Any], *args: Any) -> None:
+    def _doomed(self, ino: int) -> None:
+        # At the end of the front a copy that should go stays for the policy.
         if self._nursery is not None:
-            self._nursery.start_soon(fn, *args)
+            self._nursery.start_soon(self._evictor.evict_one, ino)
 
     # ---- handles ------------------------------------------------------------------------------
 
@@ -286,18 +289,13 @@ class PythonFront:
         self._reader.guard(o)
         return fetched
 
-    async def evict(self, ino: int) -> int:
+    async def evict(self, ino: int, extents: Sequence[Extent] | None = None) -> int:
         """See `FrontPort.evict`."""
-        return await self._table.evict_one(ino)
+        return await self._evictor.evict_one(ino, extents)
 
     async def evict_all(self) -> tuple[int, int]:
         """See `FrontPort.evict_all`."""
-        before = self._table.evicted_files
-        freed = after = 0
-        while page := self._index.scan_files(after, EVICT_PAGE):
-            freed += await self._table.evict([ino for ino, _ in page])
-            after = page[-1][0]
-        return self._table.evicted_files - before, freed
+        return await self._evictor.evict_all()
 
     def pin(self, ino: int) -> None:
         """See `FrontPort.pin`."""
@@ -317,7 +315,7 @@ class PythonFront:
         if o is not None:
             o.stale = o.doomed = True
         else:
-            await self._table.evict([ino])
+            await self._evictor.evict_one(ino)
 
     async def resize(self, limit_bytes: int | None) -> None:
         """See `FrontPort.resize`."""
@@ -342,7 +340,7 @@ class PythonFront:
     def stats(self) -> dict[str, Any]:
         """See `FrontPort.stats`."""
         files, cached_bytes = self._index.totals()
-        reader, fetcher, table = self._reader, self._fetcher, self._table
+        reader, fetcher, evictor = self._reader, self._fetcher, self._evictor
         return {
             "cached_files": files,
             "cached_bytes": cached_bytes,
@@ -356,8 +354,9 @@ class PythonFront:
             "bytes_from_lake": fetcher.bytes_from_lake,
             "bad_blocks": reader.bad_blocks,
             "checksum_failures": fetcher.checksum_failures + self._completion.mismatches,
-            "evicted_files": table.evicted_files,
-            "evicted_bytes": table.evicted_bytes,
+            "evicted_files": evictor.evicted_files,
+            "evicted_extents": evictor.evicted_extents,
+            "evicted_bytes": evictor.evicted_bytes,
             "open_handles": len(self._handles),
             "in_flight": fetcher.in_flight,
             "buffer_bytes": self._budget.used_bytes,
@@ -387,7 +386,7 @@ class PythonFront:
                 # The index fails: no room, so reads stream (C8).
                 self._health.failed("choose what to evict", error)
                 break
-            got = await self._table.evict(victims)
+            got = await self._evictor.evict(victims)
             if got == 0:
                 break
             freed += got

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from tierfs.index import schema
 from tierfs.index.environments import Environment
-from tierfs.index.records import BlockRecord, CachedFile
+from tierfs.index.records import BLOCK_SIZE, EXTENT_SIZE, BlockRecord, CachedFile, Extent
 from tierfs.index.writer import Transaction
 
 if TYPE_CHECKING:
@@ -119,6 +119,47 @@ class CacheIndex:
                 int.from_bytes(key[8:], "big"): schema.unpack_block(value)
                 for key, value in _blocks_of(txn, self._blocks, _pack_u64(ino))
             }
+
+    def lengths(self, ino: int, numbers: range) -> dict[int, int]:
+        """The lengths of the blocks that are present among *numbers* (ascending by one)."""
+        found: dict[int, int] = {}
+        with self._env.read() as txn:
+            for key, value in _blocks_of(txn, self._blocks, _pack_u64(ino), numbers.start):
+                number = int.from_bytes(key[8:], "big")
+                if number >= numbers.stop:
+                    break
+                found[number] = _u32_at(value)[0]
+        return found
+
+    def first_extents(self, ino: int, bytes_: int, most: int) -> list[Extent]:
+        """The first extents (EXTENT_SIZE, aligned) of a file that hold anything, until together
+        they hold *bytes_* or there are *most*. O(blocks in them), however large the file."""
+        extents: list[Extent] = []
+        end = 0
+        with self._env.read() as txn:
+            for key, value in _blocks_of(txn, self._blocks, _pack_u64(ino)):
+                offset = int.from_bytes(key[8:], "big") * BLOCK_SIZE
+                if offset >= end:
+                    if bytes_ <= 0 or len(extents) == most:
+                        break
+                    lo = offset - offset % EXTENT_SIZE
+                    end = lo + EXTENT_SIZE
+                    extents.append((lo, end))
+                bytes_ -= _u32_at(value)[0]
+        return extents
+
+    def gap(self, ino: int, number: int, end: int) -> range:
+        """The longest run around *number*, which has no record, of numbers under *end* without one.
+        O(log blocks)."""
+        owner, here = _pack_u64(ino), _pack_block_key(ino, number)
+        with self._env.read() as txn:
+            cursor = txn.cursor(self._blocks)
+            after = cursor.key() if cursor.set_range(here) else b""
+            before = cursor.key() if (cursor.prev() if after else cursor.last()) else b""
+        return range(
+            int.from_bytes(before[8:], "big") + 1 if before.startswith(owner) else 0,
+            min(int.from_bytes(after[8:], "big"), end) if after.startswith(owner) else end,
+        )
 
     def totals(self) -> tuple[int, int]:
         """``(files, bytes)`` in the cache (I8)."""
@@ -225,9 +266,11 @@ class CacheIndex:
         return change
 
 
-def _blocks_of(txn: Transaction, database: _Database, ino: bytes) -> Iterable[tuple[bytes, bytes]]:
+def _blocks_of(
+    txn: Transaction, database: _Database, ino: bytes, first: int = 0
+) -> Iterable[tuple[bytes, bytes]]:
     cursor = txn.cursor(database)
-    if cursor.set_range(ino):
+    if cursor.set_range(ino + first.to_bytes(4, "big")):
         for key, value in cursor.iternext():
             if not key.startswith(ino):
                 return

@@ -7,7 +7,7 @@ These types are what the domain functions speak: they know nothing of LMDB and n
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from tierfs.lake.protocol import Version
 
@@ -128,3 +128,9 @@ class BlockRecord(NamedTuple):
 #: The unit of index and checksum, in bytes (DESIGN: "The unit of index and checksum is a 1 MiB
 #: block").
 BLOCK_SIZE = 1 << 20
+
+#: A byte range ``[lo, hi)`` of an object.
+Extent: TypeAlias = tuple[int, int]
+#: The unit in which incomplete files are evicted, in bytes (DESIGN: "incomplete ones by 8 MiB
+#: extents"), aligned to its multiples; a multiple of BLOCK_SIZE.
+EXTENT_SIZE = 8 << 20

@@ -1,0 +1,72 @@
+"""A cache smaller than what is read: what leaves it, and what stays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.mount.mounting import Mount, tierfs, wait_until
+
+MIB = 1 << 20
+Make = Callable[..., Mount]
+Content = Callable[[int, int], bytes]
+
+
+def read(path: Path, lo: int, hi: int) -> bytes:
+    """``[lo, hi)`` of a file, through a descriptor of its own."""
+    with path.open("rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        file.seek(lo)
+        pieces = []
+        while lo < hi:
+            pieces.append(file.read(min(hi - lo, MIB)))
+            lo += len(pieces[-1])
+        return b"".join(pieces)
+
+
+def cached_bytes(path: Path) -> int:
+    return int(os.getxattr(path, "user.tierfs.cached_bytes"))
+
+
+def idle(made: Mount) -> bool:
+    cache = made.status()["cache"]
+    return bool(cache["in_flight"] == cache["open_handles"] == 0)
+
+
+def test_room_takes_some_extents_of_a_half_read_file_and_the_rest_is_still_served(
+    mount: Make, lake: Path, content: Content
+) -> None:
+    shard = content(1, 64 * MIB)
+    (lake / "shard").write_bytes(shard)
+    (lake / "next").write_bytes(content(2, 12 * MIB))
+    with mount("--cache-size", "40M") as made:
+        path = made.directory / "shard"
+        assert read(path, 0, 32 * MIB) == shard[: 32 * MIB]
+        wait_until(lambda: idle(made), "the shard to be let go of")
+        had = cached_bytes(path)
+        assert 32 * MIB <= had < 40 * MIB
+        cache_file = Path(os.fsdecode(os.getxattr(path, "user.tierfs.cache_path")))
+
+        # Reading ahead in the shard met the limit, after which eviction rests for a second.
+        warm_up = ("warmup", made.directory / "next", "--runtime-dir", made.runtime)
+        wait_until(lambda: tierfs(*warm_up).returncode == 0, "the next file to be cached")
+        assert os.getxattr(made.directory / "next", "user.tierfs.state") == b"cached"
+        kept = cached_bytes(path)
+        assert 8 * MIB <= had - kept <= 16 * MIB
+        assert cache_file.stat().st_blocks * 512 <= kept + 4096
+        cache = made.status()["cache"]
+        assert cache["evicted_files"] == 0
+        assert cache["evicted_extents"] == -(-(had - kept) // (8 * MIB))
+        assert cache["used_bytes"] <= 40 * MIB
+
+        before = made.lake_gets()
+        for lo in range(16 * MIB, 32 * MIB, MIB):
+            # In pieces apart, so that nothing behind them is read ahead.
+            assert read(path, lo, lo + MIB // 8) == shard[lo : lo + MIB // 8]
+        assert made.lake_gets() == before
+        # What has left comes again, and is right.
+        assert read(path, 0, 8 * MIB) == shard[: 8 * MIB]
+        assert made.lake_gets() > before
+        assert made.status()["cache"]["bad_blocks"] == 0
