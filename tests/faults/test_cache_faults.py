@@ -624,3 +624,70 @@ async def test_records_that_cannot_be_dropped_keep_their_bytes(
 async def fail_to_commit(*_: Any) -> None:
     """A commit of an index whose disk is full."""
     raise OSError(errno.ENOSPC, "no room for the index")
+
+
+async def test_blocks_that_could_not_be_recorded_are_not_counted_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with rig(tmp_path) as r:
+        await half_filled(r, 16)
+        fh = await r.open(16)
+        with monkeypatch.context() as patch:
+            patch.setattr(CacheIndex, "commit", fail_to_commit)
+            await r.fetch(16)
+            await r.settle()
+        await r.front.release(fh)
+        await r.settle()
+        assert r.front.file_state(16).cached_bytes == 18 * MIB
+        assert r.account_is_right()
+        r.front._health._until_s = trio.current_time()
+        assert await r.read(16) == noise(20 * MIB, 16)
+        await r.settle()
+        assert r.account_is_right()
+        assert r.front.file_state(16).complete
+
+
+async def test_a_bad_block_whose_record_could_not_be_dropped_is_counted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = noise(20 * MIB, 16)
+    async with rig(tmp_path) as r:
+        await half_filled(r, 16)
+        overwrite(r.cache_file(16), 0, bytes(MIB))
+        # Nor is the block kept again.
+        r.front._health.failed("write a cache file", OSError(errno.EIO, "broken"))
+        with monkeypatch.context() as patch:
+            patch.setattr(CacheIndex, "commit", fail_to_commit)
+            assert await r.read(16, 0, MIB) == data[:MIB]
+            await r.settle()
+        assert r.account_is_right()
+        assert await r.read(16) == data
+        await r.settle()
+        assert r.account_is_right()
+
+
+async def test_a_copy_that_could_not_be_forgotten_is_counted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with rig(tmp_path) as r:
+        await half_filled(r, 16)
+        fh = await r.open(16)
+        o = r.front._table.get(16)
+        assert o is not None
+        with monkeypatch.context() as patch:
+            patch.setattr(CacheIndex, "commit", fail_to_commit)
+            r.front._table.discard(o)
+            await r.settle()
+        assert o.purge
+        # Filled again within this use, nothing of the old life is left in the index.
+        r.front._health._until_s = trio.current_time()
+        await r.fetch(16, (2 * MIB, 3 * MIB))
+        await r.settle()
+        assert set(r.front._index.blocks(16)) == {2}
+        with monkeypatch.context() as patch:
+            patch.setattr(CacheIndex, "commit", fail_to_commit)
+            r.front._table.discard(o)
+            await r.settle()
+            await r.front.release(fh)
+            await r.settle()
+        assert r.account_is_right()

@@ -38,8 +38,8 @@ class CachedObject:
         "accounted", "announced", "announcing", "asked", "bypass", "checksum_ok", "complete",
         "completing", "doomed", "failure", "fd", "flights", "fresh", "identity", "ino",
         "last_used_s", "life", "mismatches", "partial_flights", "present", "present_bytes", "purge",
-        "recording", "ref", "restored", "size", "stale", "told_of_damage", "unread", "users",
-        "verified", "whole",
+        "recording", "ref", "restored", "size", "stale", "told_of_damage", "unread", "unrecorded",
+        "users", "verified", "whole",
     )  # fmt: skip
 
     def __init__(self, ino: int, ref: ObjectRef, size: int, identity: bytes) -> None:
@@ -77,6 +77,8 @@ class CachedObject:
         self.recording: dict[int, BlockRecord | None] = {}
         #: What the index has of the old life is to be dropped before anything else is written.
         self.purge = False
+        #: A commit failed: the index may hold less of it than this says, or more.
+        self.unrecorded = False
         #: Counts how often the copy was thrown away; a fetch of an older life adds nothing.
         self.life = 0
         #: The lake has another version now (C4).

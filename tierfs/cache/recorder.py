@@ -75,11 +75,15 @@ class Recorder:
         Raises whatever the index raises.
         """
         batch = CacheBatch()
-        if o.purge:
-            o.purge = False
+        purge, o.purge = o.purge, False
+        if purge:
             batch.drop_file(o.ino)
         batch.put_file(o.ino, o.file_record())
-        await self._index.commit(batch)
+        try:
+            await self._index.commit(batch)
+        except BaseException:
+            o.purge = o.purge or purge
+            raise
         o.announced = True
 
     async def _round(self) -> None:
@@ -92,6 +96,7 @@ class Recorder:
             group[ino] = o
             room -= 1 + len(o.fresh)
         batch = CacheBatch()
+        purged = [o for o in group.values() if o.purge]
         for o in group.values():
             _write(o, batch)
         self._committing = group
@@ -103,6 +108,10 @@ class Recorder:
             # The index cannot take it (its disk is full or failing): what it does not know will be
             # fetched again after a restart, and until then the objects in use know better.
             self._health.failed("record blocks", error)
+            for o in group.values():
+                o.unrecorded = True
+            for o in purged:
+                o.purge = True
         finally:
             self._committing = {}
             for o in group.values():

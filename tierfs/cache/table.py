@@ -150,8 +150,21 @@ class ObjectTable:
             return
         del self._objects[o.ino]
         close_descriptor(o)
+        if o.unrecorded:
+            self._reconcile(o)
         if o.doomed or o.stale:
             self._doomed(o.ino)
+
+    def _reconcile(self, o: CachedObject) -> None:
+        """A commit about *o* failed: from here on the index alone speaks for it, so what it does
+        not know of is not counted. Bytes without a record are overwritten by the next fill, or go
+        with the file or the extent (`tierfs.cache.eviction`)."""
+        try:
+            file = self._index.file(o.ino)
+        except Exception as error:
+            self._health.failed("look into the cache index", error)
+            return
+        self._freed(o.present_bytes - (0 if file is None else file.present_bytes))
 
     def close(self) -> None:
         """Close every descriptor; for the end of the process's use of the cache."""
