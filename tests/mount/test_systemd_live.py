@@ -1,0 +1,257 @@
+"""The units, the fstab entry and the tmpfiles under a systemd that runs, installed and used as the
+README says. `SystemManager` makes it, out of reach of the machine's own."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.mount import system_manager
+from tests.mount.mounting import wait_until
+from tests.mount.system_manager import SystemManager
+from tierfs.keeper import mountinfo
+
+_MISSING = system_manager.missing()
+pytestmark = pytest.mark.skipif(_MISSING is not None, reason=str(_MISSING))
+
+TIERFS = Path(sys.executable).parent / "tierfs"
+WORDS = "the bytes of the lake"
+
+
+@pytest.fixture(scope="module")
+def manager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SystemManager]:
+    """A running systemd on which tierfs is installed."""
+    with SystemManager(tmp_path_factory.mktemp("systemd")) as made:
+        made.run(TIERFS, "install")
+        made.run("systemd-tmpfiles", "--create", "tierfs.conf")
+        made.systemctl("daemon-reload")
+        yield made
+
+
+@dataclass
+class Lake:
+    """A lake with one file, and where one unit shows it."""
+
+    manager: SystemManager
+    name: str
+    unit: str
+
+    @property
+    def mountpoint(self) -> str:
+        return f"/mnt/{self.name}"
+
+    @property
+    def directory(self) -> Path:
+        return self.manager.directory / self.name
+
+    def make(self) -> None:
+        (self.directory / "lake").mkdir(parents=True)
+        (self.directory / "lake" / "f").write_text(WORDS)
+        self.manager.inside(self.mountpoint).mkdir()
+
+    def write_configuration(self, *lines: str) -> None:
+        text = (
+            f'url = "file://{self.directory}/lake"\nmountpoint = "{self.mountpoint}"\n'
+            f'cache = "{self.directory}/cache"\ncache_size = "1G"\n'
+        )
+        self.manager.write(f"/etc/tierfs/{self.name}.toml", text + "\n".join(lines))
+
+    def write_drop_in(self, text: str) -> None:
+        self.manager.write(system_manager.UNITS / f"{self.unit}.d" / "test.conf", text)
+        self.manager.systemctl("daemon-reload")
+
+    def read(self) -> str:
+        return self.manager.read(f"{self.mountpoint}/f")
+
+    def answers(self) -> bool:
+        """Whether a read gives the right bytes; an error is a no, a hang fails the test."""
+        done = self.manager.run("cat", f"{self.mountpoint}/f", check=False, timeout_s=30)
+        assert done.returncode or done.stdout == WORDS
+        return done.returncode == 0
+
+    def show(self, name: str) -> str:
+        return self.manager.show(self.unit, name)
+
+    def processes(self) -> dict[str, int]:
+        """The pids of keeper and control plane."""
+        told = self.manager.run(TIERFS, "status", self.mountpoint, "--json").stdout
+        pids: dict[str, int] = json.loads(told)["pids"]
+        return pids
+
+    def mounts(self) -> list[bytes]:
+        """What is mounted on the directory, bottom first."""
+        return [entry.fs_type for entry in self.manager.mounts_on(self.mountpoint)]
+
+    def ours(self) -> dict[int, list[str]]:
+        """All processes of tierfs inside."""
+        found = self.manager.processes().items()
+        return {pid: argv for pid, argv in found if any("tierfs" in word for word in argv)}
+
+
+@pytest.fixture
+def lakes(
+    manager: SystemManager, request: pytest.FixtureRequest
+) -> Iterator[Callable[[str], Lake]]:
+    """Makes the lake of a test: named after it, and stopped behind it."""
+    with ExitStack() as stack:
+
+        def make(unit: str) -> Lake:
+            name = re.sub(r"\W|_|^test", "", request.node.name)
+            lake = Lake(manager, name, unit.format(name=name))
+            lake.make()
+            stack.callback(manager.systemctl, "stop", lake.unit, check=False)
+            return lake
+
+        yield make
+
+
+@pytest.fixture
+def service(lakes: Callable[[str], Lake]) -> Lake:
+    """A lake with /etc/tierfs/NAME.toml, for tierfs@NAME, not started."""
+    lake = lakes("tierfs@{name}.service")
+    lake.write_configuration()
+    return lake
+
+
+@pytest.fixture
+def automounted(lakes: Callable[[str], Lake]) -> Iterator[Lake]:
+    """A lake in /etc/fstab whose automount waits for the first access."""
+    lake = lakes("mnt-{name}.mount")
+    options = f"cache={lake.directory}/cache,cache_size=1G,_netdev,nofail,x-systemd.automount"
+    line = f"file://{lake.directory}/lake {lake.mountpoint} tierfs {options} 0 0\n"
+    lake.manager.write("/etc/fstab", line)
+    lake.manager.systemctl("daemon-reload")
+    trigger = lake.unit.replace(".mount", ".automount")
+    lake.manager.systemctl("start", trigger)
+    assert lake.mounts() == [b"autofs"]
+    yield lake
+    lake.manager.systemctl("stop", lake.unit, trigger, check=False)
+    lake.manager.write("/etc/fstab", "")
+    lake.manager.systemctl("daemon-reload")
+
+
+def test_no_systemd_is_started_that_sees_the_machine() -> None:
+    """The guard of these tests, in the place where it would do harm not to have it."""
+    table = mountinfo.mounts()
+    mounted = {entry.device for entry in table}
+    with pytest.raises(RuntimeError, match="/ is the machine's own"):
+        system_manager.refuse_unless_private(table, mounted, ())
+
+
+def test_the_service_serves_and_stops(service: Lake) -> None:
+    service.manager.systemctl("start", service.unit)
+    # Type=notify: start returned, so it answers; no waiting here.
+    assert service.read() == WORDS
+    assert service.show("StatusText") == f"serving file://{service.directory}/lake"
+    assert service.show("SubState") == "running"
+    assert service.processes()["keeper"] == int(service.show("MainPID"))
+    assert service.mounts() == [b"fuse.tierfs"]
+    service.manager.systemctl("stop", service.unit)
+    assert service.mounts() == []
+    assert service.ours() == {}
+    assert service.show("ActiveState") == "inactive"
+    assert service.show("Result") == "success"
+    assert service.show("ExecMainStatus") == "0"
+
+
+def test_a_restart_of_the_service(service: Lake) -> None:
+    service.manager.systemctl("start", service.unit)
+    first = service.processes()
+    service.manager.systemctl("restart", service.unit)
+    assert service.read() == WORDS
+    assert not set(first.values()) & set(service.processes().values())
+    assert service.mounts() == [b"fuse.tierfs"]
+
+
+def test_an_unmount_by_hand_ends_the_service(service: Lake) -> None:
+    service.manager.systemctl("start", service.unit)
+    service.manager.run("umount", service.mountpoint)
+    wait_until(lambda: service.show("ActiveState") == "inactive", "the service to end")
+    assert service.show("Result") == "success"
+    assert service.show("NRestarts") == "0"
+    assert service.ours() == {}
+
+
+def test_the_service_survives_its_control_plane(service: Lake) -> None:
+    service.manager.systemctl("start", service.unit)
+    first = service.processes()
+    service.manager.kill(first["control"])
+    wait_until(service.answers, "a fresh mount")
+    second = service.processes()
+    assert second["keeper"] == first["keeper"] == int(service.show("MainPID"))
+    assert second["control"] != first["control"]
+    assert service.show("NRestarts") == "0"
+    assert service.mounts() == [b"fuse.tierfs"]
+
+
+def test_a_killed_keeper_is_started_again(service: Lake) -> None:
+    service.manager.systemctl("start", service.unit)
+    first = service.processes()
+    service.manager.kill(first["keeper"])
+    wait_until(service.answers, "the service to be restarted")
+    assert not set(first.values()) & set(service.processes().values())
+    assert service.show("NRestarts") == "1"
+    # The dead mount is gone, not covered.
+    assert service.mounts() == [b"fuse.tierfs"]
+    assert len(service.ours()) == 2
+
+
+@pytest.mark.parametrize("stopped", ["keeper", "control"])
+def test_the_watchdog(service: Lake, stopped: str) -> None:
+    """Both must live: the keeper passes on what the control plane reports."""
+    # The control plane reports every 2 s.
+    service.write_drop_in("[Service]\nWatchdogSec=5\nRestartSec=100ms\n")
+    service.manager.systemctl("start", service.unit)
+    first = service.processes()
+    assert service.read() == WORDS
+    service.manager.kill(first[stopped], signal.SIGSTOP)
+    wait_until(lambda: service.show("NRestarts") != "0", "the watchdog", 60)
+    wait_until(service.answers, "the service to be restarted")
+    assert "Watchdog timeout" in service.manager.console()
+    assert not set(first.values()) & set(service.ours())
+    assert service.mounts() == [b"fuse.tierfs"]
+
+
+def test_a_wrong_configuration_fails_at_once_and_says_why(service: Lake) -> None:
+    service.write_configuration('cache_sise = "1G"')
+    before = service.manager.printed()
+    assert service.manager.systemctl("start", service.unit, check=False).returncode == 1
+    assert service.show("ActiveState") == "failed"
+    assert service.show("ExecMainStatus") == "2"
+    assert service.show("NRestarts") == "0"
+    (line,) = service.manager.printed().removeprefix(before).splitlines()
+    assert "cache_sise" in line
+    assert "cache_size" in line.partition("cache_sise")[2]
+    assert service.mounts() == []
+
+
+def test_tmpfiles_makes_the_directories(manager: SystemManager) -> None:
+    root = manager.directory / "root"
+    manager.run(TIERFS, "install", "--prefix", root)
+    manager.run("sh", "-c", f"umask 0; exec systemd-tmpfiles --create --root={root} tierfs.conf")
+    for place, mode in (("run/tierfs", 0o755), ("var/cache/tierfs", 0o750)):
+        made = (root / place).stat()
+        assert (stat.S_IMODE(made.st_mode), made.st_uid, made.st_gid) == (mode, 0, 0), place
+
+
+def test_an_automount_mounts_at_the_first_access(automounted: Lake) -> None:
+    assert automounted.ours() == {}
+    assert automounted.read() == WORDS
+    assert automounted.mounts() == [b"autofs", b"fuse.tierfs"]
+    assert len(automounted.ours()) == 2
+    automounted.manager.systemctl("stop", automounted.unit)
+    assert automounted.ours() == {}
+    assert automounted.mounts() == [b"autofs"]
+    assert automounted.read() == WORDS
+    automounted.manager.run("umount", automounted.mountpoint)
+    assert automounted.ours() == {}
+    assert automounted.read() == WORDS
