@@ -93,6 +93,13 @@ class Mount:
         """Whether the mount is still in the mount table."""
         return self._entry() is not None
 
+    @property
+    def automounted(self) -> bool:
+        """Whether the mount lies on an automount, which makes a new one when this one is gone."""
+        entry = self._entry()
+        parent = entry.parent_id if entry else None
+        return any(e.mount_id == parent and e.fs_type == b"autofs" for e in mountinfo.mounts())
+
     def close(self) -> None:
         """Close our ``/dev/fuse``. When no child holds it either, every request gets ENOTCONN."""
         if self.fuse_fd >= 0:

@@ -22,6 +22,8 @@ K6. A dead mount stays in the mount table until the fresh one takes its place: i
     ENOTCONN, where an empty directory would let them believe that their data is gone.
 K7. A mount that somebody took away is not made again: `run` ends with 0.
 K8. The loop only waits in `poll`, with a deadline for everything that is expected of a child.
+K9. A mount on an automount is not made again here: an access in the gap would start a mount
+    command, which the keeper's lock refuses, and for which the keeper's mount(2) waits in vain.
 """
 
 from __future__ import annotations
@@ -284,6 +286,9 @@ class Supervisor:
             return
         wait_s = self._deaths.record(time.monotonic())
         self._log.error(f"the control plane died: {reason}; open files are lost (ENOTCONN)")
+        if self._mount.automounted:  # K9
+            self._give_up(MountError("left to the automount", reason, "an access mounts it again"))
+            return
         if wait_s is None:
             timing = self._timing
             op = f"the control plane died {timing.crash_limit} times in {timing.crash_window_s:g} s"
