@@ -95,6 +95,7 @@ class Supervisor:
         self._timers: dict[str, float] = {}
         self._exit_code = 0
         self._started_s = time.time()
+        self._began_s = time.monotonic()
         self._report: TierfsError | None = None
         self._reason = ""
         self.error: TierfsError | None = None
@@ -184,6 +185,10 @@ class Supervisor:
     def _relaunch(self) -> None:
         if not self._mount.present:
             self._end("unmounted", 0)  # K7
+            return
+        if self._mount.automounted:  # K9
+            where = self._mount.spec.mountpoint
+            self._give_up(MountError("left to the automount", where, "an access mounts it again"))
             return
         try:
             if not self._mount.unmount(lazily=True):
@@ -286,14 +291,13 @@ class Supervisor:
             return
         wait_s = self._deaths.record(time.monotonic())
         self._log.error(f"the control plane died: {reason}; open files are lost (ENOTCONN)")
-        if self._mount.automounted:  # K9
-            self._give_up(MountError("left to the automount", reason, "an access mounts it again"))
-            return
+        timing = self._timing
         if wait_s is None:
-            timing = self._timing
             op = f"the control plane died {timing.crash_limit} times in {timing.crash_window_s:g} s"
             self._give_up(MountError(op, reason, f"unmounted; {self._where}, then mount again"))
             return
+        if self._mount.automounted:
+            wait_s = self._began_s + timing.automount_s - time.monotonic()
         self._state = State.BACKOFF
         self._after("backoff", wait_s)
         self._notifier.send(STATUS=f"control plane died ({reason}), restarting")

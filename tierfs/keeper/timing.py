@@ -28,6 +28,9 @@ class Timing:
     """From SIGABRT (which lets it dump its stacks) to SIGKILL."""
     backoff_first_s: float = 0.1
     backoff_most_s: float = 10.0
+    automount_s: float = 2.5
+    """The least age at which a keeper leaves its mount to the automount. systemd gives an automount
+    up, and shows the empty directory, when it mounts more than 5 times in 10 s."""
     crash_window_s: float = 60.0
     crash_limit: int = 5
     """This many deaths within the window end the keeper."""
