@@ -50,13 +50,13 @@ def enter_user_world(tmp_path: Path) -> Path:
 
 def _let_everybody_reach(*directories: Path) -> None:
     """Put passable directories over the closed ones (such as ``/root``) on the way to these."""
-    held = {path: os.open(path, os.O_PATH) for path in directories}
+    # Parents first: a virtual environment may be inside of the checkout.
+    held = {path: os.open(path, os.O_PATH) for path in sorted(directories)}
+    closed = set()
     for path in directories:
-        closed = [p for p in reversed(path.parents) if not p.stat().st_mode & 0o001]
-        if closed:
-            subprocess.run(
-                ["mount", "-t", "tmpfs", "-o", "mode=755", "none", closed[0]], check=True
-            )
+        closed.update([p for p in reversed(path.parents) if not p.stat().st_mode & 0o001][:1])
+    for directory in closed:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "none", directory], check=True)
     for path, fd in held.items():
         if not path.exists():
             path.mkdir(parents=True)
