@@ -8,6 +8,7 @@ that holds this process's pid. What it does wrong is chosen by its first argumen
     vanish            exit with 3 instead of ready
     crash             report ready, serve, and exit with 3 at the first read of ``pid``
     crash-later       serve at the first start, afterwards exit with 3 instead of ready
+    slow-later        serve at the first start, afterwards wait until the marker is gone
     silent            report ready and never alive
     environment       serve; ``pid`` holds the environment, argv and open files as JSON
 """
@@ -152,6 +153,13 @@ def main() -> int:
         if Path(arguments.marker).exists():
             return 3
         Path(arguments.marker).touch()
+    if fake.mode == "slow-later":
+        marker = Path(arguments.marker)
+        if not marker.exists():
+            marker.touch()
+        else:
+            while marker.exists():
+                time.sleep(0.01)
     return fake.serve()
 
 

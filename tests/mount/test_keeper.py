@@ -361,6 +361,29 @@ def test_service_manager_is_told(kept: Kept) -> None:
         assert kept.result() == 0
 
 
+def test_a_slow_start_is_vouched_for_by_the_keeper(kept: Kept) -> None:
+    """Until the start's own deadline: or an outage of the lake would cost the whole service."""
+    name = f"tierfs-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind("\0" + name)
+        manager.settimeout(10)
+        environment = {"NOTIFY_SOCKET": "@" + name, "WATCHDOG_USEC": "60000000"}
+        timing = dataclasses.replace(QUICK, start_s=60.0, pulse_s=0.1)
+        kept.run("slow-later", environment=environment, timing=timing)
+        os.kill(kept.control_pid(), signal.SIGKILL)
+        wait_until(lambda: kept.state() == "starting", "the silent start")
+        manager.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while manager.recv(4096):
+                pass  # What was said before.
+        manager.settimeout(10)
+        for _ in range(3):
+            assert manager.recv(4096) == b"WATCHDOG=1"
+        assert kept.state() == "starting"
+        (kept.root / "marker").unlink()
+        wait_until(kept.serving, "the end of the start")
+
+
 def test_silence_is_not_forwarded_to_the_service_manager(kept: Kept) -> None:
     name = f"tierfs-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:

@@ -155,6 +155,9 @@ class Supervisor:
             self._abort_child(f"did not answer on the mount point within {timing.answer_s:g} s")
         elif name == "backoff":
             self._relaunch()
+        elif name == "pulse" and self._state in (State.STARTING, State.ANSWERING):
+            self._notifier.watchdog()
+            self._after("pulse", self._timing.pulse_s)
         elif name == "unmount":
             self._try_unmount(lazily=False)
         elif name == "drain":
@@ -180,6 +183,7 @@ class Supervisor:
         self._child = Child.start(self._argv, fuse_fd=self._mount.fuse_fd, config=self._config)
         self._log.debug(f"control plane started (pid {self._child.pid})")
         self._after("silence", self._timing.start_s)
+        self._after("pulse", self._timing.pulse_s)
         self._record()
 
     def _relaunch(self) -> None:

@@ -18,6 +18,9 @@ class Timing:
     """Silence of a serving control plane that counts as death; it reports every half of it."""
     start_s: float = 120.0
     """Silence of a starting one: it may have an index to rebuild before it is ready."""
+    pulse_s: float = 2.0
+    """Meanwhile the keeper tells the service manager this often that it watches over the start: a
+    control plane that waits for the lake is silent for longer than WatchdogSec."""
     answer_s: float = 30.0
     """From ``ready`` to an answered statvfs(3) on the mount point."""
     drain_s: float = 10.0
