@@ -36,7 +36,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.mount.mounting import wait_until
+from tests.mount.mounting import MNT_DETACH, wait_until
 from tests.mount.worlds import CLONE_NEWNS, REPOSITORY
 from tierfs.keeper import mountinfo
 
@@ -247,9 +247,14 @@ def _mount(*arguments: str | Path) -> None:
 
 def guard(directory: Path) -> int:
     """Run a private systemd until standard input ends; 0 when nothing is left of it."""
-    machine = _Machine.look()
     _call("unshare", CLONE_NEWNS)
     _mount("--make-rprivate", "/")
+    for entry in mountinfo.mounts():
+        if entry.fs_type.startswith(b"fuse."):
+            # Our copy would keep its daemon alive after the machine's unmount.
+            _libc.umount2(entry.mountpoint, MNT_DETACH)
+    # The numbers of these devices are not used again while this namespace has them mounted.
+    machine = _Machine.look()
     hierarchy = directory / "cgroup"
     hierarchy.mkdir()
     _mount("-t", "cgroup2", "none", hierarchy)
@@ -370,7 +375,7 @@ def _enter_root(directory: Path) -> set[bytes]:
     _mount("-t", "proc", "none", "/proc")
     _mount("-t", "sysfs", "none", "/sys")
     _mount("-t", "cgroup2", "none", "/sys/fs/cgroup")
-    _call("umount2", b"/old", 2)
+    _call("umount2", b"/old", MNT_DETACH)
     os.rmdir("/old")
     return shared
 
