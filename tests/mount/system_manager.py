@@ -38,7 +38,7 @@ from pathlib import Path
 
 from tests.mount.mounting import MNT_DETACH, wait_until
 from tests.mount.worlds import CLONE_NEWNS, REPOSITORY
-from tierfs.keeper import mountinfo
+from tierfs import mountinfo
 
 SYSTEMD = Path("/lib/systemd/systemd")
 FSTAB_GENERATOR = Path("/usr/lib/systemd/system-generators/systemd-fstab-generator")

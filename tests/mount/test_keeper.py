@@ -502,12 +502,12 @@ def test_sigterm_while_the_mount_is_made_is_not_lost(
     assert kept.result() == 0
 
 
-def test_abort_of_an_ended_mount_spares_the_next_with_its_number(tmp_path: Path) -> None:
-    in_child(lambda: _abort_after_the_end(tmp_path))
+def test_an_ended_mount_spares_the_next_with_its_numbers(tmp_path: Path) -> None:
+    in_child(lambda: _act_after_the_end(tmp_path))
 
 
-def _abort_after_the_end(tmp_path: Path) -> None:
-    """Connections have the lowest free device number: the next mount gets the ended one's."""
+def _act_after_the_end(tmp_path: Path) -> None:
+    """Mounts and connections have the lowest free numbers: the next mount gets the ended one's."""
     enter_user_world(tmp_path)
     connections = "/sys/fs/fuse/connections"
     if not os.path.ismount(connections):
@@ -519,26 +519,37 @@ def _abort_after_the_end(tmp_path: Path) -> None:
         spec = mounting.MountSpec("s3://bucket", os.fsencode(directory), allow_other=False)
         return mounting.make_mount(spec)
 
+    def numbers(mount: mounting.Mount) -> tuple[int, str]:
+        row = mountinfo.topmost(mount.spec.mountpoint)
+        assert row is not None
+        return row.mount_id, row.device
+
     def ended(mount: mounting.Mount) -> bool:
         poll = select.poll()
         poll.register(mount.fuse_fd, 0)
         return bool(poll.poll(0))
 
     first = make("first")
+    wanted = numbers(first)
+    first._close_root()  # As when it has answered: the descriptor would keep the numbers taken.
     detach(tmp_path / "first")
-    first.close()
     others: list[mounting.Mount] = []
     try:
-        # Mounts that other programs make meanwhile may take the number first.
-        while not others or (others[-1].device != first.device and len(others) < 50):
+        # Mounts that other programs make meanwhile may take the numbers first.
+        while not others or (numbers(others[-1]) != wanted and len(others) < 50):
             others.append(make(f"other{len(others)}"))
         heir = others[-1]
-        assert heir.device == first.device
+        assert numbers(heir) == wanted
+        assert not first.present
+        assert first.unmount(lazily=True)
+        assert heir.present
         first.abort()
         assert not ended(heir)
         heir.abort()
         assert ended(heir)
+        assert heir.present, "a dead mount is there until it is unmounted"
     finally:
+        first.close()
         for n, other in enumerate(others):
             detach(tmp_path / f"other{n}")
             other.close()

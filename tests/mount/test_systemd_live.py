@@ -18,7 +18,7 @@ import pytest
 from tests.mount import system_manager
 from tests.mount.mounting import wait_until
 from tests.mount.system_manager import SystemManager
-from tierfs.keeper import mountinfo
+from tierfs import mountinfo
 
 _MISSING = system_manager.missing()
 pytestmark = pytest.mark.skipif(_MISSING is not None, reason=str(_MISSING))

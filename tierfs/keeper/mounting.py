@@ -16,6 +16,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import select
 import shutil
 import socket
 import stat
@@ -84,9 +85,26 @@ class Mount:
         self._root_fd = _open_root(spec.mountpoint)
 
     def _entry(self) -> mountinfo.MountEntry | None:
-        """Our row, wherever it is by now (a parent can have been renamed); no bind mount of it."""
+        """Our row, wherever it is by now (a parent can have been renamed); no bind mount of it.
+
+        The kernel gives the numbers of a mount that has ended to the next one, whoever makes it. So
+        they say for sure which row is ours only while the connection lives; afterwards the row must
+        be where ours was, too: a dead mount that is still there has not given up its numbers.
+        """
         wanted = (self._id, self.device)
-        return next((e for e in mountinfo.mounts() if (e.mount_id, e.device) == wanted), None)
+        found = next((e for e in mountinfo.mounts() if (e.mount_id, e.device) == wanted), None)
+        if found is None or self._connected():
+            return found
+        is_ours = (found.mountpoint, found.fs_type) == (self.spec.mountpoint, mountinfo.MOUNT_TYPE)
+        return found if is_ours else None
+
+    def _connected(self) -> bool:
+        """Whether the kernel still serves our ``/dev/fuse``: not after an unmount or an abort."""
+        if self.fuse_fd < 0:
+            return False
+        poll = select.poll()
+        poll.register(self.fuse_fd, 0)
+        return not poll.poll(0)
 
     @property
     def present(self) -> bool:
