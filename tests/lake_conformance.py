@@ -60,23 +60,36 @@ class Subject:
     flat: bool
 
 
-async def pages(lake: Lake, prefix: bytes, max_keys: int, recursive: bool) -> list[ListPage]:
+async def pages(
+    lake: Lake, prefix: bytes, max_keys: int, recursive: bool, start_after: bytes = b""
+) -> list[ListPage]:
     """Every page of a listing."""
     found: list[ListPage] = []
     token = None
     while True:
-        page = await lake.list_page(prefix, token=token, max_keys=max_keys, recursive=recursive)
+        page = await lake.list_page(
+            prefix,
+            token=token,
+            max_keys=max_keys,
+            recursive=recursive,
+            start_after=start_after,
+        )
         found.append(page)
-        token = page.next_token
+        token, start_after = page.next_token, b""
         if token is None:
             return found
 
 
 async def listing(
-    lake: Lake, prefix: bytes = b"", *, max_keys: int = 1000, recursive: bool = False
+    lake: Lake,
+    prefix: bytes = b"",
+    *,
+    max_keys: int = 1000,
+    recursive: bool = False,
+    start_after: bytes = b"",
 ) -> tuple[list[bytes], list[bytes]]:
     """All keys and prefixes, sorted, duplicates kept."""
-    found = await pages(lake, prefix, max_keys, recursive)
+    found = await pages(lake, prefix, max_keys, recursive, start_after)
     objects = sorted(entry.key for page in found for entry in page.objects)
     return objects, sorted(folded for page in found for folded in page.prefixes)
 
@@ -144,6 +157,11 @@ async def test_ranges_that_nobody_may_ask_for(subject: Subject) -> None:
                 await lake.get(b"f", version, offset, length)
         with pytest.raises(InvalidRequest):
             await lake.list_page(b"no-slash")
+        for after in (b"e", b"d/", b"d/e/f"):
+            with pytest.raises(InvalidRequest):
+                await lake.list_page(b"d/", start_after=after)
+        with pytest.raises(InvalidRequest):
+            await lake.list_page(b"", token=b"token", start_after=b"e")
 
 
 async def test_a_changed_object_fails_its_precondition(subject: Subject) -> None:
@@ -216,6 +234,47 @@ async def test_pages_give_every_entry_once(subject: Subject, max_keys: int) -> N
         expected = [key for key in keys if b"/" not in key], [b"dir-%d/" % n for n in range(4)]
         assert await listing(lake, max_keys=max_keys) == expected
         assert await listing(lake, max_keys=max_keys, recursive=True) == (keys, [])
+
+
+@pytest.mark.parametrize("max_keys", [1, 3, 1000])
+async def test_a_listing_starts_after_a_name(subject: Subject, max_keys: int) -> None:
+    keys = [b"d/%s" % name for name in (b"a", b"b-", b"b0", b"b1", b"c/x", b"c/y", b"c0", b"d")]
+    keys += [b"b", b"e", b"d0"]
+    if subject.flat:
+        keys += [b"d/b", b"d/c", b"d/b/x"]  # Objects beside directories of their names.
+    else:
+        keys += [b"d/f/x"]
+    for key in keys:
+        subject.put(key, b"x")
+    async with subject.open() as lake:
+        for prefix in (b"", b"d/"):
+            objects, prefixes = await listing(lake, prefix)
+            deep, _ = await listing(lake, prefix, recursive=True)
+            names = {key[len(prefix) :].rstrip(b"/") for key in objects + prefixes}
+            # Names that are there and that are not; a file's, and that of a directory beside it.
+            for name in names | {b"!", b"b!", b"b-0", b"bb", b"c-", b"~"}:
+                after = prefix + name
+                found = await listing(lake, prefix, max_keys=max_keys, start_after=after)
+                assert found == (
+                    [key for key in objects if key > after],
+                    [key for key in prefixes if key > after],
+                ), (prefix, name)
+                found = await listing(
+                    lake, prefix, max_keys=max_keys, recursive=True, start_after=after
+                )
+                assert found == ([key for key in deep if key > after], []), (prefix, name)
+
+
+async def test_a_listing_that_says_it_is_ordered_is(subject: Subject) -> None:
+    for key in (b"b", b"a0", b"a", b"a-/x", b"A", b"c/x", b"c0", b"\xc3\xa9"):
+        subject.put(key, b"x")
+    async with subject.open() as lake:
+        if not lake.ordered:
+            return
+        found = []
+        for page in await pages(lake, b"", 1, False):
+            found += [info.key for info in page.objects] + page.prefixes
+        assert found == sorted([b"b", b"a0", b"a", b"a-/", b"A", b"c/", b"c0", b"\xc3\xa9"])
 
 
 async def test_a_token_serves_twice(subject: Subject) -> None:

@@ -46,10 +46,15 @@ class WatchedLake(MemoryLake):
         token: bytes | None = None,
         max_keys: int = 1000,
         recursive: bool = False,
+        start_after: bytes = b"",
     ) -> ListPage:
         await self._enter("list" if max_keys > 1 else "probe", prefix)
         return await super().list_page(
-            prefix, token=token, max_keys=min(max_keys, self.page_size), recursive=recursive
+            prefix,
+            token=token,
+            max_keys=min(max_keys, self.page_size),
+            recursive=recursive,
+            start_after=start_after,
         )
 
 

@@ -150,6 +150,7 @@ async def test_what_a_lake_cannot_spell_is_hidden(tmp_path: Path) -> None:
             token: bytes | None = None,
             max_keys: int = 1000,
             recursive: bool = False,
+            start_after: bytes = b"",
         ) -> ListPage:
             page = await super().list_page(prefix, token=token, max_keys=max_keys)
             return ListPage(page.objects, page.prefixes, page.next_token, [b"socket"])
@@ -207,6 +208,7 @@ async def test_a_store_that_does_not_list_in_order(tmp_path: Path) -> None:
             token: bytes | None = None,
             max_keys: int = 1000,
             recursive: bool = False,
+            start_after: bytes = b"",
         ) -> ListPage:
             whole = await super().list_page(prefix)
             entries: list[bytes | ObjectInfo] = [*whole.prefixes, *reversed(whole.objects)]

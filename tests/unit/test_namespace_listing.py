@@ -45,6 +45,7 @@ class EndlessLake(MemoryLake):
         token: bytes | None = None,
         max_keys: int = 1000,
         recursive: bool = False,
+        start_after: bytes = b"",
     ) -> ListPage:
         if self.pages:
             await self.gate.wait()
@@ -243,6 +244,7 @@ async def test_a_listing_does_not_bring_back_what_a_look_up_saw_vanish(tmp_path:
             token: bytes | None = None,
             max_keys: int = 1000,
             recursive: bool = False,
+            start_after: bytes = b"",
         ) -> ListPage:
             page = await answered(prefix, token=token, max_keys=max_keys)
             if max_keys > 1:

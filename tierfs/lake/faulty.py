@@ -113,6 +113,7 @@ class FaultyLake:
         self._rng = random.Random(seed)
         self.identity: LakeIdentity = inner.identity
         self.counters: LakeCounters = inner.counters
+        self.ordered = inner.ordered
         #: Every call, faulty or not, oldest first; what was fetched twice can be seen here.
         self.calls: deque[Call] = deque(maxlen=_LOG_LENGTH)
         #: What went wrong, in order.
@@ -185,12 +186,17 @@ class FaultyLake:
         token: bytes | None = None,
         max_keys: int = 1000,
         recursive: bool = False,
+        start_after: bytes = b"",
     ) -> ListPage:
         """See `Lake.list_page`."""
         call = Call(CallKind.LIST, prefix)
         await self._before(self._choose(call), call)
         return await self._inner.list_page(
-            prefix, token=token, max_keys=max_keys, recursive=recursive
+            prefix,
+            token=token,
+            max_keys=max_keys,
+            recursive=recursive,
+            start_after=start_after,
         )
 
     async def get(self, key: bytes, version: Version, offset: int, length: int) -> bytes:

@@ -144,6 +144,7 @@ class ModelledLake:
         self._sigma = math.log(model.p99_s / model.median_s) / _Z99
         self.identity: LakeIdentity = inner.identity
         self.counters: LakeCounters = inner.counters
+        self.ordered = inner.ordered
 
     async def _first_byte(self, call: Awaitable[T]) -> T:
         """*call*'s value (or exception: errors travel too), not before the first byte's time."""
@@ -166,9 +167,16 @@ class ModelledLake:
         token: bytes | None = None,
         max_keys: int = 1000,
         recursive: bool = False,
+        start_after: bytes = b"",
     ) -> ListPage:
         """See `Lake.list_page`."""
-        call = self._inner.list_page(prefix, token=token, max_keys=max_keys, recursive=recursive)
+        call = self._inner.list_page(
+            prefix,
+            token=token,
+            max_keys=max_keys,
+            recursive=recursive,
+            start_after=start_after,
+        )
         page = await self._first_byte(call)
         entries = len(page.objects) + len(page.prefixes)
         await self._link.transfer(entries * _LISTED_ENTRY_BYTES)

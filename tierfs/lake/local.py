@@ -40,6 +40,7 @@ from tierfs.lake.protocol import (
     ListPage,
     ObjectInfo,
     Version,
+    check_listing,
 )
 
 T = TypeVar("T")
@@ -60,6 +61,7 @@ class LocalLake:
         self._threads = trio.CapacityLimiter(max(1, max_connections))
         self._listings = LocalListings(self._open_directory, self._link_target)
         self.counters = LakeCounters()
+        self.ordered = False
         self.identity = LakeIdentity("file", "", "", os.fsdecode(self._real))
 
     async def head(self, key: bytes, *, checksum: bool = False) -> ObjectInfo:
@@ -83,14 +85,14 @@ class LocalLake:
         token: bytes | None = None,
         max_keys: int = 1000,
         recursive: bool = False,
+        start_after: bytes = b"",
     ) -> ListPage:
         """See `Lake.list_page`. Entries come in the directory's own order."""
-        if prefix and not prefix.endswith(b"/"):
-            raise InvalidRequest("a listing's prefix ends with a slash", prefix)
+        check_listing(prefix, token, start_after)
 
         def once() -> ListPage:
             try:
-                return self._listings.page(prefix, token, max(1, max_keys), recursive)
+                return self._listings.page(prefix, token, max(1, max_keys), recursive, start_after)
             except OSError as error:
                 if error.errno not in _ABSENT:
                     raise

@@ -1,8 +1,9 @@
 """Pages of a local directory, from iterators that stay open between pages.
 
 A directory has no order to continue from, so a continuation is an open iterator, kept in a bounded
-table under its token. A token also says how many entries went before it: when its iterator is gone
-(too many others, a restart), the directory is read anew and that many entries are passed over.
+table under its token. A token also says how many entries went before it, and which are passed over
+for their names: when its iterator is gone (too many others, a restart), the directory is read anew
+and that many entries are passed over.
 Local file systems give an unchanged directory in an unchanged order, which is what promise L3 asks
 for.
 
@@ -25,6 +26,12 @@ _MOST_OPEN = 64
 
 #: One entry found: an object, a prefix, or a name that cannot be a key.
 _Entry = ObjectInfo | bytes | tuple[bytes]
+
+
+def _key(entry: _Entry) -> bytes:
+    if isinstance(entry, ObjectInfo):
+        return entry.key
+    return entry if isinstance(entry, bytes) else entry[0]
 
 
 def version_of(status: os.stat_result) -> Version:
@@ -54,9 +61,16 @@ class LocalListings:
         self._next_id = 0
         self._closed = False
 
-    def page(self, prefix: bytes, token: bytes | None, max_keys: int, recursive: bool) -> ListPage:
+    def page(
+        self,
+        prefix: bytes,
+        token: bytes | None,
+        max_keys: int,
+        recursive: bool,
+        start_after: bytes,
+    ) -> ListPage:
         """One page. Raises OSError if the directory cannot be read."""
-        walk = self._take(prefix, token, recursive)
+        walk = self._take(prefix, token, recursive, start_after)
         page = ListPage()
         try:
             for entry in walk.entries:
@@ -76,10 +90,16 @@ class LocalListings:
         walk.close()
         return page
 
-    def _take(self, prefix: bytes, token: bytes | None, recursive: bool) -> _Walk:
+    def _take(
+        self, prefix: bytes, token: bytes | None, recursive: bool, start_after: bytes
+    ) -> _Walk:
         if token is None:
-            return _Walk(self, prefix, recursive)
-        position, _, _ = token.partition(b":")
+            return _Walk(self, prefix, recursive, start_after)
+        position, _, rest = token.partition(b":")
+        try:
+            start_after = bytes.fromhex(rest.partition(b":")[2].decode("ascii"))
+        except ValueError:
+            position = b""
         if not position.isdigit():
             raise InvalidRequest("not a listing's token", token)
         with self._lock:
@@ -88,7 +108,7 @@ class LocalListings:
             if walk.prefix == prefix and walk.recursive == recursive:
                 return walk
             walk.close()
-        walk = _Walk(self, prefix, recursive)
+        walk = _Walk(self, prefix, recursive, start_after)
         try:
             while walk.position < int(position) and next(walk.entries, None) is not None:
                 walk.position += 1
@@ -102,6 +122,8 @@ class LocalListings:
         with self._lock:
             self._next_id += 1
             token = b"%d:%d-%d" % (walk.position, os.getpid(), self._next_id)
+            if walk.start_after:
+                token += b":" + walk.start_after.hex().encode("ascii")
             if self._closed:
                 evicted = walk
             else:
@@ -121,8 +143,8 @@ class LocalListings:
         for walk in walks:
             walk.close()
 
-    def walk(self, prefix: bytes, recursive: bool) -> Iterator[_Entry]:
-        """Every entry under *prefix*, depth first. An empty directory is listed as its own marker
+    def walk(self, prefix: bytes, recursive: bool, start_after: bytes) -> Iterator[_Entry]:
+        """Every entry under *prefix* that sorts after *start_after*, depth first. An empty directory is listed as its own marker
         (``dir/``, as object stores keep one), so that whoever asks for it learns that it exists."""
         fd = self._open_directory(prefix)
         try:
@@ -132,8 +154,14 @@ class LocalListings:
                     empty = False
                     # scandir of a descriptor gives str; fsencode gives back the bytes that were
                     # there.
-                    yield from self._describe(prefix + os.fsencode(entry.name), entry, recursive)
-            if empty:
+                    key = prefix + os.fsencode(entry.name)
+                    if key + b"/" <= start_after:
+                        continue
+                    found = self._describe(key, entry, recursive)
+                    if key <= start_after:  # The directory would be after it, the file is not.
+                        found = (e for e in found if _key(e) > start_after)
+                    yield from found
+            if empty and prefix > start_after:
                 status = os.fstat(fd)
                 yield ObjectInfo(prefix, 0, status.st_mtime_ns, version_of(status))
         finally:
@@ -170,7 +198,7 @@ class LocalListings:
 
     def _deeper(self, prefix: bytes) -> Iterator[_Entry]:
         try:
-            yield from self.walk(prefix, True)
+            yield from self.walk(prefix, True, b"")
         except (PermissionError, FileNotFoundError, NotADirectoryError):
             yield (prefix,)
 
@@ -178,11 +206,14 @@ class LocalListings:
 class _Walk:
     """An iterator in progress: what it lists and how many entries it has given."""
 
-    def __init__(self, listings: LocalListings, prefix: bytes, recursive: bool) -> None:
+    def __init__(
+        self, listings: LocalListings, prefix: bytes, recursive: bool, start_after: bytes
+    ) -> None:
         self.prefix = prefix
         self.recursive = recursive
+        self.start_after = start_after
         self.position = 0
-        self.entries = listings.walk(prefix, recursive)
+        self.entries = listings.walk(prefix, recursive, start_after)
 
     def close(self) -> None:
         close = getattr(self.entries, "close", None)

@@ -26,6 +26,7 @@ from tierfs.lake.protocol import (
     ListPage,
     ObjectInfo,
     Version,
+    check_listing,
 )
 
 
@@ -41,6 +42,7 @@ class MemoryLake:
         self._serial = itertools.count(1)
         self._checksums = checksums
         self.counters = LakeCounters()
+        self.ordered = True
         self.identity = LakeIdentity("memory", "", name, "")
 
     def put(
@@ -86,14 +88,17 @@ class MemoryLake:
         token: bytes | None = None,
         max_keys: int = 1000,
         recursive: bool = False,
+        start_after: bytes = b"",
     ) -> ListPage:
         """See `Lake.list_page`. Entries come in key order; a token is where to go on."""
-        if prefix and not prefix.endswith(b"/"):
-            raise InvalidRequest("a listing's prefix ends with a slash", prefix)
+        check_listing(prefix, token, start_after)
         await trio.lowlevel.checkpoint()
         self.counters.list_requests += 1
         page = ListPage()
-        at = bisect.bisect_left(self._keys, prefix if token is None else token)
+        if start_after:
+            at = bisect.bisect_right(self._keys, start_after)
+        else:
+            at = bisect.bisect_left(self._keys, prefix if token is None else token)
         while at < len(self._keys) and self._keys[at].startswith(prefix):
             key = self._keys[at]
             if len(page.objects) + len(page.prefixes) >= max(1, max_keys):

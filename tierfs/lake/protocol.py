@@ -12,7 +12,9 @@ L1. ``get`` returns exactly the bytes asked for, of exactly the version asked fo
     returned.
 L2. Transient faults (5xx, 429, reset, stall, time-out) are retried with jitter until the lake's
     deadline, then ``LakeUnavailable``. Permanent ones are raised at once.
-L3. ``list_page`` chains give every entry exactly once if the store does not change meanwhile.
+L3. ``list_page`` chains give every entry exactly once if the store does not change meanwhile; with
+    *start_after*, exactly those that sort after it. Where ``ordered``, they come in the order of
+    their keys.
 L4. Cancelling a call leaves nothing behind: no connection in an unknown state is used again.
 """
 
@@ -22,6 +24,8 @@ import enum
 import hashlib
 from dataclasses import dataclass, field
 from typing import Protocol
+
+from tierfs.errors import InvalidRequest
 
 
 class ChecksumKind(enum.IntEnum):
@@ -118,11 +122,27 @@ class LakeCounters:
     slow_downs: int = 0
 
 
+def check_listing(prefix: bytes, token: bytes | None, start_after: bytes) -> None:
+    """Refuse what no implementation of ``list_page`` is to be asked. Raises InvalidRequest."""
+    if prefix and not prefix.endswith(b"/"):
+        raise InvalidRequest("a listing's prefix ends with a slash", prefix)
+    if start_after and (
+        token is not None
+        or not start_after.startswith(prefix)
+        or start_after == prefix
+        or b"/" in start_after[len(prefix) :]
+    ):
+        raise InvalidRequest("a listing starts after a name, and without a token", start_after)
+
+
 class Lake(Protocol):
     """An object store. All methods may be called concurrently from one trio loop."""
 
     identity: LakeIdentity
     counters: LakeCounters
+    #: Listings come in the order of their keys' bytes, a folded prefix at the place of its text: so
+    #: one can be split into ranges.
+    ordered: bool
 
     async def head(self, key: bytes, *, checksum: bool = False) -> ObjectInfo:
         """Describe one object; with *checksum* also ask for its full-object checksum.
@@ -137,12 +157,20 @@ class Lake(Protocol):
         token: bytes | None = None,
         max_keys: int = 1000,
         recursive: bool = False,
+        start_after: bytes = b"",
     ) -> ListPage:
         """One page of the keys under *prefix* (``b""`` or ending in ``/``).
 
         Not *recursive*: one level, deeper keys fold into ``prefixes``. A prefix under which there
-        is nothing gives an empty page, not an error. Raises LakeMissing, LakeDenied,
-        LakeUnavailable.
+        is nothing gives an empty page, not an error.
+
+        *start_after* begins a chain, so it goes without *token*, which remembers it: only objects
+        and folded prefixes whose own text sorts strictly after it are given. It is *prefix* and a
+        name without ``/``, or the stores differ: the keys below a folded prefix are then all on one
+        side of it. (Amazon S3 promises this for CommonPrefixes as well as for keys, and ignores
+        ``start-after`` where there is a token: API reference, ListObjectsV2.)
+
+        Raises InvalidRequest, LakeMissing, LakeDenied, LakeUnavailable.
         """
 
     async def get(self, key: bytes, version: Version, offset: int, length: int) -> bytes:

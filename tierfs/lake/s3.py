@@ -41,6 +41,7 @@ from tierfs.lake.protocol import (
     ListPage,
     ObjectInfo,
     Version,
+    check_listing,
 )
 from tierfs.lake.retry import Retrier
 from tierfs.lake.s3_answers import (
@@ -63,6 +64,9 @@ T = TypeVar("T")
 
 #: https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
 _LONGEST_KEY = 1024
+#: Directory buckets (S3 Express One Zone) do not list in order and know no ``start-after``:
+#: https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html
+_DIRECTORY_BUCKET = "--x-s3"
 #: A body, or an answer's head, that makes no progress for this long is given up and asked for
 #: again.
 _STALL_S = 15.0
@@ -101,6 +105,7 @@ class S3Lake:
         # Abandoned threads keep their token until their answer ends, so there are more than slots.
         self._threads = trio.CapacityLimiter(4 * options.max_connections + 4)
         self.counters = LakeCounters()
+        self.ordered = not url.bucket.endswith(_DIRECTORY_BUCKET)
         self.limiter = AdaptiveLimiter(options.max_connections)
         self._retrier = Retrier(
             self.limiter, self.counters, options.request_timeout, rng or random.Random()
@@ -258,13 +263,15 @@ class S3Lake:
         token: bytes | None = None,
         max_keys: int = 1000,
         recursive: bool = False,
+        start_after: bytes = b"",
     ) -> ListPage:
         """See `Lake.list_page`."""
-        if prefix and not prefix.endswith(b"/"):
-            raise InvalidRequest("a listing's prefix ends with a slash", prefix)
+        check_listing(prefix, token, start_after)
         full = self._root + prefix
         if full and not _possible(full):
             return ListPage()
+        if start_after and not _possible(self._root + start_after):
+            raise InvalidRequest("a listing starts after what could be a key", start_after)
         query = [
             ("list-type", "2"),
             ("encoding-type", "url"),
@@ -275,6 +282,8 @@ class S3Lake:
             query.append(("delimiter", "/"))
         if token is not None:
             query.append(("continuation-token", token.decode("utf-8")))
+        if start_after:
+            query.append(("start-after", (self._root + start_after).decode("utf-8")))
 
         def once(client: _Client) -> ListPage:
             self.counters.list_requests += 1
