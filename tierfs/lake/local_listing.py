@@ -144,8 +144,9 @@ class LocalListings:
             walk.close()
 
     def walk(self, prefix: bytes, recursive: bool, start_after: bytes) -> Iterator[_Entry]:
-        """Every entry under *prefix* that sorts after *start_after*, depth first. An empty directory is listed as its own marker
-        (``dir/``, as object stores keep one), so that whoever asks for it learns that it exists."""
+        """Every entry under *prefix* that sorts after *start_after*, depth first. An empty
+        directory is listed as its own marker (``dir/``, as object stores keep one), so that whoever
+        asks for it learns that it exists."""
         fd = self._open_directory(prefix)
         try:
             empty = prefix != b""
