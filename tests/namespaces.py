@@ -4,7 +4,7 @@ changes."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import trio
@@ -14,6 +14,8 @@ from tierfs.index.index import Index
 from tierfs.lake.memory import MemoryLake
 from tierfs.lake.protocol import ListPage, ObjectInfo
 from tierfs.namespace import Attributes, Namespace
+from tierfs.namespace.chains import POLICY, Policy
+from tierfs.namespace.split import Scale, Split
 
 
 class WatchedLake(MemoryLake):
@@ -29,6 +31,8 @@ class WatchedLake(MemoryLake):
         #: Called before each request with its kind and key or prefix; may raise.
         self.before: Callable[[str, bytes], None] = lambda kind, key: None
         self.asked: list[tuple[str, bytes]] = []
+        #: Awaited with the token and the start of each page, before it is read.
+        self.page: Callable[[bytes | None, bytes], Awaitable[None]] = _at_once
 
     async def _enter(self, kind: str, key: bytes) -> None:
         self.asked.append((kind, key))
@@ -49,6 +53,8 @@ class WatchedLake(MemoryLake):
         start_after: bytes = b"",
     ) -> ListPage:
         await self._enter("list" if max_keys > 1 else "probe", prefix)
+        if max_keys > 1:
+            await self.page(token, start_after)
         return await super().list_page(
             prefix,
             token=token,
@@ -56,6 +62,33 @@ class WatchedLake(MemoryLake):
             recursive=recursive,
             start_after=start_after,
         )
+
+
+async def _at_once(token: bytes | None, start_after: bytes) -> None:
+    pass
+
+
+class Points(Scale):
+    """A number line that splits a range at the one of its points that *choose* takes."""
+
+    choose: Callable[[list[bytes]], bytes]
+    points: list[bytes]
+
+    def split(self, at: bytes, end: bytes | None, reach: int) -> Split | None:
+        fit = [point for point in self.points if point > at and (end is None or point < end)]
+        return Split(1_000, self.choose(fit)) if fit else None
+
+
+def splitting(
+    *points: bytes, chains: int = 8, choose: Callable[[list[bytes]], bytes] = min
+) -> Policy:
+    """Split from the first page on, at *points* (names), whatever that costs."""
+    line = Points(b"", b"0", 1, 1)
+    line.points = list(points)
+    line.choose = choose
+    return POLICY._replace(
+        after_pages=1, chains=chains, probe_every=1, waste_every=0, scale_of=lambda names: line
+    )
 
 
 class World:
@@ -74,6 +107,7 @@ class World:
         ttl_s: float = 60.0,
         negative_ttl_s: float = 5.0,
         relist_pages: int = 10,
+        listing: Policy = POLICY,
     ) -> AsyncIterator[Namespace]:
         """A namespace, with its index open, until the block ends."""
         failed: Exception | None = None
@@ -92,6 +126,7 @@ class World:
                     negative_ttl_s=negative_ttl_s,
                     spawn=nursery,
                     relist_pages=relist_pages,
+                    listing=listing,
                 )
                 namespace.on_change = lambda *change: self.changes.append(change)
                 try:

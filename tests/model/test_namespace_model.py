@@ -18,10 +18,11 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.namespaces import WatchedLake, World, read_all
+from tests.namespaces import WatchedLake, World, read_all, splitting
 from tierfs.errors import IsADirectory, NotADirectory, NotFound, StaleVersion
 from tierfs.index.records import ROOT_INO, HiddenReason, Kind
 from tierfs.namespace import Attributes, Namespace
+from tierfs.namespace.chains import Policy
 from tierfs.namespace.keys import hidden_reason
 
 _SECOND = 1_000_000_000
@@ -241,12 +242,13 @@ class Machine:
         else:
             await self.find(op.path)
 
-    async def run(self, ops: list[Op], relist_pages: int) -> None:
+    async def run(self, ops: list[Op], relist_pages: int, listing: Policy) -> None:
         while ops:
             async with self.world.mount(
                 ttl_s=self.reference.ttl_s,
                 negative_ttl_s=min(5.0, self.reference.ttl_s),
                 relist_pages=relist_pages,
+                listing=listing,
             ) as self.ns:
                 while ops:
                     op = ops.pop(0)
@@ -276,6 +278,9 @@ _PATHS = (b"a", b"a-", b"b", b"a/a", b"a/b", b"b/a", b"a/b/a", b"c\n", b"\xff/a"
 _MARKERS = (b"a/", b"b/", b"a/b/")
 _AWKWARD = (b"/", b"a//b", b"./a", b"a/..", b"b/../a/b", b"n" * 256, b"a/z\0/b", b"a/b//")
 
+#: Where listings are split: at names, between an object and the directory that hides it, nowhere.
+_POINTS = (b"!", b"a", b"a!", b"a-", b"a-z", b"a0", b"b", b"b-", b"z")
+
 _PUTS = [Op("put", key, number) for key in _PATHS for number in range(4)]
 _PUTS += [Op("put", key, number) for key in _MARKERS + _AWKWARD for number in range(2)]
 _DELETES = [Op("delete", key) for key in _PATHS + _MARKERS + _AWKWARD]
@@ -303,11 +308,19 @@ _OPS = st.one_of(
     ttl_s=st.sampled_from([60.0, 60.0, 0.0, float("inf")]),
     page_size=st.sampled_from([1, 2, 3, 1000]),
     relist_pages=st.sampled_from([10, 10, 0]),
+    chains=st.sampled_from([1, 2, 3, 8]),
+    choose=st.sampled_from([min, max]),
 )
 def test_every_answer_is_a_state_of_the_lake_within_the_ttl(
-    ops: list[Op], ttl_s: float, page_size: int, relist_pages: int
+    ops: list[Op],
+    ttl_s: float,
+    page_size: int,
+    relist_pages: int,
+    chains: int,
+    choose: Callable[[list[bytes]], bytes],
 ) -> None:
     with tempfile.TemporaryDirectory() as directory:
         world = World(Path(directory), WatchedLake(page_size))
         reference = Reference(ttl_s, big=relist_pages == 0 or page_size < 4)
-        trio.run(Machine(world, reference).run, list(ops), relist_pages)
+        listing = splitting(*_POINTS, chains=chains, choose=choose)
+        trio.run(Machine(world, reference).run, list(ops), relist_pages, listing)

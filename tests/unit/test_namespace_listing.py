@@ -35,7 +35,7 @@ class EndlessLake(MemoryLake):
     def __init__(self, size: int) -> None:
         super().__init__()
         self.size = size
-        self.pages = 0
+        self.pages = self.splits = 0
         self.gate = trio.Event()
 
     async def list_page(
@@ -51,7 +51,12 @@ class EndlessLake(MemoryLake):
             await self.gate.wait()
         await trio.lowlevel.checkpoint()
         self.pages += 1
-        start = int(token or b"0")
+        self.splits += bool(start_after)
+        if start_after:
+            # The least name of nine digits that sorts after it.
+            start = int(start_after.ljust(9, b"0")) + (len(start_after) == 9)
+        else:
+            start = int(token or b"0")
         end = min(start + max_keys, self.size)
         objects = [ObjectInfo(b"%09d" % n, 1, 1, Version(b"%d" % n)) for n in range(start, end)]
         return ListPage(objects, [], b"%d" % end if end < self.size else None)
@@ -83,6 +88,7 @@ async def test_a_huge_directory_answers_at_its_first_page_in_flat_memory(tmp_pat
         assert seen == 200_000
         assert rss_anon_kib() - before_kib < 24 << 10
         assert namespace.entry_count() == 200_000
+        assert lake.splits
 
 
 async def test_readers_share_one_listing_and_lose_nothing(tmp_path: Path) -> None:

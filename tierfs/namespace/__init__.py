@@ -8,7 +8,8 @@ calls the same functions.
 Three questions and who answers them::
 
     what is NAME in PARENT?  lookup.py   the index while fresh, else HEAD beside LIST, or a listing
-    what is in DIRECTORY?    readdir.py  the index in inode order, while listing.py fills it
+    what is in DIRECTORY?    readdir.py  the index in inode order, while listing.py fills it:
+                             chains.py asks the lake, merge.py decides what its pages mean
     which bytes is INODE?    lookup.py   the index while fresh, else as for its name
 
 and what they are made of::
@@ -18,7 +19,7 @@ and what they are made of::
     entries.py     the index plus the decisions on their way into it; commits in order
     attributes.py  what is shown, and for how long it is believed
     absence.py     names the lake does not have        flights.py   one question at a time
-    run.py         what one listing has seen
+    run.py         what one listing has seen           split.py     where to cut a range of names
     refresh.py     past all TTLs                       walk.py      all files of a tree
 
 Invariants:

@@ -76,12 +76,23 @@ def max_key_bytes(lake: LakeIdentity) -> int:
 @dataclass(slots=True)
 class PageNames:
     """One page of a directory's listing, as names. *directories* is ordered and without duplicates;
-    *last* is the greatest key of the page, ``b""`` if it is empty."""
+    *first* and *last* are the least and the greatest key of the page, ``b""`` if it is empty."""
 
     files: dict[bytes, ObjectInfo] = field(default_factory=dict)
     directories: dict[bytes, None] = field(default_factory=dict)
     hidden: list[tuple[bytes, HiddenReason]] = field(default_factory=list)
+    first: bytes = b""
     last: bytes = b""
+
+    def cut(self, prefix: bytes, end: bytes) -> None:
+        """Drop what sorts after the key *end*. *prefix* is the directory's."""
+        self.files = {name: info for name, info in self.files.items() if info.key <= end}
+        self.directories = {name: None for name in self.directories if prefix + name + b"/" <= end}
+        self.hidden = [(key, reason) for key, reason in self.hidden if key <= end]
+        self.last = min(self.last, end)
+
+    def __bool__(self) -> bool:
+        return bool(self.files or self.directories or self.hidden)
 
 
 def names_of(prefix: bytes, page: ListPage) -> PageNames:
@@ -109,8 +120,9 @@ def names_of(prefix: bytes, page: ListPage) -> PageNames:
             names.hidden.append((key, reason))
     for key in page.unlistable:
         names.hidden.append((key, HiddenReason.UNLISTABLE))
-    # The greatest, not the last: not every store lists in the order of its keys.
-    names.last = max((info.key for info in page.objects), default=b"")
-    if page.prefixes:
-        names.last = max(names.last, max(page.prefixes))
+    # By comparison, not by place: not every store lists in the order of its keys.
+    keys = [info.key for info in page.objects]
+    keys += page.prefixes
+    if keys:
+        names.first, names.last = min(keys), max(keys)
     return names

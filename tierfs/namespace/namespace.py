@@ -15,6 +15,7 @@ from tierfs.lake.protocol import Lake
 from tierfs.namespace import keys
 from tierfs.namespace.absence import Absences
 from tierfs.namespace.attributes import Attributes, Freshness, Presenter
+from tierfs.namespace.chains import POLICY, Policy
 from tierfs.namespace.entries import Entries, OnChange
 from tierfs.namespace.listing import Listings
 from tierfs.namespace.lookup import RELIST_PAGES, Lookups
@@ -31,7 +32,8 @@ class Namespace:
 
     *ttl_s* and *negative_ttl_s*: how long what the lake said is believed (``inf``: for ever).
     *spawn* runs listings and commits: it must outlive every call, and is cancelled to stop.
-    *relist_pages*: a directory of at most so many pages is relisted past its TTL.
+    *relist_pages*: a directory of at most so many pages is relisted past its TTL. *listing*: when
+    and how widely large directories are listed in several chains.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Namespace:
         negative_ttl_s: float,
         spawn: trio.Nursery,
         relist_pages: int = RELIST_PAGES,
+        listing: Policy = POLICY,
     ) -> None:
         self._names = names
         self._freshness = Freshness(clock, ttl_s, negative_ttl_s)
@@ -56,7 +59,15 @@ class Namespace:
         absences = Absences()
         reconciler = Reconciler(self._entries, absences, inodes)
         self._listings = Listings(
-            names, self._entries, lake, inodes, reconciler, absences, self._freshness, spawn
+            names,
+            self._entries,
+            lake,
+            inodes,
+            reconciler,
+            absences,
+            self._freshness,
+            spawn,
+            listing,
         )
         self._lookups = Lookups(
             names,

@@ -9,15 +9,68 @@ from typing import NamedTuple
 import trio
 
 from tierfs.errors import TierfsError
+from tierfs.index.records import Listing, ListingState
 from tierfs.lake.protocol import ObjectInfo
+from tierfs.namespace.split import Scale
 
 
 class Point(NamedTuple):
-    """Where a listing can be gone on with: the token of the next page, and what came before it."""
+    """Where a chain can be gone on with: the token of the next page, and what came before it."""
 
     token: bytes | None
     pages: int
     entries: int
+
+
+class Held(NamedTuple):
+    """An object of which it is not known yet whether a directory of the same name hides it: asked
+    for at *asked_ns*, and seen again by whoever goes on from *point*."""
+
+    info: ObjectInfo
+    asked_ns: int
+    point: Point
+
+
+class Chain:
+    """One range of a directory's keys, listed page by page: those after *after*, up to and with
+    *end* (None: to the end of the directory)."""
+
+    __slots__ = (
+        "again",
+        "at",
+        "done",
+        "end",
+        "entries",
+        "held",
+        "pages",
+        "probed",
+        "reach",
+        "scale",
+        "token",
+    )
+
+    def __init__(self, after: bytes, end: bytes | None, reach: int = 0) -> None:
+        self.end = end
+        #: The greatest key of its last page; what is not after it was given.
+        self.at = after
+        #: Of the next page, and of the last one (None: it came without).
+        self.token: bytes | None = None
+        self.again: bytes | None = None
+        self.pages = 0
+        self.entries = 0
+        #: All of the range was given.
+        self.done = False
+        self.held: dict[bytes, Held] = {}
+        #: How its last page's names are laid out, and how many pages ahead a split may be tried.
+        self.scale: Scale | None = None
+        self.reach = reach
+        #: A split of it is being tried.
+        self.probed = False
+
+    @property
+    def point(self) -> Point:
+        """Where it stands."""
+        return Point(self.token, self.pages, self.entries)
 
 
 class Run:
@@ -31,15 +84,11 @@ class Run:
         self.first = first
         #: It goes on where an earlier one stopped; *before* is not known.
         self.resumed = False
-        self.token: bytes | None = None
-        self.pages = 0
-        self.entries = 0
         #: The run has ended; *error* says how (None: the listing is complete).
         self.ended = False
         self.error: TierfsError | None = None
-        #: Objects of which it is not known yet whether a directory of the same name hides them,
-        #: each with the point to go on from so as to see it again.
-        self.held: dict[bytes, tuple[ObjectInfo, Point]] = {}
+        #: The ranges in their order. They do not overlap; where none is, nothing is.
+        self.chains = [Chain(b"", None)]
         self._before = before
         self._seen = bytearray(len(before))
         self._progress = trio.Event()
@@ -62,16 +111,78 @@ class Run:
         may be, too, if the clock did not move."""
         return self.begun_ns - 1 if self.resumed else self.begun_ns
 
-    @property
-    def point(self) -> Point:
-        """Where the listing stands."""
-        return Point(self.token, self.pages, self.entries)
-
     def unseen(self, after: int) -> tuple[int, int] | None:
         """The first entry from position *after* on that the listing did not have: (position,
         ino)."""
         at = self._seen.find(0, after)
         return None if at < 0 else (at, self._before[at])
+
+    # Ranges.
+
+    def resume(self, listing: Listing) -> None:
+        """Go on with the partial *listing*."""
+        self.resumed = True
+        chain = self.chains[0]
+        chain.token, chain.pages, chain.entries = listing.token, listing.pages, listing.entries
+
+    @property
+    def listed(self) -> bool:
+        """Every range was given."""
+        return all(chain.done for chain in self.chains)
+
+    def passed(self, key: bytes) -> bool:
+        """Whether *key* would have been given by now. Between two ranges, and after the last one,
+        there was seen to be nothing."""
+        for chain in self.chains:
+            if chain.end is None or key <= chain.end:
+                return chain.done or key <= chain.at
+        return True
+
+    def begin_again(self) -> None:
+        """List everything once more. What was confirmed stays confirmed."""
+        self.chains = [Chain(b"", None)]
+
+    def split(self, chain: Chain, at: bytes, reach: int) -> Chain:
+        """Cut *chain* off at *at*, which it has not come to; the rest is the new chain's."""
+        rest = Chain(at, chain.end, reach)
+        chain.end = at
+        self.chains.insert(self.chains.index(chain) + 1, rest)
+        return rest
+
+    def join(self) -> None:
+        """Make neighbouring ranges that are done with one range, so that there are never many."""
+        joined = self.chains[:1]
+        for chain in self.chains[1:]:
+            last = joined[-1]
+            if last.done and chain.done and not last.held and not chain.held:
+                last.end, last.at, last.again = chain.end, chain.at, chain.again or last.again
+                last.pages += chain.pages
+                last.entries += chain.entries
+            else:
+                joined.append(chain)
+        self.chains = joined
+
+    def record(self, state: ListingState) -> Listing:
+        """What is to be known of this listing later on: how far it came without a gap.
+
+        What is held is in no table, so a partial one goes on from before the oldest of it. A range
+        without a token yet is come to from the last page of the one before.
+        """
+        token, pages, entries = None, 0, 0
+        before: bytes | None = None
+        for chain in self.chains:
+            point = chain.point
+            if chain.held:
+                point = next(iter(chain.held.values())).point
+            pages += point.pages
+            entries += point.entries
+            if chain.held or not chain.done:
+                token = point.token or before
+                break
+            before = chain.again or before
+        return Listing(state, self.begun_ns, pages, entries, token)
+
+    # Readers.
 
     def advance(self) -> None:
         """Wake the readers: a page was committed, or the run has ended."""
