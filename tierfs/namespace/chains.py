@@ -134,7 +134,9 @@ class Chains:
             self._splitting.possible = self._may_split = self._has_split = False
             self._run.begin_again()
             if self._run.first:
+                # On disk before anything can fail: the record that it replaces skips something.
                 self._record()
+                await self._entries.commit()
             await self._list()
 
     async def _list(self) -> None:
