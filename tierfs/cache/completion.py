@@ -50,7 +50,8 @@ def same_version(known: Version, answer: Version) -> bool:
 
 
 class Completion:
-    """Makes whole objects complete."""
+    """Makes whole objects complete. *dropped* hears of those whose bytes were wrong: readers may
+    have had some of them, and the kernel may still."""
 
     def __init__(
         self,
@@ -60,12 +61,14 @@ class Completion:
         store: Store,
         *,
         spawn: Callable[[Callable[[CachedObject], Awaitable[None]], CachedObject], None],
+        dropped: Callable[[int], None],
     ) -> None:
         self._lake = lake
         self._table = table
         self._index = index
         self._store = store
         self._spawn = spawn
+        self._dropped = dropped
         self._boot = boot_id()
         self.mismatches = 0
         #: Comparisons under way.
@@ -110,6 +113,7 @@ class Completion:
                 "the cached copy does not match the lake's checksum, dropped: %s", show(o.ref.key)
             )
             self._table.discard(o)
+            self._dropped(o.ino)
             if o.mismatches >= MAX_MISMATCHES:
                 o.failure = IntegrityError(
                     "check against the lake", o.ref.key, "its checksum differs; tried twice"

@@ -1,8 +1,9 @@
-"""Telling the kernel to forget names, from a thread of its own.
+"""Telling the kernel to forget names and pages, from a thread of its own.
 
-A notification waits in the kernel for requests in the same directory, which the trio loop has to
-answer meanwhile. So changes are queued, and whoever promised that they are in effect (a refresh)
-waits with `KernelCaches.settled` until all those queued before were taken by the kernel.
+A notification waits in the kernel for requests in the same directory, or for pages that are being
+read, which the trio loop has to answer meanwhile. So changes are queued, and whoever promised that
+they are in effect (a refresh) waits with `KernelCaches.settled` until all those queued before were
+taken by the kernel.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
+from typing import NamedTuple
 
 import trio
 
@@ -20,12 +22,24 @@ log = logging.getLogger(__name__)
 CLOSE_S = 2.0
 
 
-class KernelCaches:
-    """The thread that calls *invalidate_entry* with (parent, name). `close` ends it."""
+class _Notice(NamedTuple):
+    """Something that the kernel has to be told, unless the end comes first."""
 
-    def __init__(self, invalidate_entry: Callable[[int, bytes], object]) -> None:
+    tell: Callable[[], object]
+
+
+class KernelCaches:
+    """The thread that calls *invalidate_entry* with (parent, name) and *invalidate_inode* with an
+    inode number. `close` ends it."""
+
+    def __init__(
+        self,
+        invalidate_entry: Callable[[int, bytes], object],
+        invalidate_inode: Callable[[int], object],
+    ) -> None:
         self._invalidate_entry = invalidate_entry
-        self._queue: queue.SimpleQueue[tuple[int, bytes] | Callable[[], object] | None]
+        self._invalidate_inode = invalidate_inode
+        self._queue: queue.SimpleQueue[_Notice | Callable[[], object] | None]
         self._queue = queue.SimpleQueue()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="tierfs-notify", daemon=True)
@@ -33,7 +47,11 @@ class KernelCaches:
 
     def entry_changed(self, parent: int, name: bytes, ino: int) -> None:
         """*name* in *parent* lost its meaning, which was *ino*. Returns at once."""
-        self._queue.put((parent, name))
+        self._queue.put(_Notice(lambda: self._invalidate_entry(parent, name)))
+
+    def content_dropped(self, ino: int) -> None:
+        """What was read of *ino* so far was wrong. Returns at once."""
+        self._queue.put(_Notice(lambda: self._invalidate_inode(ino)))
 
     async def settled(self) -> None:
         """Wait until the kernel has forgotten every name told so far."""
@@ -53,12 +71,12 @@ class KernelCaches:
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
             try:
-                if not isinstance(item, tuple):
+                if not isinstance(item, _Notice):
                     item()
                 elif not self._closing:
-                    self._invalidate_entry(*item)
+                    item.tell()
             except FileNotFoundError:
-                continue  # The kernel did not know the name.
+                continue  # The kernel knew nothing of it.
             except trio.RunFinishedError:
                 return
             except Exception as error:

@@ -175,9 +175,10 @@ async def _serve_fuse(
     session = _Session(reporter)
     operations = Operations(namespace, front, on_init=session.begun)
     pyfuse3.init(operations, f"/dev/fd/{fuse_fd}", {"default_permissions"})
-    caches = KernelCaches(pyfuse3.invalidate_entry)
+    caches = KernelCaches(pyfuse3.invalidate_entry, pyfuse3.invalidate_inode)
     try:
         namespace.on_change = caches.entry_changed
+        front.on_content_dropped = caches.content_dropped
         commands.attach(operations, caches)
         async with trio.open_nursery() as nursery:
             receiving.install(fuse_fd, on_end=nursery.cancel_scope.cancel)
@@ -186,7 +187,7 @@ async def _serve_fuse(
             nursery.cancel_scope.cancel()
         session.check_end()
     finally:
-        namespace.on_change = None
+        namespace.on_change = front.on_content_dropped = None
         # A session that a thread still uses is left to the end of the process.
         if caches.close():
             pyfuse3.close(unmount=False)

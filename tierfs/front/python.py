@@ -89,6 +89,8 @@ class PythonFront:
         self._next_fh = 1
         self._nursery: trio.Nursery | None = None
         self._ended = trio.Event()
+        #: Told of an inode whose bytes, read so far, turned out to be wrong: nobody may keep them.
+        self.on_content_dropped: Callable[[int], None] | None = None
 
         self._hot = HotBlocks(min(HOT_BYTES, memory // HOT_SHARE))
         # What worker threads read into is taken off, too, as far as there is that much.
@@ -119,7 +121,14 @@ class PythonFront:
         self._evictor = Evictor(
             index, self._table, self._store, self._hot, self._capacity, self._health
         )
-        self._completion = Completion(lake, self._table, index, self._store, spawn=self._spawn)
+        self._completion = Completion(
+            lake,
+            self._table,
+            index,
+            self._store,
+            spawn=self._spawn,
+            dropped=self._content_dropped,
+        )
         self._fetcher = Fetcher(
             lake,
             self._table,
@@ -176,6 +185,10 @@ class PythonFront:
         if self._nursery is None:
             raise InvalidRequest("use a front that is not running")
         self._nursery.start_soon(fn, *args)
+
+    def _content_dropped(self, ino: int) -> None:
+        if self.on_content_dropped is not None:
+            self.on_content_dropped(ino)
 
     def _doomed(self, ino: int) -> None:
         # At the end of the front a copy that should go stays for the policy.

@@ -117,7 +117,7 @@ class SignedHttp:
                 decode_content=False,
             )
             try:
-                answer = self._read(method, response, want, sink)
+                answer = self._read(method, target, response, want, sink)
             except BaseException:
                 # What is left of this answer must not be read as the next one's (promise L4).
                 response.close()
@@ -133,6 +133,7 @@ class SignedHttp:
     def _read(
         self,
         method: str,
+        target: str,
         response: urllib3.BaseHTTPResponse,
         want: Callable[[Answer], int | None] | None,
         sink: Callable[[bytes], None] | None,
@@ -155,7 +156,7 @@ class SignedHttp:
             return Answer(answer.status, answer.headers, response.read())
         body = response.read(wanted) if wanted else b""
         if len(body) != wanted or response.read(1):
-            raise LakeProtocolError("the body has another length than asked for")
+            raise LakeProtocolError("the body has another length than asked for", target)
         return Answer(answer.status, answer.headers, body)
 
     def _sign(
