@@ -4,8 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 LAKE ?=
 
+# The S3 server of the tests and measurements is in Rust. Without a recent one its tests are skipped.
+RUST_NEEDED := $(shell sed -n 's/^rust-version = "1\.\([0-9]*\).*/\1/p' native/Cargo.toml)
+RUST := $(shell cargo --version 2>/dev/null | sed -n 's/^cargo 1\.\([0-9]*\).*/\1/p')
+HAS_RUST := $(shell test "$(RUST)" -ge $(RUST_NEEDED) 2>/dev/null && echo yes)
+LAKESIM := native/target/release/lakesim
+
 .DEFAULT_GOAL := help
-.PHONY: help build system-packages test check demo bench docs clean
+.PHONY: help build system-packages test check test-native check-native demo bench docs clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -26,10 +32,21 @@ $(VENV)/.dev: $(VENV)/.built requirements-dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-test: $(VENV)/.dev ## every test but the long ones (real mounts, a real S3 server)
+$(LAKESIM): native/Cargo.toml native/Cargo.lock $(shell find native/lakesim -type f)
+	cd native && cargo build --quiet --release --locked -p lakesim
+	@touch $@
+
+test-native: # Rust's own tests
+	cd native && cargo test --quiet --locked
+
+check-native:
+	cd native && cargo fmt --check
+	cd native && cargo clippy --quiet --all-targets --locked -- -D warnings
+
+test: $(VENV)/.dev $(if $(HAS_RUST),$(LAKESIM) test-native) ## every test but the long ones (real mounts, a real S3 server)
 	$(BIN)/python -m pytest -m 'not long' $(PYTEST_ARGS)
 
-check: $(VENV)/.dev ## lint, format, types
+check: $(VENV)/.dev $(if $(HAS_RUST),check-native) ## lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -44,4 +61,4 @@ docs: $(VENV)/.built ## write docs/configuration.md from the option table
 	$(BIN)/tierfs reference > docs/configuration.md
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis native/target

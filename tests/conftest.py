@@ -17,6 +17,9 @@ import pytest
 import trio
 import trio.testing
 
+# Suites that test modules import: their assertions say as much as a test module's own.
+pytest.register_assert_rewrite("tests.lake_conformance", "tests.s3_server_conformance")
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,12 +14,17 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import pytest
+
+from bench.lakesim import ACCESS_KEY, BINARY, SECRET_KEY, Lakesim, lakesim
 
 #: What every client of the test servers signs with.
 TEST_CREDENTIALS = {
-    "AWS_ACCESS_KEY_ID": "testing",
-    "AWS_SECRET_ACCESS_KEY": "testing-secret",
+    "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+    "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
     "AWS_DEFAULT_REGION": "us-east-1",
 }
 _START_S = 60.0
@@ -31,7 +37,9 @@ class S3Server:
     endpoint: str
     pid: int
 
-    def client(self) -> Any:
+    def client(
+        self, *, access_key: str = ACCESS_KEY, secret_key: str = SECRET_KEY, **config: Any
+    ) -> Any:
         """A boto3 client that sends keys as they are. The caller closes it."""
         import boto3
         from botocore.config import Config
@@ -40,9 +48,9 @@ class S3Server:
             "s3",
             endpoint_url=self.endpoint,
             region_name="us-east-1",
-            aws_access_key_id=TEST_CREDENTIALS["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=TEST_CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
-            config=Config(s3={"addressing_style": "path"}, proxies={}),
+            aws_access_key_id=access_key,
+            aws_secret_access_key=secret_key,
+            config=Config(s3={"addressing_style": "path"}, proxies={}, **config),
         )
 
     def make_bucket(self, name: str) -> None:
@@ -61,16 +69,18 @@ def free_port() -> int:
     return port
 
 
-@contextmanager
-def moto_server() -> Iterator[S3Server]:
-    """A moto server for as long as the context lasts."""
-    port = free_port()
-    environment = {
+def _environment() -> dict[str, str]:
+    """Ours without proxies: everything is on this machine."""
+    return {
         name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")
     }
+
+
+@contextmanager
+def _server(command: list[str], port: int, environment: dict[str, str]) -> Iterator[S3Server]:
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -86,6 +96,54 @@ def moto_server() -> Iterator[S3Server]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+@contextmanager
+def moto_server() -> Iterator[S3Server]:
+    """A moto server for as long as the context lasts."""
+    port = free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with _server(command, port, _environment()) as server:
+        yield server
+
+
+@contextmanager
+def versitygw_server() -> Iterator[S3Server]:
+    """A versitygw on an empty directory, for as long as the context lasts."""
+    binary = shutil.which("versitygw")
+    if binary is None:
+        pytest.skip("versitygw is not on the PATH")
+    port = free_port()
+    # On a real disk: it keeps attributes with the files, which not every tmpfs does.
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
+        # The directory of the versions must not have the root's name as a prefix.
+        roots = [Path(directory, name) for name in ("objects", "old-versions")]
+        for root in roots:
+            root.mkdir()
+        command = [binary, "--port", f"127.0.0.1:{port}", "posix"]
+        command += ["--versioning-dir", str(roots[1]), str(roots[0])]
+        secrets = {"ROOT_ACCESS_KEY": ACCESS_KEY, "ROOT_SECRET_KEY": SECRET_KEY}
+        with _server(command, port, _environment() | secrets) as server:
+            yield server
+
+
+def s3_server(simulator: Lakesim) -> S3Server:
+    """A lakesim, as one of these servers."""
+    return S3Server(simulator.endpoint, simulator.pid)
+
+
+def need_lakesim() -> None:
+    """Skips the test where lakesim could not be built."""
+    if not BINARY.exists():
+        pytest.skip("lakesim is not built: there is no Rust toolchain")
+
+
+@contextmanager
+def lakesim_server() -> Iterator[S3Server]:
+    """A lakesim that only does what is right, for as long as the context lasts."""
+    need_lakesim()
+    with lakesim() as simulator:
+        yield s3_server(simulator)
 
 
 @functools.cache

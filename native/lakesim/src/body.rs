@@ -14,6 +14,9 @@ use crate::exchange::Exchange;
 use crate::link::{Crossing, Direction, TIMER_LATE};
 use crate::stats::{InFlight, Stats};
 
+/// What was sent gets out before the connection breaks: hyper forgets what it has not flushed.
+const FLUSH_TIME: Duration = Duration::from_millis(50);
+
 /// What happens to a body, and before which of its bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Damage {
@@ -21,6 +24,8 @@ pub(crate) enum Damage {
     Truncate {
         at: u64,
     },
+    /// It has been truncated and fails now.
+    Fail,
     /// It ends as if this were all.
     Short {
         at: u64,
@@ -106,6 +111,7 @@ impl Shaped {
     fn next_border(&self) -> u64 {
         match self.damage {
             Some(Damage::Truncate { at } | Damage::Short { at } | Damage::Stall { at, .. }) => at,
+            Some(Damage::Fail) => self.passed,
             Some(Damage::Flip { .. }) | None => u64::MAX,
         }
     }
@@ -156,6 +162,11 @@ impl http_body::Body for Shaped {
                     Some(damage @ Damage::Short { .. }) => {
                         this.damage = Some(damage);
                         return Poll::Ready(None);
+                    }
+                    Some(Damage::Truncate { .. }) => {
+                        this.damage = Some(Damage::Fail);
+                        this.sleep_until(Instant::now() + FLUSH_TIME);
+                        continue;
                     }
                     _ => return Poll::Ready(Some(Err("truncated on purpose".into()))),
                 }

@@ -15,15 +15,13 @@ use std::io::{Read, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use s3s::access::{S3Access, S3AccessContext};
-use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
-use s3s::{S3Result, s3_error};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
+mod access;
 mod admin;
 mod backend;
 mod body;
@@ -37,6 +35,7 @@ mod options;
 mod server;
 mod stats;
 
+use access::{Access, Key};
 use backend::Backend;
 use config::Settings;
 use options::{Options, USAGE};
@@ -65,21 +64,6 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Whom the server answers.
-struct Access {
-    anonymous: bool,
-}
-
-#[async_trait::async_trait]
-impl S3Access for Access {
-    async fn check(&self, context: &mut S3AccessContext<'_>) -> S3Result<()> {
-        if self.anonymous || context.credentials().is_some() {
-            return Ok(());
-        }
-        Err(s3_error!(AccessDenied, "Access Denied"))
-    }
-}
-
 async fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
     let mut settings = Settings::new(seed);
@@ -88,7 +72,7 @@ async fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     }
     let backend = Backend::default();
     let mut builder = S3ServiceBuilder::new(backend.clone());
-    builder.set_auth(SimpleAuth::from_single(options.access_key, options.secret_key));
+    builder.set_auth(Key { id: options.access_key, secret: options.secret_key.into() });
     builder.set_access(Access { anonymous: options.anonymous });
     let server = Arc::new(Server::new(settings, builder.build()));
 
