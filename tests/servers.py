@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,9 +150,19 @@ def lakesim_server() -> Iterator[S3Server]:
 def shared_moto_server() -> S3Server:
     """One moto server for the whole test run, started when first asked for. Take buckets of your
     own."""
+    return _until_exit(moto_server())
+
+
+@functools.cache
+def shared_lakesim_server() -> S3Server:
+    """One lakesim that only does what is right, in the same way."""
+    return _until_exit(lakesim_server())
+
+
+def _until_exit(server: AbstractContextManager[S3Server]) -> S3Server:
     stack = ExitStack()
     atexit.register(stack.close)
-    return stack.enter_context(moto_server())
+    return stack.enter_context(server)
 
 
 def _wait_for(process: subprocess.Popen[bytes], port: int, log: Any) -> None:

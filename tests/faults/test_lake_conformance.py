@@ -1,4 +1,4 @@
-"""Every lake, held to one suite: in memory, local, S3 (a real server), and the decorators."""
+"""Every lake, held to one suite: in memory, local, S3 (real servers), and the decorators."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ import pytest
 from tests.lake_conformance import *  # noqa: F403
 from tests.lake_conformance import Subject
 from tests.lake_options import Options
-from tests.servers import TEST_CREDENTIALS, shared_moto_server
+from tests.servers import (
+    TEST_CREDENTIALS,
+    S3Server,
+    shared_lakesim_server,
+    shared_moto_server,
+)
 from tierfs.lake.faulty import FaultyLake
 from tierfs.lake.link import LinkModel, ModelledLake
 from tierfs.lake.memory import MemoryLake
@@ -23,16 +28,20 @@ from tierfs.lake.protocol import Lake
 _serial = itertools.count()
 
 
-@pytest.fixture(params=["memory", "local", "s3", "s3-prefix", "modelled", "faulty"])
+_S3_SERVERS = {"moto": shared_moto_server, "lakesim": shared_lakesim_server}
+
+
+@pytest.fixture(params=["memory", "local", "moto", "moto-prefix", "lakesim", "modelled", "faulty"])
 def subject(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Subject]:
     if request.param == "local":
         yield local_subject(tmp_path / "root")
-    elif request.param.startswith("s3"):
+    elif request.param.startswith(tuple(_S3_SERVERS)):
         for name, value in TEST_CREDENTIALS.items():
             monkeypatch.setenv(name, value)
-        yield from s3_subject("some/prefix" if request.param == "s3-prefix" else "")
+        server, _, prefix = request.param.partition("-")
+        yield from s3_subject(_S3_SERVERS[server](), "some/prefix" if prefix else "")
     else:
         yield memory_subject(request.param)
 
@@ -73,8 +82,7 @@ def local_subject(root: Path) -> Subject:
     return Subject(lambda: opened(Options(url=f"file://{root}")), put, delete, flat=False)
 
 
-def s3_subject(prefix: str) -> Iterator[Subject]:
-    server = shared_moto_server()
+def s3_subject(server: S3Server, prefix: str) -> Iterator[Subject]:
     bucket = f"conformance-{next(_serial)}"
     server.make_bucket(bucket)
     client = server.client()

@@ -63,6 +63,9 @@ impl SeedRequest {
         if self.size > MAX_SIZE {
             return Err(format!("size is at most {MAX_SIZE}"));
         }
+        if !s3s::path::check_bucket_name(&self.bucket) {
+            return Err(format!("no name for a bucket: {}", self.bucket));
+        }
         if self.fanout == Some(0) {
             return Err("fanout is at least 1".into());
         }
