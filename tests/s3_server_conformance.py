@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from awscrt import checksums as crt
@@ -214,6 +215,16 @@ def test_what_is_not_there(s3: S3) -> None:
     assert error_of(head, Bucket=s3.bucket, Key="k") == (404, "404")
     assert error_of(get, Bucket="no-such-bucket", Key="k") == (404, "NoSuchBucket")
     assert error_of(s3.client.head_bucket, Bucket="no-such-bucket") == (404, "404")
+
+
+def test_errors_say_something(s3: S3) -> None:
+    status, headers, body = s3.raw("GET", f"/{s3.bucket}/k")
+    assert status == 404
+    assert headers["content-type"] == "application/xml"
+    found = {element.tag: element.text for element in ElementTree.fromstring(body)}
+    assert found["Code"] == "NoSuchKey"
+    assert found["Message"]
+    assert found["RequestId"]
 
 
 # Writing

@@ -26,6 +26,7 @@ mod admin;
 mod backend;
 mod body;
 mod config;
+mod error_text;
 mod exchange;
 mod faults;
 mod link;

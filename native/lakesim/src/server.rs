@@ -8,6 +8,7 @@ use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_LENGTH, ETAG, EXPECT};
+use hyper::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -19,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::body::{Damage, Meter, Shaped};
 use crate::config::Settings;
+use crate::error_text;
 use crate::exchange::Exchange;
 use crate::faults::{FaultKind, Plan};
 use crate::link::{Crossing, Direction, LinkModel, TIMER_LATE, Wire};
@@ -123,18 +125,12 @@ impl Server {
             tokio::time::sleep_until(begins - TIMER_LATE).await;
         }
 
-        let meter = |direction| Meter {
-            direction,
-            exchange: Arc::clone(&exchange),
-            stats: Arc::clone(&self.stats),
-        };
         let crossing = self.crossing(&link, connection, Direction::Upload, arrived, None);
-        let body = Shaped::new(Body::from(body), crossing, meter(Direction::Upload));
+        let meter = self.meter(Direction::Upload, &exchange);
+        let body = Shaped::new(Body::from(body), crossing, meter);
         let fault = plan.as_ref().map(|plan| plan.kind);
         let response = match fault {
-            Some(FaultKind::ResetBefore) => {
-                return Err(self.reset(connection, FaultKind::ResetBefore));
-            }
+            Some(kind @ FaultKind::ResetBefore) => return Err(self.reset(connection, kind)),
             Some(kind @ (FaultKind::SlowDown | FaultKind::InternalError)) => {
                 self.stats.count_fault(kind);
                 if !parts.headers.contains_key(EXPECT) {
@@ -142,37 +138,62 @@ impl Server {
                 }
                 refusal(kind)
             }
-            _ => {
-                let body =
-                    if body.is_end_stream() { Body::empty() } else { Body::http_body_unsync(body) };
-                let mut request = Request::from_parts(parts, body);
-                request.extensions_mut().insert(Arc::clone(&exchange));
-                self.service.call(request).await.map_err(|_| ConnectionReset)?
-            }
+            _ => self.execute(parts, body, &exchange).await?,
         };
-        if fault == Some(FaultKind::ResetAfter) {
-            return Err(self.reset(connection, FaultKind::ResetAfter));
+        if let Some(kind @ FaultKind::ResetAfter) = fault {
+            return Err(self.reset(connection, kind));
         }
+        let mut response = self.complete(response, &exchange).await;
+
+        let (mut damage, mut rate) = (None, None);
+        match plan.and_then(|plan| self.damage(&plan, &mut response, &exchange)) {
+            Some(Applied::Body(what)) => damage = Some(what),
+            Some(Applied::Rate(bytes_per_s)) => rate = Some(bytes_per_s),
+            Some(Applied::Before) | None => {}
+        }
+        let crossing = self.crossing(&link, connection, Direction::Download, begins, rate);
+        let meter = self.meter(Direction::Download, &exchange);
+        Ok(response.map(|body| {
+            Shaped::new(body, crossing, meter).with_damage(damage).with_guard(in_flight)
+        }))
+    }
+
+    /// Sees to it that the connection ends with a reset.
+    fn reset(&self, connection: &Connection, kind: FaultKind) -> ConnectionReset {
+        self.stats.count_fault(kind);
+        connection.reset.store(true, Ordering::Relaxed);
+        ConnectionReset
+    }
+
+    /// Has the S3 service do it.
+    async fn execute(
+        &self,
+        parts: Parts,
+        body: Shaped,
+        exchange: &Arc<Exchange>,
+    ) -> Result<Response<Body>, ConnectionReset> {
+        let is_empty = body.is_end_stream();
+        let body = if is_empty { Body::empty() } else { Body::http_body_unsync(body) };
+        let mut request = Request::from_parts(parts, body);
+        request.extensions_mut().insert(Arc::clone(exchange));
+        self.service.call(request).await.map_err(|_| ConnectionReset)
+    }
+
+    /// Notes how it went, and gives the answer its name.
+    async fn complete(&self, response: Response<Body>, exchange: &Exchange) -> Response<Body> {
         let status = response.status().as_u16();
         exchange.set_status(status);
         self.stats.count_status(status);
+        let id = format!("{:016X}", exchange.sequence());
+        let mut response = error_text::complete(response, &id).await;
+        if let Ok(id) = id.try_into() {
+            response.headers_mut().insert("x-amz-request-id", id);
+        }
+        response
+    }
 
-        let mut response = response;
-        let damage = plan.and_then(|plan| self.damage(&plan, &mut response, &exchange));
-        let rate = match damage {
-            Some(Applied::Rate(rate)) => Some(rate),
-            _ => None,
-        };
-        let crossing = self.crossing(&link, connection, Direction::Download, begins, rate);
-        let damage = match damage {
-            Some(Applied::Body(damage)) => Some(damage),
-            _ => None,
-        };
-        Ok(response.map(|body| {
-            Shaped::new(body, crossing, meter(Direction::Download))
-                .with_damage(damage)
-                .with_guard(in_flight)
-        }))
+    fn meter(&self, direction: Direction, exchange: &Arc<Exchange>) -> Meter {
+        Meter { direction, exchange: Arc::clone(exchange), stats: Arc::clone(&self.stats) }
     }
 
     fn crossing(
@@ -184,12 +205,6 @@ impl Server {
         rate: Option<f64>,
     ) -> Option<Crossing> {
         Crossing::new(link, direction, (&connection.wire, &self.shared_wire), start, rate)
-    }
-
-    fn reset(&self, connection: &Connection, kind: FaultKind) -> ConnectionReset {
-        self.stats.count_fault(kind);
-        connection.reset.store(true, Ordering::Relaxed);
-        ConnectionReset
     }
 
     /// Does to the answer what is planned, where it can be done; otherwise the fault is for another
