@@ -18,7 +18,12 @@ def test_every_promise_names_a_test_that_exists() -> None:
 
 
 def test_links_between_documents_lead_somewhere() -> None:
-    for document in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("tierfs/*.md")):
+    for document in (
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("tierfs/*.md"),
+        *ROOT.glob("native/*.md"),
+    ):
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name} -> {target}"
 

@@ -46,10 +46,13 @@ impl Log {
 
     /// The requests numbered *since* and later, and the number to ask for next time.
     pub(crate) fn since(&self, since: u64) -> Value {
-        let kept = self.kept();
-        let first = kept.exchanges.partition_point(|exchange| exchange.sequence() < since);
-        let requests = kept.exchanges.range(first..).map(|exchange| json!(exchange.entry()));
-        json!({ "requests": requests.collect::<Vec<_>>(), "next": kept.next })
+        let (found, next) = {
+            let kept = self.kept();
+            let first = kept.exchanges.partition_point(|exchange| exchange.sequence() < since);
+            (kept.exchanges.range(first..).cloned().collect::<Vec<_>>(), kept.next)
+        };
+        let requests = found.iter().map(|exchange| json!(exchange.entry())).collect::<Vec<_>>();
+        json!({ "requests": requests, "next": next })
     }
 
     pub(crate) fn clear(&self) {
