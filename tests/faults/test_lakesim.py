@@ -6,7 +6,6 @@ import http.client
 import json
 import signal
 import socket
-import statistics
 import subprocess
 import time
 import urllib.error
@@ -124,7 +123,7 @@ def test_a_truncated_body(simulator: Lakesim, client: Any) -> None:
 
 def test_a_stalled_body(simulator: Lakesim, client: Any) -> None:
     simulator.configure(faults=[Fault("stall", after_bytes=1000, stall_ms=600_000)])
-    impatient = s3_server(simulator).client(retries={"total_max_attempts": 1}, read_timeout=0.5)
+    impatient = s3_server(simulator).client(retries={"total_max_attempts": 1}, read_timeout=2)
     body = impatient.get_object(Bucket=BUCKET, Key="k")["Body"]
     assert body.read(1000) == BODY[:1000]
     with pytest.raises(ReadTimeoutError):
@@ -203,6 +202,8 @@ def test_what_cannot_have_the_fault_does_not_cost_budget(simulator: Lakesim, cli
     simulator.configure(faults=[Fault("truncate", fault_budget=1)])
     assert get(client, "empty") == b""
     assert (simulator.log()[0].fault, simulator.stats().faults) == (None, {})
+    with pytest.raises(ClientError, match="NoSuchKey"):
+        get(client, "missing")
     with pytest.raises((IncompleteReadError, ResponseStreamingError)):
         get(client)
 
@@ -228,23 +229,17 @@ def test_a_seed_repeats_its_faults() -> None:
 
 
 def test_the_first_byte_is_late(simulator: Lakesim, client: Any) -> None:
-    """The distribution is tested where it is computed, and rates in virtual time; here, that
-    requests go that way, and are not slower than that by more than a busy machine's share."""
-    get(client)
+    """That it is no later than it should be is tested in virtual time, beside the model."""
     simulator.configure(Link(first_byte_median_ms=50.0))
-    took = []
-    for _ in range(11):
-        begun = time.monotonic()
-        get(client)
-        took.append(time.monotonic() - begun)
-    assert min(took) > 0.049
-    assert statistics.median(took) < 0.25
+    begun = time.monotonic()
+    get(client)
+    assert time.monotonic() - begun > 0.049
 
 
 @pytest.mark.parametrize("direction", ["download", "upload"])
-@pytest.mark.parametrize(("share", "expected_s"), [("connection", 0.3), ("total", 1.2)])
+@pytest.mark.parametrize(("share", "least_s"), [("connection", 0.29), ("total", 1.19)])
 def test_bandwidth(
-    simulator: Lakesim, client: Any, direction: str, share: str, expected_s: float
+    simulator: Lakesim, client: Any, direction: str, share: str, least_s: float
 ) -> None:
     """Four transfers of 3 MB at once, at 10 MB/s for each or for all."""
     body = bytes(3_000_000)
@@ -260,8 +255,7 @@ def test_bandwidth(
     begun = time.monotonic()
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(transfer, range(4)))
-    took = time.monotonic() - begun
-    assert expected_s * 0.95 < took < expected_s * 2 + 1
+    assert time.monotonic() - begun > least_s
 
 
 # The admin port
@@ -312,7 +306,7 @@ def test_statistics(simulator: Lakesim, client: Any) -> None:
 
 
 def test_how_many_at_once(simulator: Lakesim, client: Any) -> None:
-    simulator.configure(Link(first_byte_median_ms=300.0))
+    simulator.configure(Link(first_byte_median_ms=1000.0))
     with ThreadPoolExecutor(6) as threads:
         list(threads.map(lambda _n: get(client), range(6)))
     stats = simulator.stats()

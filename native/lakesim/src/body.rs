@@ -263,6 +263,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_paced_body_takes_the_time_that_its_link_claims() {
+        let model = r#"{"download_connection_mb_s": 90, "download_total_mb_s": 400}"#;
+        let model = serde_json::from_str(model).unwrap();
+        for (length, claimed_ms) in [(90_000_000, 1000), (1_800_000, 20), (110_000, 1)] {
+            let (connection, begun) = (Arc::default(), Instant::now());
+            let wires = (&connection, &Arc::default());
+            let crossing = Crossing::new(&model, Direction::Download, wires, begun, None);
+            let mut body = shaped(Body::from(vec![7; length]), None);
+            body.crossing = crossing;
+            assert_eq!(receive(body).await, (vec![7; length], true));
+            // Timers tick in milliseconds.
+            let took = begun.elapsed();
+            let claimed = Duration::from_millis(claimed_ms);
+            assert!(took.abs_diff(claimed) <= Duration::from_millis(1), "{length}: {took:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_stalled_body_goes_on() {
         let begun = Instant::now();
         let time = Duration::from_mins(1);

@@ -215,8 +215,10 @@ impl Server {
         response: &mut Response<Body>,
         exchange: &Exchange,
     ) -> Option<Applied> {
-        let length = response.body().size_hint().exact().unwrap_or(0);
-        let place = plan.place(length);
+        // What happens to bodies happens to those that were asked for.
+        let length = response.body().size_hint().exact();
+        let length = length.filter(|_| response.status().is_success());
+        let place = length.and_then(|length| plan.place(length));
         let applied = match plan.kind {
             FaultKind::Truncate => place.map(|at| Applied::Body(Damage::Truncate { at })),
             FaultKind::FlipByte => place.map(|at| Applied::Body(Damage::Flip { at })),
