@@ -18,7 +18,7 @@ import trio
 import trio.testing
 
 # Suites that test modules import: their assertions say as much as a test module's own.
-pytest.register_assert_rewrite("tests.lake_conformance", "tests.s3_server_conformance")
+pytest.register_assert_rewrite("tests.lake_conformance", "tests.s3_conformance")
 
 
 @pytest.hookimpl(tryfirst=True)

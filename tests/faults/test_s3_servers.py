@@ -7,8 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.s3_server_conformance import *  # noqa: F403
-from tests.s3_server_conformance import S3
+from tests.s3_conformance.buckets import *  # noqa: F403
+from tests.s3_conformance.checksums import *  # noqa: F403
+from tests.s3_conformance.listing import *  # noqa: F403
+from tests.s3_conformance.multipart import *  # noqa: F403
+from tests.s3_conformance.reading import *  # noqa: F403
+from tests.s3_conformance.subject import S3
+from tests.s3_conformance.writing import *  # noqa: F403
 from tests.servers import S3Server, lakesim_server, moto_server, versitygw_server
 
 _SERVERS = {"lakesim": lakesim_server, "moto": moto_server, "versitygw": versitygw_server}
