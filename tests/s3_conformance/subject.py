@@ -6,7 +6,6 @@ import base64
 import hashlib
 import http.client
 import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
