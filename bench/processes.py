@@ -1,0 +1,85 @@
+"""CPU and memory of processes, by /proc; cgroups; the page cache."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def cpu_s(pids: Sequence[int]) -> float:
+    """User and system CPU seconds of *pids* since they started, of reaped children too.
+
+    A process that has ended counts nothing: take the difference of two calls within its life.
+    """
+    total = 0.0
+    for pid in pids:
+        try:
+            text = Path(f"/proc/{pid}/stat").read_text()
+        except OSError:
+            continue
+        # proc_pid_stat(5): utime, stime, cutime, cstime are fields 14 to 17.
+        fields = text.rsplit(")", 1)[1].split()
+        total += sum(int(field) for field in fields[11:15]) * _TICK_S
+    return total
+
+
+def memory_bytes(pids: Sequence[int]) -> int:
+    """RssAnon + RssShmem of *pids* together."""
+    total = 0
+    for pid in pids:
+        try:
+            text = Path(f"/proc/{pid}/status").read_text()
+        except OSError:
+            continue
+        for line in text.splitlines():
+            if line.startswith(("RssAnon:", "RssShmem:")):
+                total += int(line.split()[1]) * 1024
+    return total
+
+
+def descendants(pid: int) -> list[int]:
+    """*pid* and every process below it."""
+    found, at = [pid], 0
+    while at < len(found):
+        try:
+            for task in Path(f"/proc/{found[at]}/task").iterdir():
+                found += [int(word) for word in (task / "children").read_text().split()]
+        except OSError:
+            pass
+        at += 1
+    return found
+
+
+def drop_caches() -> None:
+    """Drop the page cache of the whole machine (root only)."""
+    os.sync()
+    Path("/proc/sys/vm/drop_caches").write_text("3")
+
+
+@contextmanager
+def memory_cgroup(name: str, limit_bytes: int) -> Iterator[Path]:
+    """A memory cgroup of version 1 or 2, whichever this machine has; it must be empty at the
+    end."""
+    if (_CGROUPS / "memory").is_dir():
+        group, file = _CGROUPS / "memory" / name, "memory.limit_in_bytes"
+    else:
+        group, file = _CGROUPS / name, "memory.max"
+    group.mkdir()
+    try:
+        (group / file).write_text(str(limit_bytes))
+        yield group
+    finally:
+        group.rmdir()
+
+
+def peak_bytes(group: Path) -> int:
+    """The most that *group* ever held, page cache included."""
+    for file in ("memory.max_usage_in_bytes", "memory.peak"):
+        if (group / file).exists():
+            return int((group / file).read_text())
+    return 0
