@@ -1,0 +1,63 @@
+//! loadgen: the benchmark's clients. Each reads (or writes) files as unmodified programs do, checks
+//! every byte it reads, and prints one JSON object on standard output.
+//!
+//! | subcommand | stands for |
+//! |---|---|
+//! | `generate` | nothing: it writes the data set that the others read |
+//! | `get`, `put` | the lake itself, without a file system: what is there to be had |
+//!
+//! Exit codes: 2 usage, 3 wrong bytes, 4 a missing file, an I/O error, a server's refusal.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use loadgen::dataset::DataSet;
+use loadgen::failure::Failure;
+use loadgen::{generate, input};
+
+/// The benchmark's clients: they read as ordinary programs do, check every byte, and print one JSON object
+///
+/// Times are seconds of the monotonic clock from the common start of all threads to the end of
+/// the last; expected hashes are computed before. SIZE is a number of bytes, or 64K, 1M, 2G.
+/// Exit codes: 2 usage, 3 wrong bytes, 4 a missing file, an I/O error or a server's refusal.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(flatten)]
+    data: DataSet,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Write a data set: lines SIZE<TAB>PATH on standard input
+    Generate(generate::Options),
+}
+
+fn main() -> ExitCode {
+    // A thread that panics would leave the others waiting for it.
+    let shows = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        shows(panic);
+        std::process::exit(101);
+    }));
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(result) => {
+            println!("{result}");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            eprintln!("loadgen: {failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<serde_json::Value, Failure> {
+    let data = &cli.data;
+    match &cli.command {
+        Command::Generate(options) => generate::run(data, options, &input::standard_input()?),
+    }
+}
