@@ -16,10 +16,17 @@
 
 #![deny(unsafe_code)]
 
+pub mod bus_error;
 pub mod content;
 pub mod dataset;
 pub mod failure;
 pub mod gate;
 pub mod generate;
 pub mod input;
+pub mod mapped;
+pub mod random;
+pub mod report;
 pub mod safetensors;
+pub mod samples;
+pub mod sequential;
+pub mod small;

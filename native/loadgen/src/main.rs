@@ -4,6 +4,10 @@
 //! | subcommand | stands for |
 //! |---|---|
 //! | `generate` | nothing: it writes the data set that the others read |
+//! | `seq` | checkpoints and shards read from beginning to end |
+//! | `small` | a training epoch's samples: images, or ranges of tar shards |
+//! | `rand4k` | lookups in an index or a table |
+//! | `mmap` | weights loaded by safetensors |
 //! | `get`, `put` | the lake itself, without a file system: what is there to be had |
 //!
 //! Exit codes: 2 usage, 3 wrong bytes, 4 a missing file, an I/O error, a server's refusal.
@@ -13,7 +17,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use loadgen::dataset::DataSet;
 use loadgen::failure::Failure;
-use loadgen::{generate, input};
+use loadgen::{generate, input, mapped, random, sequential, small};
 
 /// The benchmark's clients: they read as ordinary programs do, check every byte, and print one JSON object
 ///
@@ -33,6 +37,14 @@ struct Cli {
 enum Command {
     /// Write a data set: lines SIZE<TAB>PATH on standard input
     Generate(generate::Options),
+    /// Read files from beginning to end, one thread each
+    Seq(sequential::Options),
+    /// Read small samples: lines SIZE<TAB>PATH, or PATH, or OFFSET<TAB>LENGTH<TAB>PATH of shards
+    Small(small::Options),
+    /// Read random 4 KiB pages of one file
+    Rand4k(random::Options),
+    /// Read the tensors of safetensors files through a mapping, in random order
+    Mmap(mapped::Options),
 }
 
 fn main() -> ExitCode {
@@ -59,5 +71,9 @@ fn run(cli: &Cli) -> Result<serde_json::Value, Failure> {
     let data = &cli.data;
     match &cli.command {
         Command::Generate(options) => generate::run(data, options, &input::standard_input()?),
+        Command::Seq(options) => sequential::run(data, options),
+        Command::Small(options) => small::run(data, options, &input::standard_input()?),
+        Command::Rand4k(options) => random::run(data, options),
+        Command::Mmap(options) => mapped::run(data, options),
     }
 }

@@ -1,0 +1,220 @@
+//! Many small samples, in the order of a training run's sampler: whole files, or ranges of shards.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::dataset::DataSet;
+use crate::failure::Failure;
+use crate::gate::{self, Gate};
+use crate::report::{Histogram, merged};
+use crate::samples::{Sample, Samples};
+
+/// Shards that one reader keeps open.
+const OPEN_FILES: usize = 64;
+
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Threads; the samples are dealt to them round robin
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    pub readers: u16,
+    /// files: open, read whole, close. ranges: pread from a file that stays open
+    #[arg(long, value_enum, default_value_t = Mode::Files)]
+    pub mode: Mode,
+    /// A sample that takes longer, from open to its last byte, counts as a stall
+    #[arg(long, value_name = "MS", default_value_t = 5.0)]
+    pub stall_ms: f64,
+    /// Stop after this time
+    #[arg(long, value_name = "S")]
+    pub limit_s: Option<f64>,
+    /// Compare nothing, to learn what comparing costs; never for a result
+    #[arg(long)]
+    pub no_check: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    Files,
+    Ranges,
+}
+
+#[derive(Default)]
+struct Tally {
+    samples: u64,
+    bytes: u64,
+    latency: Histogram,
+    stalls: u64,
+    stalled: Duration,
+}
+
+/// Reads the samples of `lines`: `SIZE<TAB>PATH` or just `PATH`; ranges `OFFSET<TAB>LENGTH<TAB>PATH`.
+pub fn run(data: &DataSet, options: &Options, lines: &[u8]) -> Result<Value, Failure> {
+    let duration = |seconds: f64| {
+        Duration::try_from_secs_f64(seconds).map_err(|error| Failure::Usage(error.to_string()))
+    };
+    let stall = duration(options.stall_ms / 1e3)?;
+    let limit = options
+        .limit_s
+        .map(duration)
+        .transpose()?
+        .unwrap_or(Duration::MAX);
+    let samples = Arc::new(match options.mode {
+        Mode::Files => Samples::whole_files(data, lines)?,
+        Mode::Ranges => Samples::ranges(data, lines)?,
+    });
+    let readers = options.readers as usize;
+    let (mode, check) = (options.mode, !options.no_check);
+    let worker = |reader: usize| {
+        let samples = samples.clone();
+        move |gate: &Gate<Tally>| {
+            let mine: Vec<Sample> = samples
+                .list
+                .iter()
+                .skip(reader)
+                .step_by(readers)
+                .copied()
+                .collect();
+            let mut source = Source::new(&samples, mode, &mine);
+            let mut tally = Tally::default();
+            let start = gate.wait();
+            for sample in &mine {
+                let begin = Instant::now();
+                if begin - start >= limit {
+                    break;
+                }
+                let length = source.read(sample)?;
+                let taken = begin.elapsed();
+                source.finish(sample, length, check)?;
+                tally.record(length, taken, stall);
+            }
+            Ok(tally)
+        }
+    };
+    let finished = gate::run((0..readers).map(worker).collect())?;
+    let all = &finished.results;
+    Ok(json!({
+        "files": all.iter().map(|one| one.samples).sum::<u64>(),
+        "bytes": all.iter().map(|one| one.bytes).sum::<u64>(),
+        "seconds": finished.seconds,
+        "cpu_s": finished.cpu_s,
+        "latency_us": merged(all.iter().map(|one| &one.latency)).json_us(),
+        "stalls": all.iter().map(|one| one.stalls).sum::<u64>(),
+        "stalled_s": all.iter().map(|one| one.stalled.as_secs_f64()).sum::<f64>(),
+        "checked": check,
+    }))
+}
+
+impl Tally {
+    fn record(&mut self, length: usize, taken: Duration, stall: Duration) {
+        self.samples += 1;
+        self.bytes += length as u64;
+        self.latency.record(taken);
+        if taken > stall {
+            self.stalls += 1;
+            self.stalled += taken;
+        }
+    }
+}
+
+/// One reader's buffer and open files.
+struct Source<'a> {
+    samples: &'a Samples,
+    mode: Mode,
+    buffer: Vec<u8>,
+    /// By index of the file, the most recently used last.
+    open: Vec<(usize, File)>,
+}
+
+impl<'a> Source<'a> {
+    fn new(samples: &'a Samples, mode: Mode, mine: &[Sample]) -> Self {
+        let largest = mine.iter().map(|sample| sample.length).max().unwrap_or(0);
+        // One byte more than a file should have, so that its end is seen; written, so that its
+        // pages are there.
+        let buffer = vec![0xA5; largest + 1];
+        Self {
+            samples,
+            mode,
+            buffer,
+            open: Vec::with_capacity(OPEN_FILES),
+        }
+    }
+
+    /// Reads the sample to its last byte; returns how many bytes there were.
+    fn read(&mut self, sample: &Sample) -> Result<usize, Failure> {
+        let file = &self.samples.files[sample.file];
+        let length = match self.mode {
+            Mode::Files => {
+                let opened = file.open()?;
+                let length = read_to_end(&opened, &mut self.buffer);
+                self.open.push((sample.file, opened));
+                length
+            }
+            Mode::Ranges => {
+                self.use_file(sample.file)?;
+                let (_, opened) = &self.open[self.open.len() - 1];
+                read_range(opened, sample.offset, &mut self.buffer[..sample.length])
+            }
+        };
+        length.map_err(|error| file.failed(error))
+    }
+
+    /// Closes what is to be closed and compares what was read.
+    fn finish(&mut self, sample: &Sample, length: usize, check: bool) -> Result<(), Failure> {
+        if self.mode == Mode::Files {
+            self.open.clear();
+        }
+        let file = &self.samples.files[sample.file];
+        if length != sample.length {
+            let (got, wanted) = (length as u64, sample.length as u64);
+            return Err(file.wrong_length(sample.offset + got, sample.offset + wanted));
+        }
+        if check {
+            file.verify(sample.offset, &self.buffer[..length], sample.hash)?;
+        }
+        Ok(())
+    }
+
+    /// Brings a file to the end of the list of open ones; closes the least recently used.
+    fn use_file(&mut self, index: usize) -> Result<(), Failure> {
+        if let Some(at) = self.open.iter().rposition(|&(open, _)| open == index) {
+            self.open[at..].rotate_left(1);
+            return Ok(());
+        }
+        if self.open.len() == OPEN_FILES {
+            self.open.remove(0);
+        }
+        self.open.push((index, self.samples.files[index].open()?));
+        Ok(())
+    }
+}
+
+/// read(2) until it says that the file ends, or the buffer is full.
+fn read_to_end(mut file: &File, buffer: &mut [u8]) -> io::Result<usize> {
+    repeat(buffer, |rest, _| file.read(rest))
+}
+
+fn read_range(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    repeat(buffer, |rest, done| {
+        file.read_at(rest, offset + done as u64)
+    })
+}
+
+fn repeat(
+    buffer: &mut [u8],
+    mut read: impl FnMut(&mut [u8], usize) -> io::Result<usize>,
+) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buffer.len() {
+        match read(&mut buffer[done..], done) {
+            Ok(0) => break,
+            Ok(got) => done += got,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
