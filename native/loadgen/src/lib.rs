@@ -17,14 +17,20 @@
 #![deny(unsafe_code)]
 
 pub mod bus_error;
+pub mod connection;
 pub mod content;
 pub mod dataset;
 pub mod failure;
 pub mod gate;
 pub mod generate;
+pub mod get;
+pub mod http;
 pub mod input;
 pub mod mapped;
+pub mod memory;
+pub mod put;
 pub mod random;
+pub mod remote;
 pub mod report;
 pub mod safetensors;
 pub mod samples;

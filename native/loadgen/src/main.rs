@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use loadgen::dataset::DataSet;
 use loadgen::failure::Failure;
-use loadgen::{generate, input, mapped, random, sequential, small};
+use loadgen::{generate, get, input, mapped, put, random, sequential, small};
 
 /// The benchmark's clients: they read as ordinary programs do, check every byte, and print one JSON object
 ///
@@ -45,6 +45,10 @@ enum Command {
     Rand4k(random::Options),
     /// Read the tensors of safetensors files through a mapping, in random order
     Mmap(mapped::Options),
+    /// Fetch objects by presigned URLs: lines SIZE<TAB>PATH<TAB>URL
+    Get(get::Options),
+    /// Send objects or parts: lines SIZE<TAB>PATH<TAB>URL or SIZE<TAB>OFFSET<TAB>PATH<TAB>URL
+    Put(put::Options),
 }
 
 fn main() -> ExitCode {
@@ -75,5 +79,7 @@ fn run(cli: &Cli) -> Result<serde_json::Value, Failure> {
         Command::Small(options) => small::run(data, options, &input::standard_input()?),
         Command::Rand4k(options) => random::run(data, options),
         Command::Mmap(options) => mapped::run(data, options),
+        Command::Get(options) => get::run(data, options, &input::standard_input()?),
+        Command::Put(options) => put::run(data, options, &input::standard_input()?),
     }
 }
