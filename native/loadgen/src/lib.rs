@@ -36,3 +36,5 @@ pub mod safetensors;
 pub mod samples;
 pub mod sequential;
 pub mod small;
+pub mod walk;
+pub mod write;

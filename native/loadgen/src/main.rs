@@ -9,6 +9,8 @@
 //! | `rand4k` | lookups in an index or a table |
 //! | `mmap` | weights loaded by safetensors |
 //! | `get`, `put` | the lake itself, without a file system: what is there to be had |
+//! | `walk` | find, ls -lR, the start of every data loader |
+//! | `write` | a checkpoint being saved |
 //!
 //! Exit codes: 2 usage, 3 wrong bytes, 4 a missing file, an I/O error, a server's refusal.
 
@@ -17,7 +19,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use loadgen::dataset::DataSet;
 use loadgen::failure::Failure;
-use loadgen::{generate, get, input, mapped, put, random, sequential, small};
+use loadgen::{
+    generate, get, input, mapped, put, random, sequential, small, walk, write as writer,
+};
 
 /// The benchmark's clients: they read as ordinary programs do, check every byte, and print one JSON object
 ///
@@ -49,6 +53,10 @@ enum Command {
     Get(get::Options),
     /// Send objects or parts: lines SIZE<TAB>PATH<TAB>URL or SIZE<TAB>OFFSET<TAB>PATH<TAB>URL
     Put(put::Options),
+    /// Walk a tree
+    Walk(walk::Options),
+    /// Write files as a checkpoint is saved
+    Write(writer::Options),
 }
 
 fn main() -> ExitCode {
@@ -81,5 +89,7 @@ fn run(cli: &Cli) -> Result<serde_json::Value, Failure> {
         Command::Mmap(options) => mapped::run(data, options),
         Command::Get(options) => get::run(data, options, &input::standard_input()?),
         Command::Put(options) => put::run(data, options, &input::standard_input()?),
+        Command::Walk(options) => walk::run(data, options),
+        Command::Write(options) => writer::run(data, options),
     }
 }
