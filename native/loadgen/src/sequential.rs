@@ -81,24 +81,21 @@ fn reader(
         let mut buffer = vec![0xA5; block];
         let start = gate.wait();
         let opened = file.open()?;
-        let (mut bytes, mut first_byte_s, mut blocks) = (0, None, hashes.iter());
+        let (mut bytes, mut first_byte_s) = (0, None);
         loop {
             let length = read_block(&opened, &mut buffer, start, &mut first_byte_s)
                 .map_err(|error| file.failed(error))?;
-            let expected = blocks.next();
-            let Some(expected) = expected.filter(|_| length > 0) else {
-                if bytes + length as u64 != file.size {
-                    return Err(file.wrong_length(bytes + length as u64, file.size));
-                }
-                break;
-            };
             let at = bytes;
             bytes += length as u64;
-            if bytes > file.size || (length < block && bytes < file.size) {
+            let ended = length < block;
+            if bytes > file.size || (ended && bytes < file.size) {
                 return Err(file.wrong_length(bytes, file.size));
             }
-            if check {
-                file.verify(at, &buffer[..length], *expected)?;
+            if check && length > 0 {
+                file.verify(at, &buffer[..length], hashes[at as usize / block])?;
+            }
+            if ended {
+                break;
             }
         }
         drop(opened);
