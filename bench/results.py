@@ -8,10 +8,12 @@ of the file that `Run.to_json` gives.
 from __future__ import annotations
 
 import enum
+import json
 import math
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 SCHEMA_VERSION = 1
@@ -94,19 +96,27 @@ class Run:
     def record(
         self, scenario: str, subject: str, round_number: int, values: dict[Metric, float]
     ) -> None:
-        """Add what round *round_number* (from 0) measured."""
+        """Add what round *round_number* (from 0) measured. Raises ValueError for a round that has
+        been recorded: a value in another round's place would be paired with the wrong neighbour."""
         for metric, value in values.items():
             series = self.find(scenario, subject, metric)
             if series is None:
                 series = Series(scenario, subject, metric)
                 self.series.append(series)
+            if round_number < len(series.values):
+                raise ValueError(f"{scenario}, {subject}, {metric}: round {round_number} again")
             series.values += [math.nan] * (round_number - len(series.values))
             series.values.append(float(value))
 
     def find(self, scenario: str, subject: str, metric: Metric) -> Series | None:
         wanted = (scenario, subject, metric.name, metric.variant)
         for series in self.series:
-            if (series.scenario, series.subject, series.metric.name, series.metric.variant) == wanted:
+            if (
+                series.scenario,
+                series.subject,
+                series.metric.name,
+                series.metric.variant,
+            ) == wanted:
                 return series
         return None
 
@@ -130,14 +140,20 @@ class Run:
             "scenarios": self.scenarios,
             "results": [_row(series) for series in self.series if series.measured],
             "cannot": [
-                {"scenario": c.scenario, "subject": c.subject, "variant": c.variant, "error": c.error}
+                {
+                    "scenario": c.scenario,
+                    "subject": c.subject,
+                    "variant": c.variant,
+                    "error": c.error,
+                }
                 for c in self.cannot
             ],
         }
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Run:
-        """Read `to_json`'s document again. Raises ValueError for another schema."""
+        """Read `to_json`'s document again. Raises ValueError for another schema, KeyError or
+        TypeError for a document that is none."""
         if document.get("schema") != SCHEMA_VERSION:
             raise ValueError(
                 f"schema {document.get('schema')!r}, this version reads {SCHEMA_VERSION}"
@@ -151,6 +167,21 @@ class Run:
         run.series = list(_series(document["results"]))
         run.cannot = [Cannot(**row) for row in document["cannot"]]
         return run
+
+    def write(self, path: Path) -> None:
+        """Write `to_json`'s document to *path*. Raises OSError."""
+        path.write_text(json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Run:
+        """Read a file that `write` wrote. Raises OSError, or ValueError with one line that names
+        the file and what is wrong with it."""
+        try:
+            return cls.from_json(json.loads(path.read_text()))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is not the record of a run: {error!r}") from error
 
 
 def _row(series: Series) -> dict[str, Any]:

@@ -86,7 +86,10 @@ class Mounted:
         if self.cache is None:
             return 0
         done = subprocess.run(
-            ["du", "-s", "--block-size=1", str(self.cache)], capture_output=True, text=True, check=False
+            ["du", "-s", "--block-size=1", str(self.cache)],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         return int(done.stdout.split()[0]) if done.stdout else 0
 
