@@ -118,14 +118,13 @@ class Disagreement:
     metric: Metric
     other: str
     before: Estimate
-    after: Estimate | None
+    after: Estimate
 
 
 def disagreements(before: Run, after: Run, share: float) -> tuple[int, list[Disagreement]]:
     """How many headline ratios (of every subject to local, of tierfs to the best peer of *before*)
     the runs have in common, and those of which one median is more than 1 + *share* times the
-    other. A ratio that *after* lost to an error disagrees, too."""
-    errors = {(row.scenario, row.subject) for row in lost(before, after)}
+    other."""
     common, found = 0, []
     for series in before.series:
         scenario, subject, metric = series.scenario, series.subject, series.metric
@@ -138,11 +137,10 @@ def disagreements(before: Run, after: Run, share: float) -> tuple[int, list[Disa
         for other in others:
             one = ratios.ratio(before, scenario, metric, subject, other)
             two = ratios.ratio(after, scenario, metric, subject, other)
-            if one is None or (two is None and (scenario, subject) not in errors):
-                continue
-            common += 1
-            if two is None or _apart(one, two) > 1 + share:
-                found.append(Disagreement(scenario, subject, metric, other, one, two))
+            if one is not None and two is not None:
+                common += 1
+                if _apart(one, two) > 1 + share:
+                    found.append(Disagreement(scenario, subject, metric, other, one, two))
     return common, found
 
 
@@ -201,9 +199,7 @@ def _heading(arguments: argparse.Namespace, before: Run, after: Run) -> Iterator
 
 def _agree(before: Run, after: Run, percent: float) -> int:
     common, found = disagreements(before, after, percent / 100)
-    if not common:
-        print("the runs have no ratio in common")
-        return 1
+    one_only = lost(before, after) + lost(after, before)
     print(f"{common - len(found)} of {common} ratios agree within {percent:g} %")
     if found:
         rows = [
@@ -213,12 +209,13 @@ def _agree(before: Run, after: Run, percent: float) -> int:
                 str(row.metric),
                 row.other,
                 _interval(row.before, figures.ratio_number),
-                _interval(row.after, figures.ratio_number) if row.after is not None else "cannot",
+                _interval(row.after, figures.ratio_number),
             )
             for row in found
         ]
         _print(Grid(("scenario", "subject", "metric", "ratio to", "A", "B"), tuple(rows)))
-    return 1 if found else 0
+    _print_lost("could in one of the two only:", one_only)
+    return 1 if found or one_only or not common else 0
 
 
 def _compare(before: Run, after: Run, *, everything: bool) -> int:
@@ -231,15 +228,8 @@ def _compare(before: Run, after: Run, *, everything: bool) -> int:
             _print(
                 Grid(("scenario", "subject", "metric", "A", "B", "change"), tuple(map(_row, rows)))
             )
-    for title, losses in (("cannot any more:", gone), ("could not before:", come)):
-        if losses:
-            print(f"\n{title}")
-            _print(
-                Grid(
-                    ("scenario", "subject", "error"),
-                    tuple((_place(row), row.subject, row.error) for row in losses),
-                )
-            )
+    _print_lost("cannot any more:", gone)
+    _print_lost("could not before:", come)
     keys = [{_key(s) for s in run.series if s.measured} for run in (before, after)]
     counts = {verdict.value: len(by_verdict[verdict]) for verdict in Verdict}
     counts |= {"in A only": len(keys[0] - keys[1]), "in B only": len(keys[1] - keys[0])}
@@ -253,10 +243,6 @@ def _compare(before: Run, after: Run, *, everything: bool) -> int:
 
 def _key(series: Series) -> tuple[str, str, str, str]:
     return series.scenario, series.subject, series.metric.name, series.metric.variant
-
-
-def _place(row: Lost) -> str:
-    return f"{row.scenario}, {row.variant}" if row.variant else row.scenario
 
 
 def _row(row: Difference) -> tuple[str, ...]:
@@ -284,3 +270,13 @@ def _interval(estimate: Estimate, text: Callable[[float], str]) -> str:
 def _print(grid: Grid) -> None:
     for line in table.grid_lines(grid):
         print(line)
+
+
+def _print_lost(title: str, rows: Sequence[Lost]) -> None:
+    if rows:
+        print(f"\n{title}")
+    for row in rows:
+        place = f"{row.scenario}, {row.variant}" if row.variant else row.scenario
+        text = f"{place}, {row.subject}: {row.error}"
+        for line in textwrap.wrap(text, table.WIDTH, initial_indent="  ", subsequent_indent="    "):
+            print(line)

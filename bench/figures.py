@@ -91,18 +91,20 @@ def ratio_text(estimate: Estimate | None) -> str:
     return text
 
 
-def fact(key: str, value: Any) -> str:
-    """One entry of a dictionary of facts, ``memory_bytes`` in binary units."""
+def fact(key: str, value: Any) -> tuple[str, str]:
+    """One entry of a dictionary of facts as a name and words; ``memory_bytes`` in binary units."""
     name = key.removesuffix("_bytes").replace("_", " ")
     if key.endswith("_bytes") and isinstance(value, int | float):
-        return f"{name} {units.human_size(value)}"
+        return name, units.human_size(value)
+    if isinstance(value, bool):
+        return name, "yes" if value else "no"
     if isinstance(value, list | tuple):
-        value = " ".join(map(str, value)) or "none"
+        return name, ", ".join(map(str, value)) or "none"
     if isinstance(value, dict):
-        value = ", ".join(fact(str(inner), value[inner]) for inner in value) or "none"
-    return f"{name} {value}"
+        return name, facts(value) or "none"
+    return name, str(value)
 
 
 def facts(entries: dict[str, Any]) -> str:
     """A dictionary of facts in one line."""
-    return ", ".join(fact(key, value) for key, value in entries.items())
+    return "; ".join(" ".join(fact(key, value)) for key, value in entries.items())

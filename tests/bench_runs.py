@@ -85,7 +85,7 @@ def build_run(
             }
             if subject != "local":
                 figures |= {
-                    CPU: value(0.5 * (1 - share)),
+                    CPU: value(0.1 / share**2),
                     REQUESTS: 0.0,
                     MEMORY: value(memory),
                     SPACE: 4.0 * 2**30,

@@ -1,0 +1,44 @@
+"""``python -m bench plot RUN.json``: a run's record as one HTML page, or as Markdown."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench import performance
+from bench.results import Run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0: written; 2: unreadable input, or a place that cannot be written to."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench plot", description="Draw a run: one HTML page that needs no network."
+    )
+    parser.add_argument("run", type=Path, metavar="RUN.json")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="OUT", help="default: RUN.html, or RUN.md"
+    )
+    parser.add_argument(
+        "--markdown", action="store_true", help="write docs/PERFORMANCE.md's text instead"
+    )
+    arguments = parser.parse_args(argv)
+    output = arguments.output or arguments.run.with_suffix(".md" if arguments.markdown else ".html")
+    try:
+        run = Run.read(arguments.run)
+        output.write_text(performance.render(run) if arguments.markdown else _page(run))
+    except (OSError, ValueError, ImportError) as error:
+        print(f"bench plot: {error}", file=sys.stderr)
+        return 2
+    print(output)
+    return 0
+
+
+def _page(run: Run) -> str:
+    try:
+        # Only this command needs matplotlib, which is no part of what tierfs runs on.
+        from bench import page
+    except ImportError as error:
+        raise ImportError(f"{error}; pip install -r requirements-dev.txt has it") from error
+    return page.render(run)
