@@ -92,9 +92,11 @@ def _part(run: Run, scenario: str, variant: str) -> Part:
         costs,
         _cost(run, scenario, costs) if costs else None,
         tuple(
-            (cannot.subject, " ".join(cannot.error.split()))
-            for cannot in run.cannot
-            if (cannot.scenario, cannot.variant) == (scenario, variant)
+            dict.fromkeys(
+                (cannot.subject, " ".join(cannot.error.split()))
+                for cannot in run.cannot
+                if (cannot.scenario, cannot.variant) == (scenario, variant)
+            )
         ),
     )
 

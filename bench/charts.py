@@ -67,11 +67,12 @@ def bars(run: Run, scenario: str, metric: Metric, *, width: float = 7.0) -> str:
         for subject in run.subjects(scenario)
         if (found := run.find(scenario, subject, metric)) is not None and found.measured
     ]
-    errors = [
-        cannot.subject
-        for cannot in run.cannot
-        if (cannot.scenario, cannot.variant) == (scenario, metric.variant)
-    ]
+    cannot = dict.fromkeys(
+        row.subject
+        for row in run.cannot
+        if (row.scenario, row.variant) == (scenario, metric.variant)
+    )
+    errors = [subject for subject in cannot if all(subject != one.subject for one in series)]
     scale = chapters.column_scale(run, scenario, metric)
     label = f"{scenario}: {metric}" + (f", {scale.unit}" if scale.unit else "")
     names = [one.subject for one in series] + errors
@@ -295,6 +296,7 @@ def _inline(figure: Figure, label: str) -> str:
     body = re.sub(r"font-family: [^;\"]*;? ?", "", body)
     body = re.sub("#00a00[0-9]", lambda found: f"var({_VARIABLES[found[0]]})", body)
     body = re.sub(r"\n\s*", "\n", body)
+    body = re.sub(r' (d|x|y)="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), body)
     width, height = (round(inches * _POINTS_PER_INCH, 1) for inches in figure.get_size_inches())
     return (
         f'<svg class="chart" role="img" aria-label="{html.escape(label)}"'
