@@ -203,26 +203,30 @@ class _Mounting:
         raise _NoMount(f"no answer within {timeout_s:g} s")
 
     def stop(self, timeout_s: float) -> None:
-        """Unmount and wait for the end of every process; detach and kill after *timeout_s*."""
-        pids = processes.descendants(self._process.pid) if self._process.poll() is None else []
+        """Unmount and wait for the end of every process; detach and kill after *timeout_s*.
+
+        Raises subprocess.TimeoutExpired if even a killed process does not end.
+        """
+        alive = self._process.poll() is None
+        pids = processes.descendants(self._process.pid) if alive else []
+        started = {pid: _started(pid) for pid in pids}
         deadline = time.monotonic() + timeout_s
         while is_mounted(self._directory) and time.monotonic() < deadline:
             if not self._umount(deadline):
                 time.sleep(_POLL_S)
         if is_mounted(self._directory):
             self._umount(deadline + _DETACH_S, "-l")
-        while time.monotonic() < deadline and any(map(_lives, pids)):
-            self._process.poll()
+        while time.monotonic() < deadline and any(map(_started, pids)):
             time.sleep(_POLL_S)
-        for pid in pids:
-            # Ours is not reaped before the wait below, so its number is still its own.
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self._process.wait()
+        for pid, then in started.items():
+            if then is not None and _started(pid) == then:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        self._process.wait(_DETACH_S)
         if is_mounted(self._directory):
             self._umount(time.monotonic() + _DETACH_S, "-l")
         for child in self._stuck:
-            child.wait()
+            child.wait(_DETACH_S)
 
     def _umount(self, deadline: float, *options: str) -> bool:
         return self._succeeds(["umount", *options, str(self._directory)], deadline)
@@ -253,11 +257,14 @@ def is_mounted(directory: Path) -> bool:
     return mountinfo.topmost(os.fsencode(directory)) is not None
 
 
-def _lives(pid: int) -> bool:
+def _started(pid: int) -> str | None:
+    """When *pid* started, in clock ticks since boot (it tells a process from a later one with its
+    number); None if it has ended."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     except OSError:
-        return False
+        return None
+    return None if fields[0] == "Z" else fields[19]
 
 
 _NOWHERE = Bucket("", "", "", "", "")

@@ -15,7 +15,7 @@ class S3fs(ForegroundPeer):
     """``s3fs`` of s3fs-fuse 1.90 or newer."""
 
     name = "s3fs"
-    empty_words = re.compile(r"\s*$|.*Exiting FUSE event loop")
+    empty_words = re.compile(r"\s*$|.*(Exiting FUSE event loop|change debug level|s3fs version)")
 
     @staticmethod
     def arguments(bucket: Bucket, place: Place) -> list[str]:
@@ -23,6 +23,7 @@ class S3fs(ForegroundPeer):
         options = [
             f"url={bucket.endpoint}",
             f"endpoint={bucket.region}",
+            "sigv4",
             "use_path_request_style",
             "listobjectsv2",
             f"use_cache={place.cache}",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import uuid
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -124,6 +126,22 @@ def test_peer_is_read_only(peer: ForegroundPeer, place: Place) -> None:
             (mounted.directory / "new.bin").write_bytes(b"new")
     finally:
         detach(place.directory)
+
+
+def test_peer_runs_in_the_cgroup(peer: ForegroundPeer, place: Place) -> None:
+    bucket = _bucket()
+    _fill(bucket)
+    with ExitStack() as stack:
+        try:
+            group = stack.enter_context(
+                processes.memory_cgroup(f"bench-{uuid.uuid4().hex[:12]}", 1 << 30)
+            )
+        except OSError as error:
+            pytest.skip(f"no memory cgroup can be made here: {error.strerror}")
+        stack.callback(detach, place.directory)
+        with peer.mount(bucket, replace(place, cgroup=group)) as mounted:
+            inside = {int(pid) for pid in (group / "cgroup.procs").read_text().split()}
+            assert set(mounted.pids()) == inside
 
 
 def test_peer_that_reaches_nothing_says_so(peer: ForegroundPeer, place: Place) -> None:
