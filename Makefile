@@ -4,14 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 LAKE ?=
 
-# The S3 server of the tests and measurements is in Rust. Without a recent one its tests are skipped.
+# The S3 server and the clients of the measurements are in Rust; without a recent one the tests that
+# need them are skipped, and there is no `make bench`.
 RUST_NEEDED := $(shell sed -n 's/^rust-version = "1\.\([0-9]*\).*/\1/p' native/Cargo.toml)
 RUST := $(shell cargo --version 2>/dev/null | sed -n 's/^cargo 1\.\([0-9]*\).*/\1/p')
 HAS_RUST := $(shell test "$(RUST)" -ge $(RUST_NEEDED) 2>/dev/null && echo yes)
-LAKESIM := native/target/release/lakesim
+NATIVE := native/target/release
 
 .DEFAULT_GOAL := help
-.PHONY: help build system-packages test check test-native check-native demo bench docs clean
+.PHONY: help build system-packages test check test-native check-native native demo bench bench-quick bars docs clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -32,8 +33,10 @@ $(VENV)/.dev: $(VENV)/.built requirements-dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-$(LAKESIM): native/Cargo.toml native/Cargo.lock $(shell find native/lakesim -type f)
-	cd native && cargo build --quiet --release --locked -p lakesim
+native: $(NATIVE)/.built
+
+$(NATIVE)/.built: native/Cargo.toml native/Cargo.lock $(shell find native/lakesim native/loadgen -type f)
+	cd native && cargo build --quiet --release --locked
 	@touch $@
 
 test-native: # Rust's own tests
@@ -43,7 +46,7 @@ check-native:
 	cd native && cargo fmt --check
 	cd native && cargo clippy --quiet --all-targets --locked -- -D warnings
 
-test: $(VENV)/.dev $(if $(HAS_RUST),$(LAKESIM) test-native) ## every test but the long ones (real mounts, a real S3 server)
+test: $(VENV)/.dev $(if $(HAS_RUST),native test-native) ## every test but the long ones (real mounts, a real S3 server)
 	$(BIN)/python -m pytest -m 'not long' $(PYTEST_ARGS)
 
 check: $(VENV)/.dev $(if $(HAS_RUST),check-native) ## lint, format, types
@@ -54,8 +57,14 @@ check: $(VENV)/.dev $(if $(HAS_RUST),check-native) ## lint, format, types
 demo: $(VENV)/.built ## see it work, in under five minutes (LAKE=s3://... reads your own data)
 	$(BIN)/python -m bench.demo $(if $(LAKE),--lake $(LAKE))
 
-bench: $(VENV)/.dev ## the measured bars, one table
-	$(BIN)/python -m bench
+bench: $(VENV)/.dev native ## how fast it is beside the others: all scenarios, a table and a page (hours)
+	$(BIN)/python -m bench run --json bench.json --html bench.html
+
+bench-quick: $(VENV)/.dev native ## the same in ten minutes: smaller data, fewer rounds
+	$(BIN)/python -m bench run --quick --json bench-quick.json --html bench-quick.html
+
+bars: $(VENV)/.dev ## tierfs's own bars, without peers
+	$(BIN)/python -m bench bar
 
 docs: $(VENV)/.built ## write docs/configuration.md from the option table
 	$(BIN)/tierfs reference > docs/configuration.md

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,3 +84,12 @@ def peak_bytes(group: Path) -> int:
         if (group / file).exists():
             return int((group / file).read_text())
     return 0
+
+
+def wait_for_end(pids: Sequence[int], timeout_s: float = 30) -> None:
+    """Wait until none of *pids* (not our children) is there any more. Raises TimeoutError."""
+    deadline = time.monotonic() + timeout_s
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"processes {pids} do not end")
+        time.sleep(0.01)

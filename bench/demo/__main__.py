@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.bars.harness import Tierfs
 from bench.demo.samples import make_lake
-from bench.harness import Tierfs
 
 WORKERS = 4
 OWN_LAKE_FILES, OWN_LAKE_BYTES = 2000, 2 << 30

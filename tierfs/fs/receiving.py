@@ -13,7 +13,7 @@ three.
 * A task that finds no request where one was announced goes on instead of ending the loop (R2).
 
 Measured with four readers of small warm files: 272 us of CPU a file with trio's own, see
-``python -m bench warm_small`` for this one.
+``python -m bench run warm-small`` for this one.
 
 What keeps it right:
 

@@ -13,10 +13,8 @@ static MESSAGE: AtomicPtr<String> = AtomicPtr::new(ptr::null_mut());
 /// From now on a SIGBUS ends the process with exit code 4 and a message that names `path`: the
 /// file that is about to be read, by one thread at a time.
 pub fn names(path: &Path) -> io::Result<()> {
-    let message = format!(
-        "loadgen: {}: bus error: the mapping has no bytes there\n",
-        path.display()
-    );
+    let message =
+        format!("loadgen: {}: bus error: the mapping has no bytes there\n", path.display());
     MESSAGE.store(Box::leak(Box::new(message)), Ordering::Release);
     // SAFETY: a zeroed sigaction is a valid one (no flags, empty mask), and the handler keeps to
     // calls that signal-safety(7) allows.
@@ -25,11 +23,7 @@ pub fn names(path: &Path) -> io::Result<()> {
         action.sa_sigaction = on_bus_error as extern "C" fn(libc::c_int) as libc::sighandler_t;
         libc::sigaction(libc::SIGBUS, &raw const action, ptr::null_mut())
     };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 extern "C" fn on_bus_error(_signal: libc::c_int) {

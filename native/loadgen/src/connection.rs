@@ -40,11 +40,7 @@ struct Broken {
 impl Connection {
     #[must_use]
     pub fn new(address: SocketAddr) -> Self {
-        Self {
-            address,
-            stream: None,
-            opened: 0,
-        }
+        Self { address, stream: None, opened: 0 }
     }
 
     /// Sends one request and reads its answer into `buffer`, which must have room for the body
@@ -95,14 +91,8 @@ fn exchange(
         (Ok(received), _) if received.0.status >= 300 => return Ok(received),
         (_, Err(error)) | (Err(error), _) => error,
     };
-    let late = matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-    );
-    Err(Broken {
-        error,
-        closed: have == 0 && !late,
-    })
+    let late = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
+    Err(Broken { error, closed: have == 0 && !late })
 }
 
 fn send(stream: &mut TcpStream, head: &[u8], body: &[u8]) -> io::Result<()> {
@@ -134,11 +124,7 @@ fn receive(
             return Err(invalid("the answer's head is too long".into()));
         }
     };
-    let answer = |body| Answer {
-        status: head.status,
-        etag: head.etag.clone(),
-        body,
-    };
+    let answer = |body| Answer { status: head.status, etag: head.etag.clone(), body };
     if head.status != 200 && head.status != 206 {
         if *have == head.size && head.length != Some(0) {
             let _ = more(stream, buffer, have);
@@ -146,20 +132,12 @@ fn receive(
         return Ok((answer(head.size..*have), true));
     }
     if head.chunked {
-        return Err(invalid(
-            "the answer is chunked, which is not supported".into(),
-        ));
+        return Err(invalid("the answer is chunked, which is not supported".into()));
     }
-    let length = head
-        .length
-        .ok_or_else(|| invalid("the answer does not say its length".into()))?;
-    let end = usize::try_from(length)
-        .ok()
-        .and_then(|length| head.size.checked_add(length));
+    let length = head.length.ok_or_else(|| invalid("the answer does not say its length".into()))?;
+    let end = usize::try_from(length).ok().and_then(|length| head.size.checked_add(length));
     let end = end.filter(|&end| end <= buffer.len()).ok_or_else(|| {
-        invalid(format!(
-            "the answer has {length} bytes, which are more than were asked for"
-        ))
+        invalid(format!("the answer has {length} bytes, which are more than were asked for"))
     })?;
     while *have < end {
         more(stream, &mut buffer[..end], have)?;

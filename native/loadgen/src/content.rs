@@ -70,14 +70,9 @@ impl Content {
     pub fn of_unknown_size(seed: u64, path: &[u8]) -> Result<Self, Failure> {
         if safetensors::is_name(path) {
             let name = String::from_utf8_lossy(path);
-            return Err(Failure::Usage(format!(
-                "{name}: its content depends on its size"
-            )));
+            return Err(Failure::Usage(format!("{name}: its content depends on its size")));
         }
-        Ok(Self {
-            file_seed: file_seed(path, seed),
-            header: Vec::new(),
-        })
+        Ok(Self { file_seed: file_seed(path, seed), header: Vec::new() })
     }
 
     /// What `safetensors::Layout` is made from.
@@ -94,11 +89,7 @@ impl Content {
     /// Writes the bytes from `offset` on into `out`.
     pub fn fill(&self, offset: u64, out: &mut [u8]) {
         let within = (offset % 8) as usize;
-        let head = if within == 0 {
-            0
-        } else {
-            (8 - within).min(out.len())
-        };
+        let head = if within == 0 { 0 } else { (8 - within).min(out.len()) };
         let (first, rest) = out.split_at_mut(head);
         first.copy_from_slice(&self.word(offset / 8)[within..within + head]);
         let mut index = (offset + head as u64) / 8;
@@ -225,10 +216,7 @@ mod tests {
         let whole = plain().bytes(0, 300);
         for offset in 0..40 {
             for length in [0, 1, 3, 7, 8, 9, 64, 255] {
-                assert_eq!(
-                    plain().bytes(offset as u64, length),
-                    whole[offset..offset + length]
-                );
+                assert_eq!(plain().bytes(offset as u64, length), whole[offset..offset + length]);
             }
         }
     }
@@ -254,30 +242,19 @@ mod tests {
     #[test]
     fn another_path_or_seed_is_other_content() {
         let bytes = plain().bytes(0, 64);
-        assert_ne!(
-            Content::of(8, b"train/0001.bin", 64).unwrap().bytes(0, 64),
-            bytes
-        );
-        assert_ne!(
-            Content::of(7, b"train/0002.bin", 64).unwrap().bytes(0, 64),
-            bytes
-        );
+        assert_ne!(Content::of(8, b"train/0001.bin", 64).unwrap().bytes(0, 64), bytes);
+        assert_ne!(Content::of(7, b"train/0002.bin", 64).unwrap().bytes(0, 64), bytes);
     }
 
     #[test]
     fn a_safetensors_file_begins_with_its_header_and_goes_on_as_any_file() {
         let size = 1_000_000;
         let path = b"m.safetensors";
-        let header = safetensors::Layout::of(file_seed(path, 7), size)
-            .unwrap()
-            .header;
+        let header = safetensors::Layout::of(file_seed(path, 7), size).unwrap().header;
         let content = Content::of(7, path, size).unwrap();
         let bytes = content.bytes(0, header.len() + 100);
         assert_eq!(bytes[..header.len()], header);
-        let words = Content {
-            file_seed: file_seed(path, 7),
-            header: Vec::new(),
-        };
+        let words = Content { file_seed: file_seed(path, 7), header: Vec::new() };
         assert_eq!(bytes[header.len()..], words.bytes(header.len() as u64, 100));
         assert_eq!(content.bytes(11, 20), bytes[11..31]);
     }

@@ -39,27 +39,17 @@ impl DataSet {
         let location = self.locate(path)?;
         let size = match size {
             Some(size) => size,
-            None => fs::metadata(&location)
-                .map_err(|error| at(&location, error))?
-                .len(),
+            None => fs::metadata(&location).map_err(|error| at(&location, error))?.len(),
         };
         let content = Content::of(self.seed, path, size)?;
-        Ok(DataFile {
-            location,
-            content,
-            size,
-        })
+        Ok(DataFile { location, content, size })
     }
 
     /// A file of which only ranges will be read.
     pub fn file_of_ranges(&self, path: &[u8]) -> Result<DataFile, Failure> {
         let location = self.locate(path)?;
         let content = Content::of_unknown_size(self.seed, path)?;
-        Ok(DataFile {
-            location,
-            content,
-            size: 0,
-        })
+        Ok(DataFile { location, content, size: 0 })
     }
 
     /// A path of the data set on this machine; one that leaves the root is a usage error.
@@ -67,19 +57,14 @@ impl DataSet {
         let relative = Path::new(OsStr::from_bytes(path));
         let inside = |part| matches!(part, Component::Normal(_) | Component::CurDir);
         if path.is_empty() || !relative.components().all(inside) {
-            return Err(Failure::Usage(format!(
-                "{relative:?} is no path below the root"
-            )));
+            return Err(Failure::Usage(format!("{relative:?} is no path below the root")));
         }
         Ok(self.root.join(relative))
     }
 }
 
 fn at(location: &Path, error: io::Error) -> Failure {
-    Failure::Io {
-        path: location.display().to_string(),
-        error,
-    }
+    Failure::Io { path: location.display().to_string(), error }
 }
 
 impl DataFile {
@@ -100,11 +85,7 @@ impl DataFile {
     /// The file turned out to have `got` bytes.
     #[must_use]
     pub fn wrong_length(&self, got: u64, wanted: u64) -> Failure {
-        Failure::WrongLength {
-            path: self.location.display().to_string(),
-            got,
-            wanted,
-        }
+        Failure::WrongLength { path: self.location.display().to_string(), got, wanted }
     }
 
     /// Compares the bytes read at `offset` with the hash that was expected of them.
@@ -114,20 +95,16 @@ impl DataFile {
         }
         // Bytes that compare equal now were another thing a moment ago: a mapping can change.
         let offset = self.content.difference(offset, bytes).unwrap_or(offset);
-        Err(Failure::Wrong {
-            path: self.location.display().to_string(),
-            offset,
-        })
+        Err(Failure::Wrong { path: self.location.display().to_string(), offset })
     }
 
     /// Compares the bytes read at `offset` with the content itself.
     pub fn compare(&self, offset: u64, bytes: &[u8]) -> Result<(), Failure> {
         match self.content.difference(offset, bytes) {
             None => Ok(()),
-            Some(offset) => Err(Failure::Wrong {
-                path: self.location.display().to_string(),
-                offset,
-            }),
+            Some(offset) => {
+                Err(Failure::Wrong { path: self.location.display().to_string(), offset })
+            }
         }
     }
 }
@@ -138,14 +115,8 @@ mod tests {
 
     #[test]
     fn paths_stay_below_the_root() {
-        let data = DataSet {
-            root: "/data".into(),
-            seed: 1,
-        };
-        assert_eq!(
-            data.locate(b"a/b\xff").unwrap().as_os_str().as_bytes(),
-            b"/data/a/b\xff"
-        );
+        let data = DataSet { root: "/data".into(), seed: 1 };
+        assert_eq!(data.locate(b"a/b\xff").unwrap().as_os_str().as_bytes(), b"/data/a/b\xff");
         for wrong in [b"/etc/x" as &[u8], b"../x", b"a/../../x", b""] {
             assert!(matches!(data.locate(wrong), Err(Failure::Usage(_))));
         }
@@ -153,20 +124,14 @@ mod tests {
 
     #[test]
     fn a_wrong_byte_is_named_by_its_offset() {
-        let data = DataSet {
-            root: "/data".into(),
-            seed: 1,
-        };
+        let data = DataSet { root: "/data".into(), seed: 1 };
         let file = data.file(b"f", Some(1000)).unwrap();
         let mut bytes = file.content.bytes(100, 500);
         let expected = file.content.hash(100, 500);
         file.verify(100, &bytes, expected).unwrap();
         file.compare(100, &bytes).unwrap();
         bytes[321] ^= 4;
-        for found in [
-            file.verify(100, &bytes, expected),
-            file.compare(100, &bytes),
-        ] {
+        for found in [file.verify(100, &bytes, expected), file.compare(100, &bytes)] {
             let failure = found.unwrap_err();
             assert_eq!(failure.to_string(), "/data/f: wrong byte at offset 421");
             assert_eq!(failure.exit_code(), 3);

@@ -52,16 +52,10 @@ impl fmt::Display for Failure {
             Self::Usage(what) => f.write_str(what),
             Self::Wrong { path, offset } => write!(f, "{path}: wrong byte at offset {offset}"),
             Self::WrongLength { path, got, wanted } if got > wanted => {
-                write!(
-                    f,
-                    "{path}: goes on beyond offset {wanted}, where it should end"
-                )
+                write!(f, "{path}: goes on beyond offset {wanted}, where it should end")
             }
             Self::WrongLength { path, got, wanted } => {
-                write!(
-                    f,
-                    "{path}: ends at offset {got}, and should have {wanted} bytes"
-                )
+                write!(f, "{path}: ends at offset {got}, and should have {wanted} bytes")
             }
             Self::Io { path, error } => write!(f, "{path}: {error}"),
             Self::Answer { path, what } => write!(f, "{path}: {what}"),

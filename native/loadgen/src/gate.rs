@@ -33,12 +33,7 @@ pub struct Gate<T> {
 
 enum News<T> {
     Ready,
-    Ended {
-        worker: usize,
-        at: Instant,
-        cpu_ns: Option<u64>,
-        result: Result<T, Failure>,
-    },
+    Ended { worker: usize, at: Instant, cpu_ns: Option<u64>, result: Result<T, Failure> },
 }
 
 #[derive(Default)]
@@ -54,9 +49,7 @@ impl<T> Gate<T> {
         let _ = self.news.send(News::Ready);
         let closed = self.opened.at.lock().expect("nobody panics with this lock");
         let opened = self.opened.changed.wait_while(closed, |at| at.is_none());
-        let start = opened
-            .expect("nobody panics with this lock")
-            .expect("the gate is open");
+        let start = opened.expect("nobody panics with this lock").expect("the gate is open");
         self.cpu_before_ns.set(thread_cpu_ns());
         start
     }
@@ -72,25 +65,12 @@ where
     let (news, inbox) = mpsc::channel();
     let opened = Arc::new(Opened::default());
     for (worker, work) in workers.into_iter().enumerate() {
-        let gate = Gate {
-            news: news.clone(),
-            opened: opened.clone(),
-            cpu_before_ns: None.into(),
-        };
+        let gate = Gate { news: news.clone(), opened: opened.clone(), cpu_before_ns: None.into() };
         thread::spawn(move || {
             let result = work(&gate);
             let at = Instant::now();
-            let cpu_ns = gate
-                .cpu_before_ns
-                .get()
-                .zip(thread_cpu_ns())
-                .map(|(a, b)| b - a);
-            let _ = gate.news.send(News::Ended {
-                worker,
-                at,
-                cpu_ns,
-                result,
-            });
+            let cpu_ns = gate.cpu_before_ns.get().zip(thread_cpu_ns()).map(|(a, b)| b - a);
+            let _ = gate.news.send(News::Ended { worker, at, cpu_ns, result });
         });
     }
     let (mut ready, mut ended) = (0, 0);
@@ -108,12 +88,7 @@ where
                     opened.changed.notify_all();
                 }
             }
-            News::Ended {
-                worker,
-                at,
-                cpu_ns: used,
-                result,
-            } => {
+            News::Ended { worker, at, cpu_ns: used, result } => {
                 results[worker] = Some(result?);
                 finish = finish.max(at);
                 cpu_ns = cpu_ns.zip(used).map(|(a, b)| a + b);
@@ -137,9 +112,7 @@ fn thread_cpu_ns() -> Option<u64> {
 /// `work` of every item, on all processors: for what is made ready before the clock starts.
 pub fn prepare<I: Sync, R: Send>(items: &[I], work: impl Fn(&I) -> R + Sync) -> Vec<R> {
     let next = AtomicUsize::new(0);
-    let threads = thread::available_parallelism()
-        .map_or(1, NonZero::get)
-        .min(items.len());
+    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(items.len());
     let mut parts: Vec<(usize, R)> = thread::scope(|scope| {
         let take = || {
             let mut part = Vec::new();
@@ -152,10 +125,7 @@ pub fn prepare<I: Sync, R: Send>(items: &[I], work: impl Fn(&I) -> R + Sync) -> 
         };
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(take)).collect();
         let join = |thread: thread::ScopedJoinHandle<'_, Vec<_>>| thread.join();
-        threads
-            .into_iter()
-            .flat_map(|thread| join(thread).expect("work does not panic"))
-            .collect()
+        threads.into_iter().flat_map(|thread| join(thread).expect("work does not panic")).collect()
     });
     parts.sort_unstable_by_key(|&(at, _)| at);
     parts.into_iter().map(|(_, result)| result).collect()
@@ -176,10 +146,7 @@ mod tests {
             }
         };
         let results = run((0..3).map(worker).collect()).unwrap().results;
-        assert_eq!(
-            results.iter().map(|one| one.0).collect::<Vec<_>>(),
-            [0, 1, 2]
-        );
+        assert_eq!(results.iter().map(|one| one.0).collect::<Vec<_>>(), [0, 1, 2]);
         let start = results[0].2;
         assert!(results.iter().all(|one| one.1 <= start && one.2 == start));
     }
@@ -195,19 +162,13 @@ mod tests {
                 Ok(())
             }
         };
-        assert_eq!(
-            run((0..3).map(worker).collect()).unwrap_err().to_string(),
-            "no"
-        );
+        assert_eq!(run((0..3).map(worker).collect()).unwrap_err().to_string(), "no");
     }
 
     #[test]
     fn what_is_prepared_stays_in_order() {
         let items: Vec<u64> = (0..1000).collect();
-        assert_eq!(
-            prepare(&items, |n| n * 2),
-            (0..2000).step_by(2).collect::<Vec<_>>()
-        );
+        assert_eq!(prepare(&items, |n| n * 2), (0..2000).step_by(2).collect::<Vec<_>>());
         assert!(prepare(&[], |n: &u64| *n).is_empty());
     }
 }

@@ -90,38 +90,20 @@ impl Work {
             let mut offset = 0;
             while offset == 0 || offset < file.size {
                 let length = part.min(file.size - offset);
-                pieces.push(Piece {
-                    object,
-                    offset,
-                    length,
-                    hash: 0,
-                });
+                pieces.push(Piece { object, offset, length, hash: 0 });
                 offset += length.max(1);
             }
             objects.push(Object { file, target });
         }
         let hashes = gate::prepare(&pieces, |piece| {
-            objects[piece.object]
-                .file
-                .content
-                .hash(piece.offset, piece.length)
+            objects[piece.object].file.content.hash(piece.offset, piece.length)
         });
         for (piece, hash) in pieces.iter_mut().zip(hashes) {
             piece.hash = hash;
         }
-        let largest = pieces
-            .iter()
-            .map(|piece| piece.length as usize)
-            .max()
-            .unwrap_or(0);
+        let largest = pieces.iter().map(|piece| piece.length as usize).max().unwrap_or(0);
         let server = Server::known(server)?;
-        Ok(Self {
-            server,
-            objects,
-            pieces,
-            next: AtomicUsize::new(0),
-            largest,
-        })
+        Ok(Self { server, objects, pieces, next: AtomicUsize::new(0), largest })
     }
 
     fn connection(&self, gate: &Gate<Tally>) -> Result<Tally, Failure> {
@@ -175,9 +157,7 @@ fn check(
     }
     let got = body.len() as u64;
     if got != piece.length {
-        return Err(object
-            .file
-            .wrong_length(piece.offset + got, piece.offset + piece.length));
+        return Err(object.file.wrong_length(piece.offset + got, piece.offset + piece.length));
     }
     object.file.verify(piece.offset, body, piece.hash)
 }

@@ -26,14 +26,8 @@ impl<'a> Url<'a> {
 
 /// The address of `host` or `host:port`.
 pub fn resolve(authority: &str) -> io::Result<SocketAddr> {
-    let host = if authority.contains(':') {
-        authority.into()
-    } else {
-        format!("{authority}:80")
-    };
-    host.to_socket_addrs()?
-        .next()
-        .ok_or_else(|| io::Error::other("the host has no address"))
+    let host = if authority.contains(':') { authority.into() } else { format!("{authority}:80") };
+    host.to_socket_addrs()?.next().ok_or_else(|| io::Error::other("the host has no address"))
 }
 
 /// The head of an answer.
@@ -55,9 +49,7 @@ pub fn parse_head(bytes: &[u8]) -> io::Result<Option<Head>> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS];
     let mut answer = httparse::Response::new(&mut headers);
     let malformed = |what: &str| invalid(format!("malformed answer: {what}"));
-    let parsed = answer
-        .parse(bytes)
-        .map_err(|error| malformed(&error.to_string()))?;
+    let parsed = answer.parse(bytes).map_err(|error| malformed(&error.to_string()))?;
     let httparse::Status::Complete(size) = parsed else {
         return Ok(None);
     };
@@ -74,11 +66,7 @@ pub fn parse_head(bytes: &[u8]) -> io::Result<Option<Head>> {
         match header.name {
             name if name.eq_ignore_ascii_case("content-length") => {
                 let length = text().trim().parse().map_err(|_| malformed("its length"))?;
-                if head
-                    .length
-                    .replace(length)
-                    .is_some_and(|other| other != length)
-                {
+                if head.length.replace(length).is_some_and(|other| other != length) {
                     return Err(malformed("two lengths"));
                 }
             }
@@ -111,14 +99,8 @@ mod tests {
             assert_eq!(parse_head(&text[..end]).unwrap(), None);
         }
         let etag = Some("\"ab\"".into());
-        let wanted = Head {
-            status: 206,
-            size,
-            length: Some(12),
-            chunked: false,
-            etag,
-            close: false,
-        };
+        let wanted =
+            Head { status: 206, size, length: Some(12), chunked: false, etag, close: false };
         assert_eq!(parse_head(text).unwrap(), Some(wanted));
     }
 
@@ -154,13 +136,8 @@ mod tests {
         let url = Url::parse(b"http://127.0.0.1:9000/b/k%20y?X-Amz-Signature=1").unwrap();
         assert_eq!(url.authority, "127.0.0.1:9000");
         assert_eq!(url.target, "/b/k%20y?X-Amz-Signature=1");
-        for wrong in [
-            "https://a/b",
-            "http:///b",
-            "http://a",
-            "http://a/b c",
-            "http://a/b\r\nX: y",
-        ] {
+        for wrong in ["https://a/b", "http:///b", "http://a", "http://a/b c", "http://a/b\r\nX: y"]
+        {
             assert_eq!(Url::parse(wrong.as_bytes()), None, "{wrong}");
         }
     }

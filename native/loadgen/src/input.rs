@@ -12,12 +12,8 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         Some(b'G') => (&text[..text.len() - 1], 30),
         _ => (text, 0),
     };
-    let number: u64 = digits
-        .parse()
-        .map_err(|_| format!("{text:?} is no size (4096, 64K, 1M)"))?;
-    number
-        .checked_mul(1 << shift)
-        .ok_or_else(|| format!("{text} is too large"))
+    let number: u64 = digits.parse().map_err(|_| format!("{text:?} is no size (4096, 64K, 1M)"))?;
+    number.checked_mul(1 << shift).ok_or_else(|| format!("{text} is too large"))
 }
 
 /// A size that is not zero: of a block, a part.
@@ -34,17 +30,13 @@ pub fn standard_input() -> Result<Vec<u8>, Failure> {
     std::io::stdin()
         .lock()
         .read_to_end(&mut text)
-        .map_err(|error| Failure::Io {
-            path: "standard input".into(),
-            error,
-        })?;
+        .map_err(|error| Failure::Io { path: "standard input".into(), error })?;
     Ok(text)
 }
 
 /// The lines of `text`, without their ends; paths are bytes, so lines are.
 pub fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
-    text.split(|&byte| byte == b'\n')
-        .filter(|line| !line.is_empty())
+    text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty())
 }
 
 /// One number of a line.
@@ -62,9 +54,7 @@ pub fn fields<const N: usize>(line: &[u8]) -> Result<[&[u8]; N], Failure> {
     for field in &mut fields {
         *field = parts.next().ok_or_else(|| {
             let line = String::from_utf8_lossy(line);
-            Failure::Usage(format!(
-                "line {line:?}: {N} fields separated by tabs expected"
-            ))
+            Failure::Usage(format!("line {line:?}: {N} fields separated by tabs expected"))
         })?;
     }
     Ok(fields)

@@ -68,14 +68,8 @@ impl Model {
         let file = data.file(path, size)?;
         let layout = Layout::of(file.content.file_seed(), file.size)
             .expect("its content was made from the same layout");
-        let hashes = gate::prepare(&layout.tensors, |&(at, length)| {
-            file.content.hash(at, length)
-        });
-        Ok(Self {
-            file,
-            layout,
-            hashes,
-        })
+        let hashes = gate::prepare(&layout.tensors, |&(at, length)| file.content.hash(at, length));
+        Ok(Self { file, layout, hashes })
     }
 
     /// Maps the file and reads all of it; returns how much that was.
@@ -103,11 +97,7 @@ impl Model {
         })?;
         for n in shuffled(tensors.len(), order_seed) {
             let (at, length) = tensors[n];
-            file.verify(
-                at,
-                &map[at as usize..(at + length) as usize],
-                self.hashes[n],
-            )?;
+            file.verify(at, &map[at as usize..(at + length) as usize], self.hashes[n])?;
             first_tensor_s.get_or_insert_with(|| start.elapsed().as_secs_f64());
         }
         Ok(length)
@@ -157,12 +147,7 @@ mod tests {
     fn tensors_are_read_from_the_header() {
         let layout = Layout::of(5, 40 << 20).unwrap();
         assert_eq!(tensors(&layout.header).unwrap(), layout.tensors);
-        for wrong in [
-            b"" as &[u8],
-            b"\x08\0\0\0\0\0\0\0{}",
-            b"\x02\0\0\0\0\0\0\0[]",
-            &[255; 99],
-        ] {
+        for wrong in [b"" as &[u8], b"\x08\0\0\0\0\0\0\0{}", b"\x02\0\0\0\0\0\0\0[]", &[255; 99]] {
             assert!(tensors(wrong).is_none());
         }
     }

@@ -22,9 +22,6 @@ pub fn bodies(extents: &[Extent<'_>], limit: u64) -> Result<Vec<Vec<u8>>, Failur
         )));
     }
     Ok(gate::prepare(extents, |extent| {
-        extent
-            .file
-            .content
-            .bytes(extent.offset, extent.length as usize)
+        extent.file.content.bytes(extent.offset, extent.length as usize)
     }))
 }

@@ -92,25 +92,13 @@ fn requests(
         let file = data.file(path, Some(input::number(line, size)?))?;
         let (offset, most) = offset.map_or((0, u64::MAX), |offset| (offset, options.part));
         let rest = file.size.checked_sub(offset).ok_or_else(|| {
-            Failure::Usage(format!(
-                "line {:?}: beyond the end",
-                String::from_utf8_lossy(line)
-            ))
+            Failure::Usage(format!("line {:?}: beyond the end", String::from_utf8_lossy(line)))
         })?;
-        wanted.push((
-            file,
-            Server::target(&mut server, url)?,
-            offset,
-            rest.min(most),
-        ));
+        wanted.push((file, Server::target(&mut server, url)?, offset, rest.min(most)));
     }
     let extents: Vec<_> = wanted
         .iter()
-        .map(|&(ref file, _, offset, length)| Extent {
-            file,
-            offset,
-            length,
-        })
+        .map(|&(ref file, _, offset, length)| Extent { file, offset, length })
         .collect();
     let bodies = memory::bodies(&extents, options.memory)?;
     let requests = wanted
@@ -128,11 +116,7 @@ fn connection(
     next: &AtomicUsize,
 ) -> Result<Tally, Failure> {
     let mut connection = Connection::new(server.address);
-    let mut tally = Tally {
-        latency: Histogram::default(),
-        opened: 0,
-        etags: Vec::new(),
-    };
+    let mut tally = Tally { latency: Histogram::default(), opened: 0, etags: Vec::new() };
     let mut buffer = vec![0; HEAD_ROOM];
     let mut head = Vec::with_capacity(2048);
     let _ = gate.wait();
@@ -151,11 +135,7 @@ fn connection(
         tally.latency.record(begin.elapsed());
         if answer.status != 200 {
             let body = &buffer[answer.body];
-            return Err(remote::refused(
-                request.file.location(),
-                answer.status,
-                body,
-            ));
+            return Err(remote::refused(request.file.location(), answer.status, body));
         }
         tally.etags.push((at, answer.etag));
     }

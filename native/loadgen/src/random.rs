@@ -46,10 +46,7 @@ pub fn run(data: &DataSet, options: &Options) -> Result<Value, Failure> {
     let file = Arc::new(data.file(options.path.as_encoded_bytes(), options.size)?);
     let pages = file.size / PAGE as u64;
     if pages == 0 {
-        return Err(Failure::Usage(format!(
-            "{} has no whole page",
-            file.location().display()
-        )));
+        return Err(Failure::Usage(format!("{} has no whole page", file.location().display())));
     }
     if options.warm {
         warm(&file)?;
@@ -58,9 +55,8 @@ pub fn run(data: &DataSet, options: &Options) -> Result<Value, Failure> {
     let worker = |reader: u64| {
         let file = file.clone();
         let order = mix(options.order_seed.wrapping_add(reader.wrapping_mul(STEP)));
-        let count = options
-            .count
-            .map_or(u64::MAX, |count| (count + readers - 1 - reader) / readers);
+        let count =
+            options.count.map_or(u64::MAX, |count| (count + readers - 1 - reader) / readers);
         move |gate: &Gate<Histogram>| {
             let mut latency = Histogram::default();
             let mut page = [0; PAGE];
@@ -73,9 +69,7 @@ pub fn run(data: &DataSet, options: &Options) -> Result<Value, Failure> {
                 if begin - start >= limit {
                     break;
                 }
-                let got = opened
-                    .read_at(&mut page, at)
-                    .map_err(|error| file.failed(error))?;
+                let got = opened.read_at(&mut page, at).map_err(|error| file.failed(error))?;
                 latency.record(begin.elapsed());
                 if got != PAGE {
                     return Err(file.wrong_length(at + got as u64, file.size));
@@ -106,9 +100,7 @@ fn warm(file: &DataFile) -> Result<(), Failure> {
     let mut block = vec![0; 1 << 20];
     let mut at = 0;
     while at < file.size {
-        let got = opened
-            .read_at(&mut block, at)
-            .map_err(|error| file.failed(error))?;
+        let got = opened.read_at(&mut block, at).map_err(|error| file.failed(error))?;
         if got == 0 {
             return Err(file.wrong_length(at, file.size));
         }

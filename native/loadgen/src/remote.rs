@@ -24,20 +24,13 @@ impl Server {
             .ok_or_else(|| Failure::Usage(format!("{shown:?} is no http://HOST[:PORT]/... URL")))?;
         match server {
             None => {
-                let address = http::resolve(parsed.authority).map_err(|error| Failure::Io {
-                    path: parsed.authority.into(),
-                    error,
-                })?;
-                *server = Some(Self {
-                    authority: parsed.authority.into(),
-                    address,
-                });
+                let address = http::resolve(parsed.authority)
+                    .map_err(|error| Failure::Io { path: parsed.authority.into(), error })?;
+                *server = Some(Self { authority: parsed.authority.into(), address });
             }
             Some(known) if known.authority != parsed.authority => {
                 let known = &known.authority;
-                return Err(Failure::Usage(format!(
-                    "{shown}: not at {known}, as the others"
-                )));
+                return Err(Failure::Usage(format!("{shown}: not at {known}, as the others")));
             }
             Some(_) => {}
         }
@@ -51,14 +44,7 @@ impl Server {
 
     /// Request line and Host header.
     pub fn begin(&self, request: &mut Vec<u8>, method: &str, target: &str) {
-        for piece in [
-            method,
-            " ",
-            target,
-            " HTTP/1.1\r\nHost: ",
-            &self.authority,
-            "\r\n",
-        ] {
+        for piece in [method, " ", target, " HTTP/1.1\r\nHost: ", &self.authority, "\r\n"] {
             request.extend_from_slice(piece.as_bytes());
         }
     }
@@ -68,15 +54,8 @@ impl Server {
 #[must_use]
 pub fn refused(path: &Path, status: u16, body: &[u8]) -> Failure {
     // The body of a success is data, and says nothing.
-    let shown = if status < 300 {
-        b""
-    } else {
-        &body[..body.len().min(SHOWN)]
-    };
+    let shown = if status < 300 { b"" } else { &body[..body.len().min(SHOWN)] };
     let shown = String::from_utf8_lossy(shown);
     let what = format!("the server answered {status} {}", shown.trim_end());
-    Failure::Answer {
-        path: path.display().to_string(),
-        what,
-    }
+    Failure::Answer { path: path.display().to_string(), what }
 }

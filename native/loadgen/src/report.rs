@@ -19,11 +19,7 @@ pub struct Histogram {
 impl Default for Histogram {
     fn default() -> Self {
         let octaves = (u64::BITS - SUB_BITS + 1) as usize;
-        Self {
-            counts: vec![0; octaves * SUB],
-            count: 0,
-            max_ns: 0,
-        }
+        Self { counts: vec![0; octaves * SUB], count: 0, max_ns: 0 }
     }
 }
 
@@ -117,18 +113,9 @@ mod tests {
         }
         all.sort_unstable();
         let histogram = merged(&parts);
-        for (share, rank) in [
-            (0.0, 1),
-            (0.5, 5000),
-            (0.9, 9000),
-            (0.99, 9900),
-            (1.0, 10_000),
-        ] {
+        for (share, rank) in [(0.0, 1), (0.5, 5000), (0.9, 9000), (0.99, 9900), (1.0, 10_000)] {
             let (got, exact) = (histogram.percentile_ns(share), all[rank - 1]);
-            assert!(
-                got.abs_diff(exact) as f64 <= exact as f64 / 256.0 + 1.0,
-                "{got} {exact}"
-            );
+            assert!(got.abs_diff(exact) as f64 <= exact as f64 / 256.0 + 1.0, "{got} {exact}");
         }
         assert_eq!(histogram.max_ns, all[9_999]);
     }

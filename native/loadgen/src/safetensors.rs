@@ -43,9 +43,7 @@ impl Layout {
         // the header room until its JSON fits.
         let mut room = 0;
         loop {
-            let data = size
-                .checked_sub(8 + room)
-                .filter(|&data| data >= SMALLEST)?;
+            let data = size.checked_sub(8 + room).filter(|&data| data >= SMALLEST)?;
             let lengths = cut(file_seed, data);
             let json = json(&lengths);
             let wanted = json.len() as u64;
@@ -112,15 +110,7 @@ mod tests {
 
     #[test]
     fn a_layout_sums_up_to_exactly_the_size_asked_for() {
-        for size in [
-            SMALLEST + 200,
-            131_332,
-            200_000,
-            1 << 20,
-            (1 << 20) + 4,
-            3 << 28,
-            4 << 30,
-        ] {
+        for size in [SMALLEST + 200, 131_332, 200_000, 1 << 20, (1 << 20) + 4, 3 << 28, 4 << 30] {
             for seed in 0..20 {
                 let layout = Layout::of(mix(seed), size).unwrap();
                 let mut at = layout.header.len() as u64;
@@ -146,10 +136,7 @@ mod tests {
         for (n, (begin, length)) in layout.tensors.iter().enumerate() {
             let entry = &json[format!("t.{n:05}")];
             let from = begin - layout.header.len() as u64;
-            assert_eq!(
-                entry["data_offsets"],
-                serde_json::json!([from, from + length])
-            );
+            assert_eq!(entry["data_offsets"], serde_json::json!([from, from + length]));
             assert_eq!(entry["shape"], serde_json::json!([length / 4]));
             assert_eq!(entry["dtype"], "F32");
         }

@@ -57,29 +57,18 @@ impl Samples {
                     samples.files.len() - 1
                 }
             };
-            samples.push(
-                file,
-                input::number(line, offset)?,
-                input::number(line, length)?,
-            );
+            samples.push(file, input::number(line, offset)?, input::number(line, length)?);
         }
         Ok(samples.hashed())
     }
 
     fn push(&mut self, file: usize, offset: u64, length: u64) {
-        self.list.push(Sample {
-            file,
-            offset,
-            length: length as usize,
-            hash: 0,
-        });
+        self.list.push(Sample { file, offset, length: length as usize, hash: 0 });
     }
 
     fn hashed(mut self) -> Self {
         let hashes = gate::prepare(&self.list, |sample| {
-            self.files[sample.file]
-                .content
-                .hash(sample.offset, sample.length as u64)
+            self.files[sample.file].content.hash(sample.offset, sample.length as u64)
         });
         for (sample, hash) in self.list.iter_mut().zip(hashes) {
             sample.hash = hash;

@@ -38,12 +38,7 @@ pub fn run(data: &DataSet, options: &Options) -> Result<Value, Failure> {
     for path in &options.paths {
         let file = data.file(path.as_encoded_bytes(), options.size)?;
         let hashes = expected(&file, options.block);
-        workers.push(reader(
-            file,
-            hashes,
-            options.block as usize,
-            !options.no_check,
-        ));
+        workers.push(reader(file, hashes, options.block as usize, !options.no_check));
     }
     let finished = gate::run(workers)?;
     let all = &finished.results;
@@ -65,9 +60,7 @@ pub fn run(data: &DataSet, options: &Options) -> Result<Value, Failure> {
 
 fn expected(file: &DataFile, block: u64) -> Vec<u64> {
     let offsets: Vec<u64> = (0..file.size).step_by(block as usize).collect();
-    gate::prepare(&offsets, |&at| {
-        file.content.hash(at, block.min(file.size - at))
-    })
+    gate::prepare(&offsets, |&at| file.content.hash(at, block.min(file.size - at)))
 }
 
 fn reader(
@@ -100,11 +93,7 @@ fn reader(
         }
         drop(opened);
         let seconds = start.elapsed().as_secs_f64();
-        Ok(One {
-            bytes,
-            seconds,
-            first_byte_s: first_byte_s.unwrap_or(seconds),
-        })
+        Ok(One { bytes, seconds, first_byte_s: first_byte_s.unwrap_or(seconds) })
     }
 }
 

@@ -57,11 +57,7 @@ pub fn run(data: &DataSet, options: &Options, lines: &[u8]) -> Result<Value, Fai
         Duration::try_from_secs_f64(seconds).map_err(|error| Failure::Usage(error.to_string()))
     };
     let stall = duration(options.stall_ms / 1e3)?;
-    let limit = options
-        .limit_s
-        .map(duration)
-        .transpose()?
-        .unwrap_or(Duration::MAX);
+    let limit = options.limit_s.map(duration).transpose()?.unwrap_or(Duration::MAX);
     let samples = Arc::new(match options.mode {
         Mode::Files => Samples::whole_files(data, lines)?,
         Mode::Ranges => Samples::ranges(data, lines)?,
@@ -71,13 +67,8 @@ pub fn run(data: &DataSet, options: &Options, lines: &[u8]) -> Result<Value, Fai
     let worker = |reader: usize| {
         let samples = samples.clone();
         move |gate: &Gate<Tally>| {
-            let mine: Vec<Sample> = samples
-                .list
-                .iter()
-                .skip(reader)
-                .step_by(readers)
-                .copied()
-                .collect();
+            let mine: Vec<Sample> =
+                samples.list.iter().skip(reader).step_by(readers).copied().collect();
             let mut source = Source::new(&samples, mode, &mine);
             let mut tally = Tally::default();
             let start = gate.wait();
@@ -135,12 +126,7 @@ impl<'a> Source<'a> {
         // One byte more than a file should have, so that its end is seen; written, so that its
         // pages are there.
         let buffer = vec![0xA5; largest + 1];
-        Self {
-            samples,
-            mode,
-            buffer,
-            open: Vec::with_capacity(OPEN_FILES),
-        }
+        Self { samples, mode, buffer, open: Vec::with_capacity(OPEN_FILES) }
     }
 
     /// Reads the sample to its last byte; returns how many bytes there were.
@@ -198,9 +184,7 @@ fn read_to_end(mut file: &File, buffer: &mut [u8]) -> io::Result<usize> {
 }
 
 fn read_range(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-    repeat(buffer, |rest, done| {
-        file.read_at(rest, offset + done as u64)
-    })
+    repeat(buffer, |rest, done| file.read_at(rest, offset + done as u64))
 }
 
 fn repeat(

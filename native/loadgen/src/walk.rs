@@ -52,28 +52,19 @@ fn walk(top: PathBuf, stat: bool) -> Result<Count, Failure> {
     let mut count = Count::default();
     let mut pending = vec![top];
     while let Some(directory) = pending.pop() {
-        let failed = |path: &Path, error| Failure::Io {
-            path: path.display().to_string(),
-            error,
-        };
+        let failed = |path: &Path, error| Failure::Io { path: path.display().to_string(), error };
         count.directories += 1;
         for entry in fs::read_dir(&directory).map_err(|error| failed(&directory, error))? {
             let entry = entry.map_err(|error| failed(&directory, error))?;
             count.entries += 1;
             if stat {
-                let found = entry
-                    .metadata()
-                    .map_err(|error| failed(&entry.path(), error))?;
+                let found = entry.metadata().map_err(|error| failed(&entry.path(), error))?;
                 if found.is_file() {
                     count.bytes += found.len();
                 }
             }
             // Comes with readdir where the file system tells, which costs nothing.
-            if entry
-                .file_type()
-                .map_err(|error| failed(&entry.path(), error))?
-                .is_dir()
-            {
+            if entry.file_type().map_err(|error| failed(&entry.path(), error))?.is_dir() {
                 pending.push(entry.path());
             }
         }

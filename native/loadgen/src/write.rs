@@ -99,14 +99,8 @@ fn jobs(data: &DataSet, options: &Options) -> Result<Vec<Job>, Failure> {
             files.push(data.file(&name, Some(options.size))?);
         }
     }
-    let extents: Vec<_> = files
-        .iter()
-        .map(|file| Extent {
-            file,
-            offset: 0,
-            length: file.size,
-        })
-        .collect();
+    let extents: Vec<_> =
+        files.iter().map(|file| Extent { file, offset: 0, length: file.size }).collect();
     let bodies = memory::bodies(&extents, options.memory)?;
     let mut jobs = Vec::new();
     for (file, bytes) in files.into_iter().zip(bodies) {
@@ -115,11 +109,7 @@ fn jobs(data: &DataSet, options: &Options) -> Result<Vec<Job>, Failure> {
         }
         let mut temporary = file.location().as_os_str().to_owned();
         temporary.push(".tmp");
-        jobs.push(Job {
-            file,
-            bytes,
-            temporary: temporary.into(),
-        });
+        jobs.push(Job { file, bytes, temporary: temporary.into() });
     }
     Ok(jobs)
 }
@@ -134,11 +124,7 @@ impl Job {
     ) -> Result<Times, Failure> {
         let failed = |error| self.file.failed(error);
         let now = || start.elapsed().as_secs_f64();
-        let target = if rename {
-            &self.temporary
-        } else {
-            self.file.location()
-        };
+        let target = if rename { &self.temporary } else { self.file.location() };
         let mut out = File::create(target).map_err(failed)?;
         for block in self.bytes.chunks(block) {
             out.write_all(block).map_err(failed)?;
@@ -153,12 +139,7 @@ impl Job {
         if rename {
             fs::rename(target, self.file.location()).map_err(failed)?;
         }
-        Ok(Times {
-            write,
-            fsync,
-            close,
-            rename: now(),
-        })
+        Ok(Times { write, fsync, close, rename: now() })
     }
 }
 
@@ -167,9 +148,5 @@ impl Job {
 fn close(file: File) -> io::Result<()> {
     // SAFETY: the descriptor was owned by the file, which is gone, and is not used again.
     let result = unsafe { libc::close(file.into_raw_fd()) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -7,9 +7,7 @@ use support::server::{Behaviour, Server};
 use support::{Fixture, SEED};
 
 fn bytes(name: &str, size: u64) -> Vec<u8> {
-    Content::of(SEED, name.as_bytes(), size)
-        .unwrap()
-        .bytes(0, size as usize)
+    Content::of(SEED, name.as_bytes(), size).unwrap().bytes(0, size as usize)
 }
 
 /// A server with these objects, and the lines that name them.
@@ -18,10 +16,7 @@ fn serving(behaviour: Behaviour, objects: &[(&str, u64)]) -> (Server, String) {
     let mut lines = String::new();
     for &(name, size) in objects {
         server.put(name, bytes(name, size));
-        lines += &format!(
-            "{size}\t{name}\t{}/{name}?X-Amz-Signature=1%2B\n",
-            server.url
-        );
+        lines += &format!("{size}\t{name}\t{}/{name}?X-Amz-Signature=1%2B\n", server.url);
     }
     (server, lines)
 }
@@ -33,11 +28,7 @@ const TOTAL: u64 = 1_175_537;
 fn objects_are_fetched_whole_or_in_ranges_over_few_connections() {
     let (_server, lines) = serving(Behaviour::Good, &OBJECTS);
     let fixture = Fixture::new();
-    for (part, requests) in [
-        ("8M", 4),
-        ("64K", 2 + 1 + 16 + 1),
-        ("110000", 1 + 1 + 10 + 1),
-    ] {
+    for (part, requests) in [("8M", 4), ("64K", 2 + 1 + 16 + 1), ("110000", 1 + 1 + 10 + 1)] {
         let result = fixture.succeeds(&["get", "--connections", "2", "--part", part], &lines);
         assert_eq!(result["objects"], 4);
         assert_eq!(result["bytes"], TOTAL);
@@ -77,10 +68,7 @@ fn an_object_of_another_length_is_wrong() {
 fn what_is_no_answer_is_an_error_that_says_why() {
     for (behaviour, message) in [
         (Behaviour::Chunked, "chunked"),
-        (
-            Behaviour::Refuses,
-            "answered 403 <Error><Code>SignatureDoesNotMatch",
-        ),
+        (Behaviour::Refuses, "answered 403 <Error><Code>SignatureDoesNotMatch"),
         (Behaviour::IgnoresRanges, "more than were asked for"),
         (Behaviour::Breaks, "unexpected end of file"),
     ] {
@@ -107,10 +95,7 @@ fn puts_send_the_content_and_return_the_etags_in_order() {
         let etags = etags.map(|target| format!("\"{target}\""));
         assert_eq!(result["etags"], serde_json::json!(etags));
         assert_eq!(*server.object("a"), bytes("a", 110_000));
-        let big = [
-            &server.object("big?partNumber=1")[..],
-            &server.object("big?partNumber=2"),
-        ];
+        let big = [&server.object("big?partNumber=1")[..], &server.object("big?partNumber=2")];
         assert_eq!(big.map(<[u8]>::len), [614_400, 385_601]);
         assert_eq!(big.concat(), bytes("big", 1_000_001));
     }

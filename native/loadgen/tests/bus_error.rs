@@ -25,18 +25,11 @@ fn a_bus_error_is_an_io_error_that_names_the_file() {
     let path = directory.path().join("shrinks");
     std::fs::write(&path, [1; 8192]).unwrap();
     let output = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "a_bus_error_is_an_io_error_that_names_the_file",
-            "--nocapture",
-        ])
+        .args(["--exact", "a_bus_error_is_an_io_error_that_names_the_file", "--nocapture"])
         .env(VICTIM, &path)
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(4));
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        errors.contains(&format!("{}: bus error", path.display())),
-        "{errors}"
-    );
+    assert!(errors.contains(&format!("{}: bus error", path.display())), "{errors}");
 }

@@ -15,12 +15,8 @@ fn generated_files_have_the_content_and_the_sizes_asked_for() {
     let result = fixture.succeeds(&["generate", "--threads", "3"], MANY);
     assert_eq!(result["files"], 4);
     assert_eq!(result["bytes"], 3_110_002);
-    for (name, size) in [
-        ("empty", 0),
-        ("a/one", 1),
-        ("a/b/110k", 110_000),
-        ("c/large", 3_000_001),
-    ] {
+    for (name, size) in [("empty", 0), ("a/one", 1), ("a/b/110k", 110_000), ("c/large", 3_000_001)]
+    {
         let content = Content::of(SEED, name.as_bytes(), size).unwrap();
         assert_eq!(fixture.bytes(name), content.bytes(0, size as usize));
     }
@@ -57,10 +53,7 @@ fn seq_finds_another_length() {
     for (size, message) in [
         (2_097_153, "f: goes on beyond offset 2097152"),
         (4_000_000, "f: goes on beyond offset 2097152"),
-        (
-            2_000_000,
-            "f: ends at offset 2000000, and should have 2097152 bytes",
-        ),
+        (2_000_000, "f: ends at offset 2000000, and should have 2097152 bytes"),
         (1_048_576, "f: ends at offset 1048576"),
         (0, "f: ends at offset 0"),
     ] {
@@ -92,10 +85,7 @@ fn small_reads_every_line_once() {
 #[test]
 fn small_stops_at_its_limit() {
     let fixture = Fixture::with(SMALL);
-    assert_eq!(
-        fixture.succeeds(&["small", "--limit-s", "0"], SMALL)["files"],
-        0
-    );
+    assert_eq!(fixture.succeeds(&["small", "--limit-s", "0"], SMALL)["files"], 0);
 }
 
 #[test]
@@ -104,10 +94,7 @@ fn small_finds_a_flipped_byte_and_another_length() {
     fixture.flip("s/4", 69_999);
     let arguments = ["small", "--readers", "2"];
     fixture.fails(3, "s/4: wrong byte at offset 69999\n", &arguments, SMALL);
-    for (size, message) in [
-        (6, "s/2: goes on beyond offset 5"),
-        (4, "s/2: ends at offset 4"),
-    ] {
+    for (size, message) in [(6, "s/2: goes on beyond offset 5"), (4, "s/2: ends at offset 4")] {
         fixture.resize("s/2", size);
         fixture.fails(3, message, &arguments, "5\ts/2\n");
     }
@@ -116,9 +103,7 @@ fn small_finds_a_flipped_byte_and_another_length() {
 #[test]
 fn ranges_of_more_shards_than_stay_open_are_read_and_checked() {
     let shards = 70;
-    let lines: String = (0..shards)
-        .map(|n| format!("20000\tshard-{n}.tar\n"))
-        .collect();
+    let lines: String = (0..shards).map(|n| format!("20000\tshard-{n}.tar\n")).collect();
     let fixture = Fixture::with(&lines);
     let range = |n: usize| format!("{}\t1000\tshard-{}.tar\n", n * 37 % 19_000, n * 13 % shards);
     let samples: String = (0..500).map(range).collect();
@@ -129,10 +114,7 @@ fn ranges_of_more_shards_than_stay_open_are_read_and_checked() {
     fixture.flip("shard-9.tar", 10_500);
     let message = "shard-9.tar: wrong byte at offset 10500\n";
     fixture.fails(3, message, &arguments, "10000\t1000\tshard-9.tar\n");
-    fixture.succeeds(
-        &arguments,
-        "10000\t500\tshard-9.tar\n10501\t500\tshard-9.tar\n",
-    );
+    fixture.succeeds(&arguments, "10000\t500\tshard-9.tar\n10501\t500\tshard-9.tar\n");
     let message = "shard-1.tar: ends at offset 20000";
     fixture.fails(3, message, &arguments, "19500\t1000\tshard-1.tar\n");
 }
@@ -159,13 +141,7 @@ const MODELS: &str = "30000000\tm/1.safetensors\n100000\tm/2.safetensors\n";
 fn mmap_reads_every_tensor() {
     let fixture = Fixture::with(MODELS);
     for order in ["1", "2"] {
-        let arguments = [
-            "mmap",
-            "--order-seed",
-            order,
-            "m/1.safetensors",
-            "m/2.safetensors",
-        ];
+        let arguments = ["mmap", "--order-seed", order, "m/1.safetensors", "m/2.safetensors"];
         let result = fixture.succeeds(&arguments, "");
         assert_eq!(result["bytes"], 30_100_000);
         assert!(result["first_tensor_s"].as_f64() <= result["seconds"].as_f64());
@@ -178,12 +154,7 @@ fn mmap_finds_a_flipped_byte_in_header_and_tensors_and_another_length() {
         let fixture = Fixture::with(MODELS);
         fixture.flip("m/1.safetensors", offset);
         let message = format!("m/1.safetensors: wrong byte at offset {offset}\n");
-        fixture.fails(
-            3,
-            &message,
-            &["mmap", "m/2.safetensors", "m/1.safetensors"],
-            "",
-        );
+        fixture.fails(3, &message, &["mmap", "m/2.safetensors", "m/1.safetensors"], "");
     }
     let fixture = Fixture::with(MODELS);
     fixture.resize("m/2.safetensors", 99_996);
@@ -195,9 +166,7 @@ fn mmap_finds_a_flipped_byte_in_header_and_tensors_and_another_length() {
 fn write_leaves_what_readers_expect() {
     let fixture = Fixture::new();
     let size = 2_500_000;
-    let arguments = [
-        "write", "--files", "3", "--size", "2500000", "--fsync", "--rename", "ck/w",
-    ];
+    let arguments = ["write", "--files", "3", "--size", "2500000", "--fsync", "--rename", "ck/w"];
     let result = fixture.succeeds(&arguments, "");
     assert_eq!(result["bytes"], 3 * size);
     let [write, sync, close, rename] = ["return", "fsync", "close", "rename"]
@@ -215,15 +184,9 @@ fn write_leaves_what_readers_expect() {
 fn walk_counts_what_is_there() {
     let fixture = Fixture::with(MANY);
     let names = fixture.succeeds(&["walk"], "");
-    assert_eq!(
-        (&names["entries"], &names["directories"]),
-        (&7.into(), &4.into())
-    );
+    assert_eq!((&names["entries"], &names["directories"]), (&7.into(), &4.into()));
     let stats = fixture.succeeds(&["walk", "--stat", "a"], "");
-    assert_eq!(
-        (&stats["entries"], &stats["directories"]),
-        (&3.into(), &2.into())
-    );
+    assert_eq!((&stats["entries"], &stats["directories"]), (&3.into(), &2.into()));
     assert_eq!(stats["bytes"], 110_001);
 }
 
@@ -260,10 +223,7 @@ fn lines_that_make_no_sense_are_usage_errors() {
         (&["small", "--mode", "ranges"], "0\t10\tm.safetensors"),
         (&["get"], "1\tname"),
         (&["get"], "1\tname\thttps://127.0.0.1/name"),
-        (
-            &["get"],
-            "1\ta\thttp://127.0.0.1:1/a\n1\tb\thttp://127.0.0.1:2/b",
-        ),
+        (&["get"], "1\ta\thttp://127.0.0.1:1/a\n1\tb\thttp://127.0.0.1:2/b"),
         (&["put"], "10\t11\tname\thttp://127.0.0.1:1/name"),
     ] {
         fixture.fails(2, "loadgen: ", arguments, line);

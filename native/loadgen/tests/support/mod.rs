@@ -20,9 +20,7 @@ pub struct Fixture {
 
 impl Fixture {
     pub fn new() -> Self {
-        Self {
-            root: TempDir::new().unwrap(),
-        }
+        Self { root: TempDir::new().unwrap() }
     }
 
     /// With the files of these lines.
@@ -69,23 +67,14 @@ impl Fixture {
     }
 
     pub fn flip(&self, name: &str, offset: u64) {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(self.path(name))
-            .unwrap();
+        let file = OpenOptions::new().read(true).write(true).open(self.path(name)).unwrap();
         let mut byte = [0];
         file.read_exact_at(&mut byte, offset).unwrap();
         file.write_all_at(&[byte[0] ^ 1], offset).unwrap();
     }
 
     pub fn resize(&self, name: &str, size: u64) {
-        OpenOptions::new()
-            .write(true)
-            .open(self.path(name))
-            .unwrap()
-            .set_len(size)
-            .unwrap();
+        OpenOptions::new().write(true).open(self.path(name)).unwrap().set_len(size).unwrap();
     }
 
     pub fn bytes(&self, name: &str) -> Vec<u8> {

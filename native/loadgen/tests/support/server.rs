@@ -45,10 +45,7 @@ impl Server {
     }
 
     pub fn put(&self, name: &str, bytes: Vec<u8>) {
-        self.objects
-            .lock()
-            .unwrap()
-            .insert(name.into(), Arc::new(bytes));
+        self.objects.lock().unwrap().insert(name.into(), Arc::new(bytes));
     }
 
     pub fn object(&self, name: &str) -> Arc<Vec<u8>> {
@@ -88,18 +85,12 @@ fn answer(
     let stream = reader.get_mut();
     if behaviour == Behaviour::Refuses {
         let text = "<Error><Code>SignatureDoesNotMatch</Code></Error>";
-        let head = format!(
-            "HTTP/1.1 403 Forbidden\r\nContent-Length: {}\r\n\r\n",
-            text.len()
-        );
+        let head = format!("HTTP/1.1 403 Forbidden\r\nContent-Length: {}\r\n\r\n", text.len());
         return stream.write_all((head + text).as_bytes()).ok();
     }
     if method == "PUT" {
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nETag: \"{target}\"\r\n\r\n");
-        objects
-            .lock()
-            .ok()?
-            .insert(target.trim_start_matches('/').into(), Arc::new(body));
+        objects.lock().ok()?.insert(target.trim_start_matches('/').into(), Arc::new(body));
         stream.write_all(head.as_bytes()).ok()?;
         return (behaviour != Behaviour::Closes).then_some(());
     }

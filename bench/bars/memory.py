@@ -6,7 +6,8 @@ import random
 import subprocess
 import time
 
-from bench.harness import Result, Tierfs, cpu_s, memory_bytes, read_files, workspace
+from bench.bars.harness import Result, Tierfs, read_files, workspace
+from bench.processes import cpu_s, memory_bytes
 
 DIRECTORIES, FILES, READ, SIZE = 1000, 1000, 1000, 110_000
 LIMIT_BYTES = 250_000_000

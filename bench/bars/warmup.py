@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 
-from bench.harness import (
+from bench.bars.harness import (
     Result,
     Tierfs,
     make_small_files,

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import trio
 
-from bench.harness import MIB, Result, Subject, Tierfs, wait_for, workspace
+from bench import processes
+from bench.bars.harness import MIB, Result, Tierfs, workspace
 from tierfs.index import Index
 from tierfs.index.records import BLOCK_SIZE
 
@@ -162,7 +163,7 @@ def run() -> list[Result]:
     ]
 
 
-def load(subject: Subject, names: list[str], seconds: float, pids: list[int], seed: int) -> None:
+def load(subject: Tierfs, names: list[str], seconds: float, pids: list[int], seed: int) -> None:
     """Read at random for *seconds*, kill every process of the mount, and take the mount away."""
     readers = []
     for n in range(READERS):
@@ -180,7 +181,7 @@ def load(subject: Subject, names: list[str], seconds: float, pids: list[int], se
     # The control plane first or the keeper first, in turn: each order is a different death.
     for pid in pids if seed % 2 else reversed(pids):
         os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "the killed processes")
+    processes.wait_for_end(pids)
     for reader in readers:
         reader.kill()
         reader.wait()

@@ -1,0 +1,137 @@
+"""The compiled clients (``native/loadgen``): readers that are cheap and check every byte.
+
+Each call runs one process, started before the clock; what it prints is returned as a dictionary.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PROGRAM = Path(__file__).parents[1] / "native" / "target" / "release" / "loadgen"
+
+#: Exit codes of the program.
+_WRONG_BYTES, _FAILED = 3, 4
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a data set; *path* is relative to its root."""
+
+    path: str
+    size: int
+
+
+class WrongBytesError(Exception):
+    """A reader got bytes that are not the file's: the run is worth nothing."""
+
+
+class ReadFailedError(Exception):
+    """A reader got an error from the file system or the server."""
+
+
+class Loadgen:
+    """Runs the program."""
+
+    def __init__(self, program: Path = PROGRAM) -> None:
+        self._program = program
+        if not program.exists():
+            raise SystemExit(f"bench: {program} is missing; run: make native")
+
+    def generate(self, root: Path, seed: int, files: Iterable[File]) -> None:
+        """Write data set files below *root*."""
+        root.mkdir(parents=True, exist_ok=True)
+        self._run("generate", root, seed, [], _rows(files))
+
+    def sequential(self, root: Path, seed: int, files: Sequence[File]) -> dict[str, Any]:
+        """One thread for each of *files*, all of one size; reads of 1 MiB."""
+        (size,) = {file.size for file in files}
+        arguments = ["--size", str(size), *(file.path for file in files)]
+        return self._run("seq", root, seed, arguments)
+
+    def small(
+        self,
+        root: Path,
+        seed: int,
+        files: Sequence[File],
+        readers: int,
+        *,
+        stall_ms: float | None = None,
+        limit_s: float | None = None,
+        cgroup: Path | None = None,
+    ) -> dict[str, Any]:
+        """Open, read whole and close each file, in that order, dealt to *readers* threads; after
+        *limit_s* no further one is begun."""
+        arguments = ["--readers", str(readers)]
+        if stall_ms is not None:
+            arguments += ["--stall-ms", str(stall_ms)]
+        if limit_s is not None:
+            arguments += ["--limit-s", str(limit_s)]
+        return self._run("small", root, seed, arguments, _rows(files), cgroup=cgroup)
+
+    def rand4k(
+        self, root: Path, seed: int, file: File, readers: int, seconds: float
+    ) -> dict[str, Any]:
+        """Random aligned reads of 4 KiB, each page resident."""
+        arguments = ["--readers", str(readers), "--seconds", str(seconds), "--warm"]
+        arguments += ["--size", str(file.size), file.path]
+        return self._run("rand4k", root, seed, arguments)
+
+    def mmap(self, root: Path, seed: int, file: File, order: int) -> dict[str, Any]:
+        """All tensors of a safetensors file, in random order, through a mapping."""
+        arguments = ["--order-seed", str(order), "--size", str(file.size), file.path]
+        return self._run("mmap", root, seed, arguments)
+
+    def get(
+        self, seed: int, objects: Iterable[tuple[File, str]], connections: int
+    ) -> dict[str, Any]:
+        """The bare client: each object with its URL."""
+        rows = [f"{file.size}\t{file.path}\t{url}" for file, url in objects]
+        return self._run("get", Path("/"), seed, ["--connections", str(connections)], rows)
+
+    def walk(self, directory: Path, timeout_s: float | None = None) -> dict[str, Any]:
+        """List a tree recursively, with the lstat of each entry."""
+        argv = [str(self._program), "walk", "--stat", str(directory)]
+        return self._finish(argv, "", timeout_s)
+
+    def _run(
+        self,
+        command: str,
+        root: Path,
+        seed: int,
+        arguments: Sequence[str],
+        rows: Sequence[str] = (),
+        *,
+        cgroup: Path | None = None,
+    ) -> dict[str, Any]:
+        argv = [str(self._program), command, "--root", str(root), "--seed", str(seed), *arguments]
+        if cgroup is not None:
+            join = 'echo $$ > "$0" && exec "$@"'
+            argv = ["sh", "-c", join, str(cgroup / "cgroup.procs"), *argv]
+        return self._finish(argv, "\n".join(rows), None)
+
+    def _finish(self, argv: list[str], stdin: str, timeout_s: float | None) -> dict[str, Any]:
+        try:
+            done = subprocess.run(
+                argv, input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise ReadFailedError(f"not done after {timeout_s:g} s") from None
+        words = done.stderr.strip()
+        if done.returncode == _WRONG_BYTES:
+            raise WrongBytesError(words)
+        if done.returncode == _FAILED or done.returncode < 0:
+            raise ReadFailedError(words or f"ended by signal {-done.returncode}")
+        if done.returncode:
+            raise RuntimeError(f"{argv}: {words}")
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
+
+def _rows(files: Iterable[File]) -> list[str]:
+    # With its size known a file is first touched when the clock runs.
+    return [f"{file.size}\t{file.path}" for file in files]

@@ -1,0 +1,167 @@
+"""``python -m bench run``: measure subjects beside each other and say what came out."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench import machine, runner, table
+from bench.lab import LINKS, Lab
+from bench.lakesim import lakesim
+from bench.loadgen import Loadgen, WrongBytesError
+from bench.results import Run
+from bench.scenarios import QUICK, SCENARIOS
+from bench.scenarios.base import Scenario
+from bench.subjects import SUBJECTS
+from bench.subjects.base import CannotError, Subject
+
+EXIT_WRONG_BYTES = 3
+_KNOWN = {subject.name: subject for subject in SUBJECTS}
+
+
+def _parser() -> argparse.ArgumentParser:
+    names = [scenario.name for scenario in SCENARIOS]
+    parser = argparse.ArgumentParser(
+        prog="python -m bench run",
+        description="Mount subjects on the same bucket, measure them in turns, print the table.",
+        epilog="Exit status: 0; 2, a wrong command line; 3, a reader got wrong bytes.",
+    )
+    parser.add_argument(
+        "scenarios", nargs="*", metavar="SCENARIO", help=f"of {', '.join(names)}; default: all"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help=f"smaller data, fewer rounds; {', '.join(QUICK)}"
+    )
+    parser.add_argument(
+        "--subjects",
+        metavar="NAME,...",
+        help=f"of {', '.join(_KNOWN)}; default: those that are on this machine",
+    )
+    parser.add_argument(
+        "--link",
+        default="standard",
+        choices=list(LINKS),
+        help="standard: 20 ms (p99 100 ms) to the first byte, 90 MB/s a connection, 400 MB/s in"
+        " all, each direction; none: the bare server on loopback",
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of the data and of the orders")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the run here")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="draw the run here")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        metavar="DIR",
+        default=Path(os.environ.get("TIERFS_BENCH_DIR", tempfile.gettempdir())),
+        help="on the disk that is to hold caches and data (default: TIERFS_BENCH_DIR, or the"
+        " temporary directory)",
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0; 3 if a reader got wrong bytes; 2 if the command line is wrong."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    scenarios = _scenarios(parser, arguments)
+    subjects = _subjects(parser, arguments)
+    if os.geteuid() != 0:
+        parser.error("run as root: the page cache is dropped between rounds")
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
+    versions = {subject.name: subject.version() for subject in subjects}
+    loadgen = Loadgen()
+    with _work(arguments.work) as work, lakesim(seed=arguments.seed) as server:
+        record = Run(
+            started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            options={
+                "quick": arguments.quick,
+                "link": arguments.link,
+                "seed": arguments.seed,
+                "subjects": [subject.name for subject in subjects],
+                "scenarios": [scenario.name for scenario in scenarios],
+            },
+            machine=machine.describe(work),
+            versions=versions,
+            settings={
+                subject.name: {
+                    "command": subject.settings.command,
+                    "source": subject.settings.source,
+                    "notes": subject.settings.notes,
+                }
+                for subject in subjects
+            },
+        )
+        lab = Lab(work, server, loadgen, arguments.link, arguments.quick, arguments.seed)
+        lab.create_bucket()
+        try:
+            runner.run(lab, scenarios, subjects, record, _say)
+        except WrongBytesError as error:
+            print(f"bench: WRONG BYTES, the run is worth nothing: {error}", file=sys.stderr)
+            return EXIT_WRONG_BYTES
+    print(table.render(record))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(record.to_json(), indent=1) + "\n")
+    if arguments.html:
+        from bench import page
+
+        arguments.html.write_text(page.render(record))
+    return 0
+
+
+def _scenarios(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[Scenario]:
+    known = {scenario.name: scenario for scenario in SCENARIOS}
+    unknown = sorted(set(arguments.scenarios) - set(known))
+    if unknown:
+        parser.error(f"no scenario {', '.join(unknown)}; there are {', '.join(known)}")
+    names = arguments.scenarios or (QUICK if arguments.quick else list(known))
+    return [known[name]() for name in names]
+
+
+def _subjects(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[Subject]:
+    if arguments.subjects is None:
+        wanted = list(_KNOWN)
+    else:
+        wanted = arguments.subjects.split(",")
+        unknown = sorted(set(wanted) - set(_KNOWN))
+        if unknown:
+            parser.error(f"no subject {', '.join(unknown)}; there are {', '.join(_KNOWN)}")
+    subjects = []
+    for name in wanted:
+        subject = _KNOWN[name]()
+        try:
+            subject.version()
+        except CannotError as error:
+            if arguments.subjects is not None:
+                parser.error(f"{name} is not on this machine: {error}")
+            print(f"bench: without {name}: {error}", file=sys.stderr)
+        else:
+            subjects.append(subject)
+    return subjects
+
+
+@contextmanager
+def _work(base: Path) -> Iterator[Path]:
+    work = Path(tempfile.mkdtemp(prefix="tierfs-bench-", dir=base))
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _say(line: str) -> None:
+    print(f"bench {time.strftime('%H:%M:%S')}: {line}", file=sys.stderr, flush=True)
+
+
+def _end(number: int, _: object) -> None:
+    """A signal ends the run as an error would: with everything unmounted."""
+    raise SystemExit(128 + number)

@@ -1,0 +1,100 @@
+"""Run scenarios: subjects alternate round by round, so that what disturbs one disturbs all.
+
+The order is turned by one each round: nobody is always the one who runs after the noisy one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+from bench.lab import Lab
+from bench.loadgen import ReadFailedError
+from bench.results import Cannot, Run
+from bench.scenarios.base import Measure, Scenario
+from bench.subjects.base import CannotError, Subject
+
+#: What a scenario's subject may end with; anything else ends the run.
+_EXCUSES = (CannotError, ReadFailedError, TimeoutError)
+
+Say = Callable[[str], None]
+
+
+class Clock:
+    """Guesses how long a run still takes, from the scenarios' expectations and how they come
+    true."""
+
+    def __init__(self, scenarios: Sequence[Scenario], subjects: int) -> None:
+        self._left_s = {scenario.name: scenario.expected_s * subjects for scenario in scenarios}
+
+    def done(self, scenario: str, spent_s: float, share: float) -> None:
+        """*share* (0 to 1] of *scenario* took *spent_s*."""
+        self._left_s[scenario] = spent_s * (1 - share) / share
+
+    @property
+    def left(self) -> str:
+        """``about 4 min left``."""
+        seconds = sum(self._left_s.values())
+        return (
+            f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
+        )
+
+
+def run(
+    lab: Lab, scenarios: Sequence[Scenario], subjects: Sequence[Subject], record: Run, say: Say
+) -> None:
+    """Run all *scenarios* with all *subjects* into *record*; *say* gets a line of progress.
+
+    Raises WrongBytesError: then nothing of the run is to be believed.
+    """
+    clock = Clock(scenarios, len(subjects))
+    for scenario in scenarios:
+        _run_scenario(lab, scenario, subjects, record, clock, say)
+
+
+def _run_scenario(
+    lab: Lab,
+    scenario: Scenario,
+    subjects: Sequence[Subject],
+    record: Run,
+    clock: Clock,
+    say: Say,
+) -> None:
+    rounds = scenario.rounds(lab.quick)
+    question, sizes = scenario.question, scenario.sizes(lab.quick)
+    record.scenarios[scenario.name] = {"question": question, "rounds": rounds, "sizes": sizes}
+    say(f"{scenario.name}: making the data; {clock.left}")
+    scenario.prepare(lab)
+    begin = time.monotonic()
+    # Each subject has one share for getting ready and one for each round.
+    shares, done = len(subjects) * (rounds + 1), 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        clock.done(scenario.name, time.monotonic() - begin, done / shares)
+
+    with ExitStack() as sessions:
+        measures: dict[str, Measure] = {}
+        for subject in subjects:
+            say(f"{scenario.name}: {subject.name} gets ready; {clock.left}")
+            try:
+                measures[subject.name] = sessions.enter_context(scenario.session(lab, subject))
+            except _EXCUSES as error:
+                record.cannot.append(Cannot(scenario.name, subject.name, str(error)))
+            step()
+        names = [subject.name for subject in subjects]
+        for n in range(rounds):
+            turn = n % len(names)
+            for name in names[turn:] + names[:turn]:
+                if name in measures:
+                    say(f"{scenario.name}: round {n + 1} of {rounds}, {name}; {clock.left}")
+                    try:
+                        values = measures[name](n)
+                    except _EXCUSES as error:
+                        record.cannot.append(Cannot(scenario.name, name, str(error)))
+                        del measures[name]
+                    else:
+                        record.record(scenario.name, name, n, values)
+                step()

@@ -1,0 +1,27 @@
+"""The scenarios, in the order in which they are run. `base` is what each one is."""
+
+from __future__ import annotations
+
+from bench.scenarios.base import Scenario
+from bench.scenarios.cold_seq import ColdSeq
+from bench.scenarios.cold_small import ColdSmall
+from bench.scenarios.epoch import Epoch
+from bench.scenarios.list import List
+from bench.scenarios.mapped import ColdMmap, WarmMmap
+from bench.scenarios.warm_rand4k import WarmRand4k
+from bench.scenarios.warm_seq import WarmSeq
+from bench.scenarios.warm_small import WarmSmall
+
+SCENARIOS: list[type[Scenario]] = [
+    WarmSeq,
+    WarmSmall,
+    WarmRand4k,
+    WarmMmap,
+    ColdSeq,
+    ColdSmall,
+    ColdMmap,
+    Epoch,
+    List,
+]
+#: What ``--quick`` runs unless it is told otherwise.
+QUICK = ["warm-seq", "warm-small", "cold-seq", "cold-small", "epoch", "list"]

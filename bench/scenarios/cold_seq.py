@@ -1,0 +1,87 @@
+"""cold-seq: large files, read for the first time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from bench import data, metrics, processes
+from bench.lab import Lab
+from bench.loadgen import File
+from bench.results import Metric
+from bench.scenarios.base import Measure, Scenario
+from bench.subjects.base import Subject
+from bench.subjects.client import Client
+
+FILES = 4
+CONNECTIONS = (1, 2, 4, 8, 16, 32, 64)
+
+
+class ColdSeq(Scenario):
+    """How fast is a large file read sequentially for the first time, one alone and four at once?
+
+    Each pass has a fresh mount and an empty cache. The bare client takes the number of connections
+    that was fastest for it.
+    """
+
+    name = "cold-seq"
+    expected_s = 30.0
+
+    def rounds(self, quick: bool) -> int:
+        return 5 if quick else 11
+
+    def sizes(self, quick: bool) -> dict[str, Any]:
+        return {"file bytes": self._size(quick), "files": [1, FILES], "client": CONNECTIONS}
+
+    def _size(self, quick: bool) -> int:
+        return 256 << 20 if quick else 1 << 30
+
+    def prepare(self, lab: Lab) -> None:
+        size = self._size(lab.quick)
+        files = tuple(File(f"part-{n}.bin", size) for n in range(1 + FILES))
+        self._data = lab.dataset("cold-large", files)
+        #: Files of the variant; no file is in both, so that one mount serves both.
+        self._variants = {"1 file": files[:1], f"{FILES} files": files[1:]}
+
+    @contextmanager
+    def session(self, lab: Lab, subject: Subject) -> Iterator[Measure]:
+        if isinstance(subject, Client):
+            yield self._client(lab)
+            return
+        seed = self._data.seed
+
+        def measure(n: int) -> dict[Metric, float]:
+            figures: dict[Metric, float] = {}
+            processes.drop_caches()
+            with lab.mounted(subject, self._data, cache_bytes=4 * self._data.bytes) as mounted:
+                for variant, files in self._variants.items():
+                    with lab.cost(mounted) as cost:
+                        answer = lab.loadgen.sequential(mounted.directory, seed, files)
+                    rate = answer["bytes"] / answer["seconds"] / 1e6
+                    figures[metrics.throughput(variant)] = rate
+                    if cost.counted:
+                        spent = cost.cpu_s / (answer["bytes"] / 2**30)
+                        figures[metrics.cpu_s_per_gib(variant)] = spent
+                    figures |= cost.figures(variant)
+            return figures
+
+        yield measure
+
+    def _client(self, lab: Lab) -> Measure:
+        objects = {
+            variant: data.presigned(self._data.bucket, files)
+            for variant, files in self._variants.items()
+        }
+
+        def rate(variant: str, connections: int) -> float:
+            answer = lab.loadgen.get(self._data.seed, objects[variant], connections)
+            return float(answer["bytes"] / answer["seconds"] / 1e6)
+
+        best = {
+            variant: max(CONNECTIONS, key=lambda connections: rate(variant, connections))
+            for variant in objects
+        }
+        return lambda n: {
+            metrics.throughput(variant): rate(variant, best[variant]) for variant in objects
+        }

@@ -1,0 +1,79 @@
+"""list: the tree of a data set, listed for the first and the second time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from bench import metrics, processes
+from bench.lab import Lab
+from bench.results import Better, Metric
+from bench.scenarios.base import Measure, Scenario
+from bench.subjects.base import CannotError, Subject
+from bench.subjects.client import Client
+
+PER_DIRECTORY = 1000
+#: Nobody waits longer for a listing; a subject that takes more cannot do it.
+DEADLINE_S = {True: 60.0, False: 600.0}
+
+
+class List(Scenario):
+    """How fast is a tree of 100,000 files in 100 directories (and of 1,000,000) listed the first
+    and the second time, and what does a key cost?
+
+    Each pass has a fresh mount. The walk reads directories as find(1) does, without stat.
+    """
+
+    name = "list"
+    expected_s = 40.0
+
+    def rounds(self, quick: bool) -> int:
+        return 3 if quick else 7
+
+    def sizes(self, quick: bool) -> dict[str, Any]:
+        return {
+            "keys": self._counts(quick),
+            "keys per directory": PER_DIRECTORY,
+            "deadline s": DEADLINE_S[quick],
+        }
+
+    def _counts(self, quick: bool) -> list[int]:
+        return [100_000] if quick else [100_000, 1_000_000]
+
+    def prepare(self, lab: Lab) -> None:
+        self._data = {
+            f"{count // 1000:,}k keys": lab.empty_files(f"list-{count}", count, PER_DIRECTORY)
+            for count in self._counts(lab.quick)
+        }
+
+    @contextmanager
+    def session(self, lab: Lab, subject: Subject) -> Iterator[Measure]:
+        if isinstance(subject, Client):
+            raise CannotError("it keeps nothing")
+        deadline_s = DEADLINE_S[lab.quick]
+
+        def measure(n: int) -> dict[Metric, float]:
+            figures: dict[Metric, float] = {}
+            for variant, dataset in self._data.items():
+                processes.drop_caches()
+                with lab.mounted(subject, dataset, cache_bytes=1 << 30) as mounted:
+                    with lab.cost(mounted) as first_cost:
+                        first = lab.loadgen.walk(mounted.directory, deadline_s)
+                    with lab.cost(mounted) as cost:
+                        second = lab.loadgen.walk(mounted.directory, deadline_s)
+                for answer in (first, second):
+                    if answer["files"] != len(dataset.files):
+                        raise CannotError(f"shows {answer['files']} of {len(dataset.files)} files")
+                entries = second["entries"]
+                figures[metrics.entries_per_s(f"first, {variant}")] = entries / first["seconds"]
+                figures[metrics.entries_per_s(f"second, {variant}")] = entries / second["seconds"]
+                if cost.counted:
+                    spent = first_cost.cpu_s / len(dataset.files) * 1e6
+                    figures[metrics.cpu_us_per("key", f"first, {variant}")] = spent
+                    lists = Metric("lake requests", "requests", Better.LOWER, f"first, {variant}")
+                    figures[lists] = first_cost.lake_requests
+                    figures[metrics.memory(variant)] = cost.memory_bytes / 1e6
+            return figures
+
+        yield measure

@@ -1,0 +1,54 @@
+"""warm-seq: one large file, read again from the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from bench import metrics, processes
+from bench.lab import MIB, Lab
+from bench.loadgen import File
+from bench.results import Metric
+from bench.scenarios.base import Measure, Scenario
+from bench.subjects.base import Subject
+
+SIZE = 1 << 30
+FILE = File("large.bin", SIZE)
+
+
+class WarmSeq(Scenario):
+    """How fast is a large file read sequentially, in reads of 1 MiB, once it is cached?
+
+    The page cache is dropped before each pass, so that the bytes come from the disk cache.
+    """
+
+    name = "warm-seq"
+    expected_s = 20.0
+
+    def rounds(self, quick: bool) -> int:
+        return 6 if quick else 21
+
+    def sizes(self, quick: bool) -> dict[str, Any]:
+        return {"file bytes": SIZE, "read bytes": MIB}
+
+    def prepare(self, lab: Lab) -> None:
+        self._data = lab.dataset("large", (FILE,))
+
+    @contextmanager
+    def session(self, lab: Lab, subject: Subject) -> Iterator[Measure]:
+        seed = self._data.seed
+        with lab.mounted(subject, self._data, cache_bytes=4 * SIZE) as mounted:
+            lab.loadgen.sequential(mounted.directory, seed, [FILE])
+
+            def measure(n: int) -> dict[Metric, float]:
+                processes.drop_caches()
+                with lab.cost(mounted) as cost:
+                    answer = lab.loadgen.sequential(mounted.directory, seed, [FILE])
+                figures = {metrics.throughput(): answer["bytes"] / answer["seconds"] / 1e6}
+                if cost.counted:
+                    figures[metrics.cpu_s_per_gib()] = cost.cpu_s / (answer["bytes"] / 2**30)
+                    figures[metrics.disk()] = mounted.disk_bytes() / 1e6
+                return figures | cost.figures()
+
+            yield measure

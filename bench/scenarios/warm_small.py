@@ -1,0 +1,64 @@
+"""warm-small: training samples, read again from the cache."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from bench import metrics, processes
+from bench.data import small_files
+from bench.lab import Lab
+from bench.results import Metric
+from bench.scenarios.base import Measure, Scenario
+from bench.subjects.base import Subject
+
+COUNT, SIZE, READERS, FILLERS = 4000, 110_000, 4, 16
+#: A pass that takes longer ends early: its rate is known by then.
+LIMIT_S = {True: 6.0, False: 60.0}
+
+
+class WarmSmall(Scenario):
+    """How many small files per second are read in random order, once they are cached, and what
+    does one cost?
+
+    Four readers open, read and close each file. The page cache is dropped before each pass.
+    """
+
+    name = "warm-small"
+    expected_s = 25.0
+
+    def rounds(self, quick: bool) -> int:
+        return 6 if quick else 21
+
+    def sizes(self, quick: bool) -> dict[str, Any]:
+        return {"files": COUNT, "file bytes": SIZE, "readers": READERS}
+
+    def prepare(self, lab: Lab) -> None:
+        self._data = lab.dataset("small", small_files(COUNT, SIZE))
+
+    @contextmanager
+    def session(self, lab: Lab, subject: Subject) -> Iterator[Measure]:
+        data, files = self._data, list(self._data.files)
+        with lab.mounted(subject, data, cache_bytes=4 * data.bytes) as mounted:
+            lab.loadgen.small(mounted.directory, data.seed, files, FILLERS)
+
+            def measure(n: int) -> dict[Metric, float]:
+                random.Random(n).shuffle(files)
+                processes.drop_caches()
+                with lab.cost(mounted) as cost:
+                    answer = lab.loadgen.small(
+                        mounted.directory, data.seed, files, READERS, limit_s=LIMIT_S[lab.quick]
+                    )
+                figures = {
+                    metrics.files_per_s(): answer["files"] / answer["seconds"],
+                    metrics.latency_us("p50"): answer["latency_us"]["p50"],
+                    metrics.latency_us("p99"): answer["latency_us"]["p99"],
+                }
+                if cost.counted:
+                    figures[metrics.cpu_us_per("file")] = cost.cpu_s / answer["files"] * 1e6
+                    figures[metrics.disk()] = mounted.disk_bytes() / 1e6
+                return figures | cost.figures()
+
+            yield measure

@@ -1,0 +1,31 @@
+"""A bare parallel S3 client without a file system: what the link and the server give."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from bench.subjects.base import Bucket, CannotError, Mounted, Place, Settings, Subject
+
+
+class Client(Subject):
+    """``loadgen get``: plain HTTP/1.1 connections, each taking the next object or part."""
+
+    name = "client"
+    settings = Settings(
+        "loadgen get --connections N",
+        "native/loadgen",
+        [
+            "whole objects: as many connections as the scenario has readers",
+            "large objects: ranges of 8 MiB, the best of 1, 2, 4 ... 64 connections",
+            "requests are signed before the clock starts",
+        ],
+    )
+
+    def version(self) -> str:
+        return "-"
+
+    @contextmanager
+    def mount(self, bucket: Bucket, place: Place) -> Iterator[Mounted]:
+        raise CannotError("it is not a file system")
+        yield

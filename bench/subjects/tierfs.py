@@ -1,0 +1,98 @@
+"""The product, mounted with its own command."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bench import processes
+from bench.subjects.base import Bucket, CannotError, Mounted, Place, Settings, Subject
+
+_COMMAND_S = 120
+
+
+class TierfsMount(Mounted):
+    """A tierfs mount, which tells its own processes."""
+
+    def __init__(self, place: Place, environment: dict[str, str]) -> None:
+        super().__init__(place.directory, place.cache)
+        self.runtime = place.scratch / "run"
+        self._environment = environment
+        self._pids: list[int] = []
+
+    def command(self, name: str, *arguments: str, enter: Place | None = None) -> str:
+        """Run ``tierfs NAME``. Raises CannotError with its words if it fails."""
+        argv = [sys.executable, "-m", "tierfs.cli", name, *arguments]
+        argv += ["--runtime-dir", str(self.runtime)]
+        done = subprocess.run(
+            argv if enter is None else enter.enter(argv),
+            capture_output=True,
+            text=True,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            timeout=_COMMAND_S,
+            check=False,
+        )
+        if done.returncode:
+            raise CannotError(f"tierfs {name}: {done.stderr.strip() or done.stdout.strip()}")
+        return done.stdout
+
+    def status(self) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self.command("status", str(self.directory), "--json"))
+        return answer
+
+    def pids(self) -> list[int]:
+        if not all(Path(f"/proc/{pid}").exists() for pid in self._pids) or not self._pids:
+            self._pids = list(self.status()["pids"].values())
+        return self._pids
+
+
+class Tierfs(Subject):
+    """The pyfuse3 front and its control plane."""
+
+    name = "tierfs"
+    settings = Settings(
+        "tierfs mount s3://BUCKET/PREFIX DIR --endpoint URL --cache DIR --cache-size SIZE"
+        " --metadata-ttl 10m [--memory SIZE]",
+        "docs/configuration.md",
+        [
+            "everything else is the default",
+            "metadata-ttl 10m: as long as the peers are told to keep metadata",
+        ],
+    )
+
+    def version(self) -> str:
+        argv = [sys.executable, "-m", "tierfs.cli", "--version"]
+        done = subprocess.run(argv, capture_output=True, text=True, check=True)
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout.strip()
+        return f"{done.stdout.split()[-1]} ({commit})" if commit else done.stdout.split()[-1]
+
+    @contextmanager
+    def mount(self, bucket: Bucket, place: Place) -> Iterator[TierfsMount]:
+        mounted = TierfsMount(place, {**os.environ, **bucket.environment()})
+        options = ["--endpoint", bucket.endpoint, "--cache", str(place.cache)]
+        options += ["--metadata-ttl", "10m"]
+        if place.cache_bytes is not None:
+            options += ["--cache-size", f"{place.cache_bytes >> 10}K"]
+        if place.memory_bytes is not None:
+            options += ["--memory", f"{place.memory_bytes >> 10}K"]
+        url = f"s3://{bucket.name}/{bucket.prefix}".rstrip("/")
+        mounted.command("mount", url, str(place.directory), *options, enter=place)
+        try:
+            yield mounted
+        finally:
+            pids = mounted.pids()
+            mounted.command("umount", str(place.directory))
+            processes.wait_for_end(pids)
