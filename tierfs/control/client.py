@@ -17,6 +17,7 @@ from typing import Any
 
 from tierfs import errors, mountinfo
 from tierfs.config import mount_id, resolve_mountpoint, runtime_dirs
+from tierfs.control.address import address_of
 from tierfs.errors import InvalidRequest, MountError, TierfsError
 
 PROTOCOL_VERSION = 1
@@ -143,7 +144,8 @@ def _connect(mount: Mount, runtime_dir: Path | None) -> socket.socket:
         connection.settimeout(CONNECT_TIMEOUT_S)
         try:
             _check_owner(path, mount)
-            connection.connect(os.fspath(path))
+            with address_of(path) as address:
+                connection.connect(address)
         except PermissionError:
             connection.close()
             hint = "ask root or the user who mounted it, or use sudo"

@@ -24,6 +24,7 @@ from typing import Any, Protocol
 
 import trio
 
+from tierfs.control.address import address_of
 from tierfs.errors import InvalidRequest, TierfsError, show
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,8 @@ def _listen(path: Path) -> trio.socket.SocketType:
     try:
         # What is bound takes its mode from the socket. The umask would be that of every thread.
         os.fchmod(listener.fileno(), 0o600)
-        listener.bind(os.fspath(path))
+        with address_of(path) as address:
+            listener.bind(address)
         listener.listen(MAX_CLIENTS)
         return trio.socket.from_stdlib_socket(listener)
     except BaseException:
