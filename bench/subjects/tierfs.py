@@ -57,6 +57,8 @@ class Tierfs(Subject):
     """The pyfuse3 front and its control plane."""
 
     name = "tierfs"
+    #: More options of ``tierfs mount``.
+    options: tuple[str, ...] = ()
     settings = Settings(
         "tierfs mount s3://BUCKET/PREFIX DIR --endpoint URL --cache DIR --cache-size SIZE"
         " --metadata-ttl 10m [--memory SIZE]",
@@ -83,7 +85,7 @@ class Tierfs(Subject):
     def mount(self, bucket: Bucket, place: Place) -> Iterator[TierfsMount]:
         mounted = TierfsMount(place, {**os.environ, **bucket.environment()})
         options = ["--endpoint", bucket.endpoint, "--cache", str(place.cache)]
-        options += ["--metadata-ttl", "10m"]
+        options += ["--metadata-ttl", "10m", *self.options]
         if place.cache_bytes is not None:
             options += ["--cache-size", f"{place.cache_bytes >> 10}K"]
         if place.memory_bytes is not None:
