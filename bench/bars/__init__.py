@@ -26,14 +26,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"no such bar: {', '.join(unknown)}; there are {', '.join(NAMES)}")
     if os.geteuid() != 0:
         parser.error("run as root: the page cache is dropped between rounds")
-    results: list[Result] = []
+    met = True
     for name in arguments.names or NAMES:
         print(f"-- {name}", file=sys.stderr, flush=True)
-        results += importlib.import_module(f"bench.bars.{name}").run()
-    width = max(len(result.bar) for result in results)
-    for result in results:
-        verdict = {True: "met", False: "NOT MET", None: "-"}[result.met]
-        print(f"{result.bar:{width}}  {verdict:8} {result.measured}")
-        for key, value in result.details.items():
-            print(f"{'':{width}}           {key}: {value}")
-    return 0 if all(result.met is not False for result in results) else 1
+        results: list[Result] = importlib.import_module(f"bench.bars.{name}").run()
+        for result in results:
+            verdict = {True: "met", False: "NOT MET", None: "-"}[result.met]
+            print(f"{result.bar}: {verdict}: {result.measured}", flush=True)
+            for key, value in result.details.items():
+                print(f"    {key}: {value}", flush=True)
+            met = met and result.met is not False
+    return 0 if met else 1
