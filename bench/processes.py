@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +13,8 @@ from pathlib import Path
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _CGROUPS = Path("/sys/fs/cgroup")
+#: How long the kernel may take to let go of a cgroup whose processes have ended.
+_REMOVE_S = 10.0
 
 
 def cpu_s(pids: Sequence[int]) -> float:
@@ -64,8 +69,8 @@ def drop_caches() -> None:
 
 @contextmanager
 def memory_cgroup(name: str, limit_bytes: int) -> Iterator[Path]:
-    """A memory cgroup of version 1 or 2, whichever this machine has; it must be empty at the
-    end."""
+    """A memory cgroup of version 1 or 2, whichever this machine has. What is left in it at the end
+    is killed."""
     if (_CGROUPS / "memory").is_dir():
         group, file = _CGROUPS / "memory" / name, "memory.limit_in_bytes"
     else:
@@ -75,7 +80,23 @@ def memory_cgroup(name: str, limit_bytes: int) -> Iterator[Path]:
         (group / file).write_text(str(limit_bytes))
         yield group
     finally:
-        group.rmdir()
+        _remove(group)
+
+
+def _remove(group: Path) -> None:
+    deadline = time.monotonic() + _REMOVE_S
+    while True:
+        for word in (group / "cgroup.procs").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(word), signal.SIGKILL)
+        try:
+            group.rmdir()
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 def peak_bytes(group: Path) -> int:

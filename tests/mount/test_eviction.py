@@ -38,7 +38,7 @@ def idle(made: Mount) -> bool:
 def test_room_takes_some_extents_of_a_half_read_file_and_the_rest_is_still_served(
     mount: Make, lake: Path, content: Content
 ) -> None:
-    shard = content(1, 64 * MIB)
+    shard = content(1, 48 * MIB)
     (lake / "shard").write_bytes(shard)
     (lake / "next").write_bytes(content(2, 12 * MIB))
     with mount("--cache-size", "40M") as made:
