@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
+import trio.testing
 
-from tests.caching import MIB, Rig, noise
+from tests.caching import MIB, Request, Rig, noise
 from tierfs.cache.budget import Priority
-from tierfs.errors import CacheFull, InvalidRequest, StaleVersion
+from tierfs.errors import CacheFull, InvalidRequest, LakeUnavailable, StaleVersion
 from tierfs.index.records import EXTENT_SIZE
 
 SMALL = 110_000
@@ -108,6 +110,88 @@ class FrontConformance(abc.ABC):
             assert r.lake.ranges() == [(MIB, 2 * MIB)]
             assert r.front.file_state(16).cached_bytes == 2 * MIB
             assert not r.front.file_state(16).complete
+
+    @pytest.mark.parametrize("split", [4096, 24 * 4096, MIB // 2, MIB - 4096])
+    async def test_a_block_that_two_readers_begin_between_them_comes_once(
+        self, tmp_path: Path, split: int
+    ) -> None:
+        # The kernel may send the second piece of a read that it has split among two first.
+        data = noise(4 * MIB)
+        async with self.rig(tmp_path) as r:
+            r.put(16, data)
+            both = trio.Event()
+
+            async def wait_for_both(_: Request) -> None:
+                if len(r.lake.requests) == 2:
+                    both.set()
+                await both.wait()
+
+            r.lake.before = wait_for_both
+            got: dict[int, bytes] = {}
+
+            async def read(fh: int, lo: int, hi: int) -> None:
+                got[lo] = bytes(await r.front.read(fh, lo, hi - lo))
+
+            one, two = await r.open(16), await r.open(16)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read, two, split, MIB)
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.start_soon(read, one, 0, max(split, 64 << 10))
+            assert got[split] == data[split:MIB]
+            assert got[0] == data[: max(split, 64 << 10)]
+            assert sorted(r.lake.ranges()) == [(0, split), (split, MIB - split)]
+            await r.settle()
+            assert r.front.file_state(16).cached_bytes == MIB
+            assert await r.front.read(one, 0, MIB) == data[:MIB]
+            assert len(r.lake.ranges()) == 2
+            await r.front.release(one)
+            await r.front.release(two)
+
+    async def test_a_file_that_several_handles_read_in_turn_is_read_ahead(
+        self, tmp_path: Path
+    ) -> None:
+        # So the kernel asks for the pages of a file that several processes read at a time.
+        data = noise(24 * MIB)
+        async with self.rig(tmp_path) as r:
+            r.put(16, data)
+            handles = [await r.open(16) for _ in range(5)]
+            for n in range(6):
+                got = await r.front.read(handles[n * 3 % 5], n * MIB, MIB)
+                assert got == data[n * MIB :][:MIB]
+            await r.settle()
+            assert r.front.file_state(16).cached_bytes >= 8 * MIB
+            assert sum(length for _, length in r.lake.ranges()) == (
+                r.front.file_state(16).cached_bytes
+            )
+            for fh in handles:
+                await r.front.release(fh)
+
+    async def test_a_piece_that_does_not_come_is_asked_for_again(self, tmp_path: Path) -> None:
+        data = noise(4 * MIB)
+        split = 300_000
+        async with self.rig(tmp_path) as r:
+            r.put(16, data)
+            begun = trio.Event()
+
+            async def fail_the_piece(request: Request) -> None:
+                if request.offset == split:
+                    await begun.wait()
+                    raise LakeUnavailable("read from the lake", request.key, "reset")
+                begun.set()
+
+            async def fails(fh: int) -> None:
+                with pytest.raises(LakeUnavailable):
+                    await r.front.read(fh, split, MIB - split)
+
+            r.lake.before = fail_the_piece
+            one, two = await r.open(16), await r.open(16)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(fails, two)
+                await trio.testing.wait_all_tasks_blocked()
+                assert await r.front.read(one, 0, split) == data[:split]
+            assert r.lake.ranges() == [(split, MIB - split), (0, split), (0, MIB)]
+            await r.front.release(one)
+            await r.front.release(two)
 
     async def test_evict_frees_what_is_not_in_use(self, tmp_path: Path) -> None:
         async with self.rig(tmp_path) as r:

@@ -15,6 +15,7 @@ from tierfs.readahead.streams import (
     MAX_STREAMS,
     MAX_WINDOW_BYTES,
     MIB,
+    OpenStreams,
     StreamDetector,
 )
 
@@ -82,13 +83,33 @@ def test_the_window_keeps_to_the_bound_it_was_given() -> None:
         assert advice.ahead_hi <= offset + 128 * KIB + 4 * MIB
 
 
-def test_several_streams_on_one_handle_are_told_apart() -> None:
+def test_several_streams_of_one_object_are_told_apart() -> None:
     detector = StreamDetector(GIB)
     bases = [n * 64 * MIB for n in range(MAX_STREAMS)]
     for step in range(8):
         for base in bases:
             advice = detector.note(base + step * MIB, MIB)
             assert advice.sequential == (step > 0 or base == 0)
+
+
+def test_reads_at_random_do_not_push_out_a_stream() -> None:
+    rng = random.Random(1)
+    detector = StreamDetector(1 << 40)
+    for step in range(8):
+        assert detector.note(step * MIB, MIB).sequential
+        for _ in range(2 * MAX_STREAMS):
+            assert not detector.note(rng.randrange(1 << 30, 1 << 40), 4096).sequential
+
+
+def test_the_handles_of_an_object_share_its_streams_while_one_is_open() -> None:
+    streams = OpenStreams(4 * MIB)
+    one = streams.of(16, GIB)
+    assert streams.of(16, GIB) is one
+    assert streams.of(17, GIB) is not one
+    one.note(10 * MIB, MIB)
+    assert streams.of(16, GIB).note(11 * MIB, MIB).sequential
+    del one
+    assert not streams.of(16, GIB).note(12 * MIB, MIB).sequential
 
 
 def test_reads_out_of_order_stay_one_stream() -> None:
@@ -118,4 +139,4 @@ def test_advice_stays_inside_the_object(size: int, reads: list[tuple[int, int]])
             continue
         advice = detector.note(offset, min(length, size - offset))
         assert 0 <= advice.ahead_lo <= advice.ahead_hi <= size
-        assert len(detector._streams) <= MAX_STREAMS
+        assert max(len(detector._streams), len(detector._random)) <= MAX_STREAMS

@@ -34,7 +34,8 @@ C5. Bytes on disk plus reservations never exceed the capacity (`Capacity.try_res
 C6. What is in use (open, being fetched, being recorded, pinned) is never evicted
     (`ObjectTable.in_use`).
 C7. One GET at a time for a block; whoever asks meanwhile shares its outcome, and a waiter that is
-    cancelled takes nothing from the others (`Fetcher`).
+    cancelled takes nothing from the others (`Fetcher`). What a smaller read has under way at an end
+    of a block is not sent for again with it.
 C8. Trouble with the cache disk (full, failing, read-only, hanging) never reaches a reader: it
     streams from the lake (`Health`, `Fetcher._keep`, `Reader._from_file`).
 C9. An object is complete only if its full-object checksum, where the lake has one, was compared

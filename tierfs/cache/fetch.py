@@ -45,13 +45,26 @@ _log = logging.getLogger(__name__)
 
 
 class Flight:
-    """One GET of ``[lo, hi)``. *data* is set when *done* is, unless *error* is."""
+    """One GET of ``[lo, hi)``, or of what no earlier flight brings of it. *data* is set when *done*
+    is, unless *error* is."""
 
-    __slots__ = ("blocks", "data", "done", "error", "hi", "kept", "landed", "life", "lo", "ticket")
+    __slots__ = (
+        "blocks", "data", "done", "error", "hi", "kept", "landed", "lender", "life", "lo", "ticket",
+    )  # fmt: skip
 
-    def __init__(self, lo: int, hi: int, blocks: list[int], life: int, ticket: Ticket) -> None:
+    def __init__(
+        self,
+        lo: int,
+        hi: int,
+        blocks: list[int],
+        life: int,
+        ticket: Ticket,
+        lender: Flight | None,
+    ) -> None:
         self.lo = lo
         self.hi = hi
+        #: An earlier flight that brings one end of this one, which need not come twice.
+        self.lender = lender
         #: The blocks it brings whole and that were missing when it began.
         self.blocks = blocks
         self.life = life
@@ -116,7 +129,8 @@ class Fetcher:
         The caller is a user of *o*; the flight becomes one too.
         """
         blocks = [n for n in whole_blocks(lo, hi, o.size) if not o.has(n) and n not in o.flights]
-        flight = Flight(lo, hi, blocks, o.life, self._budget.ticket(hi - lo, priority))
+        lender = _lender(o, lo, hi)
+        flight = Flight(lo, hi, blocks, o.life, self._budget.ticket(hi - lo, priority), lender)
         for n in blocks:
             o.flights[n] = flight
         o.partial_flights.setdefault((lo, hi), flight)
@@ -187,10 +201,7 @@ class Fetcher:
         """The bytes, of the right length, and whether the object's own checksum was compared."""
         length = flight.hi - flight.lo
         if length != o.size or length > WHOLE_OBJECT_BYTES:
-            data = await self._lake.get(o.ref.key, o.ref.version, flight.lo, length)
-            self.bytes_from_lake += len(data)
-            _check_length(o, data, length)
-            return data, False
+            return await self._get_range(o, flight), False
         for _ in range(2):
             data, checksum = await self._lake.get_whole(
                 o.ref.key, o.ref.version, o.size, checksum=o.ref.has_checksum
@@ -206,6 +217,28 @@ class Fetcher:
         raise IntegrityError(
             "check what the lake sent", o.ref.key, "its checksum differs; tried twice"
         )
+
+    async def _get_range(self, o: CachedObject, flight: Flight) -> bytes:
+        """The bytes, from the lake but for the end of them that the lender brings."""
+        lo, hi, lender = flight.lo, flight.hi, flight.lender
+        if lender is None:
+            return await self._get_extent(o, lo, hi)
+        flight.lender = None
+        if lender.lo <= lo:
+            own = await self._get_extent(o, lender.hi, hi)
+        else:
+            own = await self._get_extent(o, lo, lender.lo)
+        await lender.done.wait()
+        if lender.error is not None:
+            return await self._get_extent(o, lo, hi)
+        lent = memoryview(lender.data)[max(lo - lender.lo, 0) : hi - lender.lo]
+        return b"".join((lent, own) if lender.lo <= lo else (own, lent))
+
+    async def _get_extent(self, o: CachedObject, lo: int, hi: int) -> bytes:
+        data = await self._lake.get(o.ref.key, o.ref.version, lo, hi - lo)
+        self.bytes_from_lake += len(data)
+        _check_length(o, data, hi - lo)
+        return data
 
     def _remember(self, o: CachedObject, flight: Flight) -> None:
         """There is no room on disk: keep whole blocks in memory until the reader has had them."""
@@ -266,6 +299,21 @@ class Fetcher:
             o.fd = await self._store.create(o.ino)
         finally:
             o.announcing.release()
+
+
+def _lender(o: CachedObject, lo: int, hi: int) -> Flight | None:
+    """A flight under way that brings one end of ``[lo, hi)``.
+
+    The kernel divides a file that several processes read from its beginning among them at any page,
+    and may send the second piece first: it is taken for a read at random, and brings less than a
+    block just before the block is sent for. A flight without memory lends nothing: it might wait
+    for what the borrower holds.
+    """
+    for flight in o.partial_flights.values():
+        at_an_end = flight.lo <= lo < flight.hi < hi or lo < flight.lo < hi <= flight.hi
+        if at_an_end and flight.ticket.granted.is_set() and not flight.done.is_set():
+            return flight
+    return None
 
 
 def _check_length(o: CachedObject, data: bytes, length: int) -> None:

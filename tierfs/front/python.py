@@ -35,7 +35,7 @@ from tierfs.index.cache import CacheIndex
 from tierfs.index.records import BLOCK_SIZE, Extent, ObjectRef
 from tierfs.lake.protocol import Lake
 from tierfs.readahead.policy import EvictionPolicy, SampledLru
-from tierfs.readahead.streams import MAX_WINDOW_BYTES, RANDOM, StreamDetector
+from tierfs.readahead.streams import MAX_WINDOW_BYTES, RANDOM, OpenStreams, StreamDetector
 
 #: Verified blocks kept in memory, at most, and at most this part of all memory.
 HOT_BYTES = 32 << 20
@@ -51,7 +51,7 @@ _log = logging.getLogger(__name__)
 class _Handle:
     __slots__ = ("object", "streams")
 
-    def __init__(self, o: CachedObject, streams: StreamDetector) -> None:
+    def __init__(self, o: CachedObject, streams: StreamDetector | None) -> None:
         self.object = o
         self.streams = streams
 
@@ -96,7 +96,7 @@ class PythonFront:
         # What worker threads read into is taken off, too, as far as there is that much.
         workers = min(DISK_THREADS * BLOCK_SIZE, memory // 4)
         self._budget = Budget(memory - self._hot.capacity_bytes - workers, max_requests)
-        self._window = min(MAX_WINDOW_BYTES, self._budget.total_bytes // 8)
+        self._streams = OpenStreams(min(MAX_WINDOW_BYTES, self._budget.total_bytes // 8))
         self._health = Health()
         self._store = Store(directory)
         files, cached_bytes = index.totals()
@@ -212,7 +212,7 @@ class PythonFront:
                 self._completion.filled(o)
         fh = self._next_fh
         self._next_fh += 1
-        self._handles[fh] = _Handle(o, StreamDetector(size, max_window_bytes=self._window))
+        self._handles[fh] = _Handle(o, self._streams.of(ino, size) if size > BLOCK_SIZE else None)
         return fh
 
     async def read(self, fh: int, offset: int, size: int) -> Buffer:
@@ -229,7 +229,7 @@ class PythonFront:
         if offset >= end:
             return b""
         advice = RANDOM
-        if o.size > BLOCK_SIZE:
+        if handle.streams is not None:
             advice = handle.streams.note(offset, end - offset)
             if advice.ahead_hi > advice.ahead_lo:
                 self._read_ahead(o, advice.ahead_lo, advice.ahead_hi, advice.part_bytes)

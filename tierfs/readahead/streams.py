@@ -1,10 +1,12 @@
-"""Which reads belong together: stream detection for one open handle. Pure; knows no clock and no
+"""Which reads belong together: stream detection for one object in use. Pure; knows no clock and no
 lake.
 
-One handle may carry several streams at once (a mapped weights file read by several threads, a
-loader that walks two columns of a table), so a read is matched against a few recent positions, not
-against the last one alone. A read that matches none is *random*: exactly what it asked for is
-fetched.
+One object may carry several streams at once (mapped weights read by several threads, a loader that
+walks two columns of a table), so a read is matched against many recent positions, not against the
+last one alone. They are those of the object and not of one handle: when several processes read one
+file at a time, the kernel asks for each page once, through whichever handle touches it first, and
+the reads of each handle look random. A read that matches no position is *random*: exactly what it
+asked for is fetched.
 
 A stream's life::
 
@@ -12,23 +14,27 @@ A stream's life::
     sequential --(each window consumed)--> window doubled, up to `max_window_bytes`
     any --(least recently matched, table full)--> forgotten
 
-The first read of a handle at offset 0 counts as sequential already if it is of `FIRST_READ_BYTES`
-or more: nearly every reader of a whole file begins so (the kernel's read-ahead makes its first
-request larger than what it read), and waiting for the second read would cost a round trip on each
-cold file. A smaller one looks at a header, and may be followed by anything.
+Reads at random have a table of their own, so that many of them do not push out a stream.
+
+A read at offset 0 counts as sequential already if it is of `FIRST_READ_BYTES` or more: nearly every
+reader of a whole file begins so (the kernel's read-ahead makes its first request larger than what
+it read), and waiting for the second read would cost a round trip on each cold file. A smaller one
+looks at a header, and may be followed by anything.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 MIB = 1 << 20
 
-#: The shortest first read, at offset 0, that is taken for the beginning of a stream.
+#: The shortest read at offset 0 that is taken for the beginning of a stream.
 FIRST_READ_BYTES = 64 << 10
 
-#: How many streams a handle may carry. Mapped weights are read by a handful of threads.
-MAX_STREAMS = 8
+#: How many streams an object may carry, and how many positions of random reads are remembered.
+#: Mapped weights are read by a handful of threads; a node has eight ranks or so.
+MAX_STREAMS = 32
 #: A stream's first window, and the smallest part fetched for it.
 FIRST_WINDOW_BYTES = MIB
 #: How far ahead a long stream reads. Four parts in flight fill the standard link (90 MB/s each).
@@ -60,35 +66,34 @@ class _Stream:
         self.next = end
         #: Bytes read in order so far.
         self.run = length
-        #: 0: seen once, not sequential yet.
+        #: How far ahead to ask, in bytes; 0: seen once.
         self.window = 0
         #: Read-ahead was asked for up to here.
         self.asked = end
 
 
 class StreamDetector:
-    """The streams of one handle on an object of *size* bytes."""
+    """The streams of one object of *size* bytes."""
 
     def __init__(self, size: int, *, max_window_bytes: int = MAX_WINDOW_BYTES) -> None:
         self._size = size
         self._max_window = max(FIRST_WINDOW_BYTES, max_window_bytes)
-        #: Most recently matched last.
+        # Most recently matched last, in both.
         self._streams: list[_Stream] = []
+        self._random: list[_Stream] = []
 
     def note(self, offset: int, length: int) -> Advice:
         """Take in one read of *length* bytes (> 0) at *offset*, and say what it is."""
         end = offset + length
-        stream = self._match(offset, end)
+        stream = self._match(offset)
         if stream is None:
-            first = not self._streams and offset == 0 and length >= FIRST_READ_BYTES
             stream = _Stream(end, length)
-            self._streams.append(stream)
-            if len(self._streams) > MAX_STREAMS:
-                del self._streams[0]
-            if not first:
-                return RANDOM
-            # Sequential for this read, but nothing ahead of it until a second read follows.
-            return Advice(True, 0, 0, FIRST_WINDOW_BYTES)
+            if offset == 0 and length >= FIRST_READ_BYTES:
+                # Sequential for this read, but nothing ahead of it until a second read follows.
+                _push(self._streams, stream)
+                return Advice(True, 0, 0, FIRST_WINDOW_BYTES)
+            _push(self._random, stream)
+            return RANDOM
         if end > stream.next:
             stream.run += end - max(offset, stream.next)
             stream.next = end
@@ -98,16 +103,20 @@ class StreamDetector:
             stream.window = min(2 * stream.window, self._max_window)
         return self._ahead(stream)
 
-    def _match(self, offset: int, end: int) -> _Stream | None:
-        streams = self._streams
-        for i in range(len(streams) - 1, -1, -1):
-            stream = streams[i]
+    def _match(self, offset: int) -> _Stream | None:
+        """The stream that a read at *offset* goes on with, the most recent one of the table."""
+        for i in range(len(self._streams) - 1, -1, -1):
+            stream = self._streams[i]
             # What is read densely in a small place is not a stream: tolerance grows with the run.
-            slack = min(MAX_SLACK_BYTES, stream.run) if stream.window else 0
+            slack = min(MAX_SLACK_BYTES, stream.run)
             if stream.next - slack <= offset <= stream.next + slack:
-                if i != len(streams) - 1:
-                    del streams[i]
-                    streams.append(stream)
+                if i != len(self._streams) - 1:
+                    self._streams.append(self._streams.pop(i))
+                return stream
+        for i in range(len(self._random) - 1, -1, -1):
+            if self._random[i].next == offset:
+                stream = self._random.pop(i)
+                _push(self._streams, stream)
                 return stream
         return None
 
@@ -124,3 +133,25 @@ class StreamDetector:
             return Advice(True, 0, 0, part)
         stream.asked = hi
         return Advice(True, lo, hi, part)
+
+
+def _push(table: list[_Stream], stream: _Stream) -> None:
+    table.append(stream)
+    if len(table) > MAX_STREAMS:
+        del table[0]
+
+
+class OpenStreams:
+    """The detectors of all open objects, each for as long as a handle keeps it."""
+
+    def __init__(self, max_window_bytes: int) -> None:
+        self._max_window = max_window_bytes
+        self._detectors: WeakValueDictionary[int, StreamDetector] = WeakValueDictionary()
+
+    def of(self, ino: int, size: int) -> StreamDetector:
+        """The one detector of the open object *ino*."""
+        detector = self._detectors.get(ino)
+        if detector is None:
+            detector = StreamDetector(size, max_window_bytes=self._max_window)
+            self._detectors[ino] = detector
+        return detector
