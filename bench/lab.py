@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bench import data, metrics, processes
 from bench.data import Dataset
@@ -44,6 +45,24 @@ class Cost:
             metrics.lake_bytes(variant): self.lake_bytes / 1e6,
             metrics.memory(variant): self.memory_bytes / 1e6,
         }
+
+
+def bytes_read(answer: dict[str, Any], cost: Cost, variant: str = "") -> dict[Metric, float]:
+    """The figures of a client that read bytes: throughput, and what they cost."""
+    figures = {metrics.throughput(variant): answer["bytes"] / answer["seconds"] / 1e6}
+    if cost.counted:
+        figures[metrics.cpu_s_per_gib(variant)] = cost.cpu_s / (answer["bytes"] / 2**30)
+    return figures | cost.figures(variant)
+
+
+def files_read(answer: dict[str, Any], cost: Cost, variant: str = "") -> dict[Metric, float]:
+    """The figures of a client that read whole files: rate, latencies, and what they cost."""
+    figures = {metrics.files_per_s(variant): answer["files"] / answer["seconds"]}
+    for which in ("p50", "p99"):
+        figures[metrics.latency_us(which, variant)] = answer["latency_us"][which]
+    if cost.counted:
+        figures[metrics.cpu_us_per("file", variant)] = cost.cpu_s / answer["files"] * 1e6
+    return figures | cost.figures(variant)
 
 
 @dataclass

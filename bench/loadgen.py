@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench import processes
+
 PROGRAM = Path(__file__).parents[1] / "native" / "target" / "release" / "loadgen"
 
 #: Exit codes of the program.
@@ -109,10 +111,7 @@ class Loadgen:
         cgroup: Path | None = None,
     ) -> dict[str, Any]:
         argv = [str(self._program), command, "--root", str(root), "--seed", str(seed), *arguments]
-        if cgroup is not None:
-            join = 'echo $$ > "$0" && exec "$@"'
-            argv = ["sh", "-c", join, str(cgroup / "cgroup.procs"), *argv]
-        return self._finish(argv, "\n".join(rows), None)
+        return self._finish(processes.inside(cgroup, argv), "\n".join(rows), None)
 
     def _finish(self, argv: list[str], stdin: str, timeout_s: float | None) -> dict[str, Any]:
         try:

@@ -14,12 +14,12 @@ def describe(work: Path) -> dict[str, Any]:
     return {
         "cpu": _field(Path("/proc/cpuinfo"), "model name"),
         "cpus": len(os.sched_getaffinity(0)),
-        "memory bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "kernel": platform.release(),
         "os": platform.freedesktop_os_release().get("PRETTY_NAME", platform.system()),
         "python": platform.python_version(),
-        "file system of the work directory": _file_system(work),
-        "load before": os.getloadavg()[0],
+        "file_system": _file_system(work),
+        "load_before": os.getloadavg()[0],
     }
 
 

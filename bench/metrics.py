@@ -5,6 +5,11 @@ from __future__ import annotations
 from bench.results import Better, Metric
 
 
+def readers(count: int) -> str:
+    """The variant of so many readers at once."""
+    return f"{count} reader" + ("s" if count > 1 else "")
+
+
 def throughput(variant: str = "") -> Metric:
     """Payload that the reader got per second, in 10^6 bytes."""
     return Metric("throughput", "MB/s", Better.HIGHER, variant, headline=True)

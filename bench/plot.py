@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     output = arguments.output or arguments.run.with_suffix(".md" if arguments.markdown else ".html")
     try:
         run = Run.read(arguments.run)
-        output.write_text(performance.render(run) if arguments.markdown else _page(run))
+        output.write_text(performance.render(run) if arguments.markdown else page_of(run))
     except (OSError, ValueError, ImportError) as error:
         print(f"bench plot: {error}", file=sys.stderr)
         return 2
@@ -35,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _page(run: Run) -> str:
+def page_of(run: Run) -> str:
+    """The HTML page. Raises ImportError, with the remedy in it, where matplotlib is missing."""
     try:
         # Only this command needs matplotlib, which is no part of what tierfs runs on.
         from bench import page

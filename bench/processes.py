@@ -83,6 +83,13 @@ def memory_cgroup(name: str, limit_bytes: int) -> Iterator[Path]:
         _remove(group)
 
 
+def inside(group: Path | None, argv: list[str]) -> list[str]:
+    """The command that runs *argv* inside of the cgroup *group*; *argv* itself without one."""
+    if group is None:
+        return argv
+    return ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(group / "cgroup.procs"), *argv]
+
+
 def _remove(group: Path) -> None:
     deadline = time.monotonic() + _REMOVE_S
     while True:

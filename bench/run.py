@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
-import json
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-from bench import machine, runner, table
+from bench import machine, plot, runner, table
 from bench.lab import LINKS, Lab
 from bench.lakesim import lakesim
 from bench.loadgen import Loadgen, WrongBytesError
@@ -24,6 +21,7 @@ from bench.scenarios import QUICK, SCENARIOS
 from bench.scenarios.base import Scenario
 from bench.subjects import SUBJECTS
 from bench.subjects.base import CannotError, Subject
+from bench.workspace import default_workspace, workspace
 
 EXIT_WRONG_BYTES = 3
 _KNOWN = {subject.name: subject for subject in SUBJECTS}
@@ -61,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         "--work",
         type=Path,
         metavar="DIR",
-        default=Path(os.environ.get("TIERFS_BENCH_DIR", tempfile.gettempdir())),
+        default=default_workspace(),
         help="on the disk that is to hold caches and data (default: TIERFS_BENCH_DIR, or the"
         " temporary directory)",
     )
@@ -80,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(number, _end)
     versions = {subject.name: subject.version() for subject in subjects}
     loadgen = Loadgen()
-    with _work(arguments.work) as work, lakesim(seed=arguments.seed) as server:
+    with workspace(arguments.work) as work, lakesim(seed=arguments.seed) as server:
         record = Run(
             started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             options={
@@ -92,14 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             },
             machine=machine.describe(work),
             versions=versions,
-            settings={
-                subject.name: {
-                    "command": subject.settings.command,
-                    "source": subject.settings.source,
-                    "notes": subject.settings.notes,
-                }
-                for subject in subjects
-            },
+            settings={subject.name: dataclasses.asdict(subject.settings) for subject in subjects},
         )
         lab = Lab(work, server, loadgen, arguments.link, arguments.quick, arguments.seed)
         lab.create_bucket()
@@ -110,11 +101,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return EXIT_WRONG_BYTES
     print(table.render(record))
     if arguments.json:
-        arguments.json.write_text(json.dumps(record.to_json(), indent=1) + "\n")
+        record.write(arguments.json)
     if arguments.html:
-        from bench import page
-
-        arguments.html.write_text(page.render(record))
+        arguments.html.write_text(plot.page_of(record))
     return 0
 
 
@@ -147,15 +136,6 @@ def _subjects(parser: argparse.ArgumentParser, arguments: argparse.Namespace) ->
         else:
             subjects.append(subject)
     return subjects
-
-
-@contextmanager
-def _work(base: Path) -> Iterator[Path]:
-    work = Path(tempfile.mkdtemp(prefix="tierfs-bench-", dir=base))
-    try:
-        yield work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _say(line: str) -> None:

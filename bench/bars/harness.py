@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,17 +27,6 @@ class Result:
     measured: str
     met: bool | None
     details: dict[str, Any] = field(default_factory=dict)
-
-
-@contextmanager
-def workspace(base: Path | None = None) -> Iterator[Path]:
-    """A private directory on a real disk (``TIERFS_BENCH_DIR``, else the temporary directory)."""
-    root = base or Path(os.environ.get("TIERFS_BENCH_DIR", tempfile.gettempdir()))
-    path = Path(tempfile.mkdtemp(prefix="tierfs-bench-", dir=root))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 class Tierfs(TierfsMount):

@@ -21,7 +21,8 @@ from pathlib import Path
 import trio
 
 from bench import processes
-from bench.bars.harness import MIB, Result, Tierfs, workspace
+from bench.bars.harness import MIB, Result, Tierfs
+from bench.workspace import workspace
 from tierfs.index import Index
 from tierfs.index.records import BLOCK_SIZE
 

@@ -6,8 +6,9 @@ import random
 import subprocess
 import time
 
-from bench.bars.harness import Result, Tierfs, read_files, workspace
+from bench.bars.harness import Result, Tierfs, read_files
 from bench.processes import cpu_s, memory_bytes
+from bench.workspace import workspace
 
 DIRECTORIES, FILES, READ, SIZE = 1000, 1000, 1000, 110_000
 LIMIT_BYTES = 250_000_000

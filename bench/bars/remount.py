@@ -8,7 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-from bench.bars.harness import Result, Tierfs, make_small_files, median, spread, workspace
+from bench.bars.harness import Result, Tierfs, make_small_files, median, spread
+from bench.workspace import workspace
 
 COUNT, SIZE, ROUNDS = 200_000, 1000, 5
 

@@ -15,10 +15,9 @@ LIMIT_BYTES = 512_000_000
 
 def run() -> list[Result]:
     with processes.memory_cgroup(f"tierfs-bench-{os.getpid()}", LIMIT_BYTES) as group:
-        join = ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(group / "cgroup.procs")]
         suite = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/mount"]
         done = subprocess.run(
-            [*join, *suite],
+            processes.inside(group, suite),
             cwd=Path(__file__).parents[2],
             capture_output=True,
             text=True,

@@ -12,8 +12,8 @@ from bench.bars.harness import (
     median,
     read_files,
     spread,
-    workspace,
 )
+from bench.workspace import workspace
 
 COUNT, SIZE, READERS, ROUNDS = 4000, 110 * 1000, 4, 3
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from bench import data, metrics, processes
-from bench.lab import Lab
+from bench.lab import Lab, bytes_read
 from bench.loadgen import File
 from bench.results import Metric
 from bench.scenarios.base import Measure, Scenario
@@ -32,7 +32,7 @@ class ColdSeq(Scenario):
         return 5 if quick else 11
 
     def sizes(self, quick: bool) -> dict[str, Any]:
-        return {"file bytes": self._size(quick), "files": [1, FILES], "client": CONNECTIONS}
+        return {"file_bytes": self._size(quick), "files": [1, FILES], "client": CONNECTIONS}
 
     def _size(self, quick: bool) -> int:
         return 256 << 20 if quick else 1 << 30
@@ -58,12 +58,7 @@ class ColdSeq(Scenario):
                 for variant, files in self._variants.items():
                     with lab.cost(mounted) as cost:
                         answer = lab.loadgen.sequential(mounted.directory, seed, files)
-                    rate = answer["bytes"] / answer["seconds"] / 1e6
-                    figures[metrics.throughput(variant)] = rate
-                    if cost.counted:
-                        spent = cost.cpu_s / (answer["bytes"] / 2**30)
-                        figures[metrics.cpu_s_per_gib(variant)] = spent
-                    figures |= cost.figures(variant)
+                    figures |= bytes_read(answer, cost, variant)
             return figures
 
         yield measure

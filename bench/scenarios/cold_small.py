@@ -9,7 +9,7 @@ from typing import Any
 
 from bench import data, metrics, processes
 from bench.data import small_files
-from bench.lab import Lab
+from bench.lab import Lab, files_read
 from bench.loadgen import File
 from bench.results import Metric
 from bench.scenarios.base import Measure, Scenario
@@ -36,7 +36,7 @@ class ColdSmall(Scenario):
 
     def sizes(self, quick: bool) -> dict[str, Any]:
         files = {f"{readers} readers": self._count(readers, quick) for readers in READERS}
-        return {"file bytes": SIZE, "files": files}
+        return {"file_bytes": SIZE, "files": files}
 
     def _count(self, readers: int, quick: bool) -> int:
         # About the same time for each number of readers.
@@ -64,17 +64,10 @@ class ColdSmall(Scenario):
             processes.drop_caches()
             with lab.mounted(subject, dataset, cache_bytes=4 * dataset.bytes) as mounted:
                 for readers, files in self._variants.items():
-                    variant = _variant(readers)
+                    variant = metrics.readers(readers)
                     with lab.cost(mounted) as cost:
                         answer = lab.loadgen.small(mounted.directory, dataset.seed, files, readers)
-                    figures[metrics.files_per_s(variant)] = answer["files"] / answer["seconds"]
-                    for which in ("p50", "p99"):
-                        latency = metrics.latency_us(which, variant)
-                        figures[latency] = answer["latency_us"][which]
-                    if cost.counted:
-                        spent = cost.cpu_s / answer["files"] * 1e6
-                        figures[metrics.cpu_us_per("file", variant)] = spent
-                    figures |= cost.figures(variant)
+                    figures |= files_read(answer, cost, variant)
             return figures
 
         yield measure
@@ -90,11 +83,7 @@ class ColdSmall(Scenario):
             for readers, wanted in objects.items():
                 answer = lab.loadgen.get(self._data.seed, wanted, readers)
                 rate = answer["objects"] / answer["seconds"]
-                figures[metrics.files_per_s(_variant(readers))] = rate
+                figures[metrics.files_per_s(metrics.readers(readers))] = rate
             return figures
 
         return measure
-
-
-def _variant(readers: int) -> str:
-    return f"{readers} reader" + ("s" if readers > 1 else "")

@@ -8,6 +8,7 @@ import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench import data, metrics, processes
@@ -54,12 +55,12 @@ class Epoch(Scenario):
         limits = self._limits(quick)
         return {
             "samples": limits.samples,
-            "sample bytes": SAMPLE_BYTES,
+            "sample_bytes": SAMPLE_BYTES,
             "readers": READERS,
             "cache": _fractions(quick),
-            "memory budget": limits.memory_bytes,
-            "cgroup of the subject, of the readers": limits.cgroup_bytes,
-            "stall ms": STALL_MS,
+            "memory_budget_bytes": limits.memory_bytes,
+            "cgroup_bytes": limits.cgroup_bytes,
+            "stall_ms": STALL_MS,
         }
 
     def _limits(self, quick: bool) -> Limits:
@@ -78,7 +79,7 @@ class Epoch(Scenario):
             yield self._client(lab)
             return
         with contextlib.ExitStack() as stack:
-            mounts: dict[str, tuple[Mounted, Any]] = {}
+            mounts: dict[str, tuple[Mounted, Path]] = {}
             for fraction in _fractions(lab.quick):
                 groups = [
                     stack.enter_context(
@@ -111,7 +112,7 @@ class Epoch(Scenario):
 
             yield measure
 
-    def _read(self, lab: Lab, mounted: Mounted, n: int, readers: Any) -> dict[str, Any]:
+    def _read(self, lab: Lab, mounted: Mounted, n: int, readers: Path) -> dict[str, Any]:
         files = list(self._data.files)
         random.Random(f"{lab.seed} {n}").shuffle(files)
         return lab.loadgen.small(
@@ -119,7 +120,7 @@ class Epoch(Scenario):
         )
 
     def _epoch(
-        self, lab: Lab, mounted: Mounted, readers: Any, n: int, variant: str
+        self, lab: Lab, mounted: Mounted, readers: Path, n: int, variant: str
     ) -> dict[Metric, float]:
         processes.drop_caches()
         with lab.cost(mounted) as cost:

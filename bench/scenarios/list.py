@@ -11,7 +11,6 @@ from bench.lab import Lab
 from bench.results import Better, Metric
 from bench.scenarios.base import Measure, Scenario
 from bench.subjects.base import CannotError, Subject
-from bench.subjects.client import Client
 
 PER_DIRECTORY = 1000
 #: Nobody waits longer for a listing; a subject that takes more cannot do it.
@@ -49,8 +48,6 @@ class List(Scenario):
 
     @contextmanager
     def session(self, lab: Lab, subject: Subject) -> Iterator[Measure]:
-        if isinstance(subject, Client):
-            raise CannotError("it keeps nothing")
         deadline_s = DEADLINE_S[lab.quick]
 
         def measure(n: int) -> dict[Metric, float]:

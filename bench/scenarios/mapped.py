@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from bench import metrics, processes
-from bench.lab import Lab
+from bench import processes
+from bench.lab import Lab, bytes_read
 from bench.loadgen import File
 from bench.results import Metric
 from bench.scenarios.base import Measure, Scenario
-from bench.subjects.base import CannotError, Mounted, Subject
-from bench.subjects.client import Client
+from bench.subjects.base import Mounted, Subject
 
 
 class _Mapped(Scenario):
@@ -24,7 +23,7 @@ class _Mapped(Scenario):
         return 5 if quick else 21
 
     def sizes(self, quick: bool) -> dict[str, Any]:
-        return {"file bytes": self._size(quick)}
+        return {"file_bytes": self._size(quick)}
 
     def _size(self, quick: bool) -> int:
         return 512 << 20 if quick else 1 << 30
@@ -37,10 +36,7 @@ class _Mapped(Scenario):
         processes.drop_caches()
         with lab.cost(mounted) as cost:
             answer = lab.loadgen.mmap(mounted.directory, self._data.seed, self._file, order)
-        figures = {metrics.throughput(): answer["bytes"] / answer["seconds"] / 1e6}
-        if cost.counted:
-            figures[metrics.cpu_s_per_gib()] = cost.cpu_s / (answer["bytes"] / 2**30)
-        return figures | cost.figures()
+        return bytes_read(answer, cost)
 
 
 class WarmMmap(_Mapped):
@@ -71,9 +67,6 @@ class ColdMmap(_Mapped):
 
     @contextmanager
     def session(self, lab: Lab, subject: Subject) -> Iterator[Measure]:
-        if isinstance(subject, Client):
-            raise CannotError("it is not a file system")
-
         def measure(n: int) -> dict[Metric, float]:
             with lab.mounted(subject, self._data, cache_bytes=4 * self._data.bytes) as mounted:
                 return self._load(lab, mounted, n)

@@ -32,7 +32,7 @@ class WarmRand4k(Scenario):
         return 5 if quick else 21
 
     def sizes(self, quick: bool) -> dict[str, Any]:
-        return {"file bytes": SIZE, "readers": READERS, "seconds": self._seconds(quick)}
+        return {"file_bytes": SIZE, "readers": READERS, "seconds": self._seconds(quick)}
 
     def _seconds(self, quick: bool) -> float:
         return 1.0 if quick else 2.0
@@ -49,7 +49,7 @@ class WarmRand4k(Scenario):
             def measure(n: int) -> dict[Metric, float]:
                 figures: dict[Metric, float] = {}
                 for readers in READERS:
-                    variant = f"{readers} reader" + ("s" if readers > 1 else "")
+                    variant = metrics.readers(readers)
                     with lab.cost(mounted) as cost:
                         answer = lab.loadgen.rand4k(
                             mounted.directory, data.seed, FILE, readers, seconds

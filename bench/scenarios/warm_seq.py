@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from bench import metrics, processes
-from bench.lab import MIB, Lab
+from bench.lab import MIB, Lab, bytes_read
 from bench.loadgen import File
 from bench.results import Metric
 from bench.scenarios.base import Measure, Scenario
@@ -30,7 +30,7 @@ class WarmSeq(Scenario):
         return 6 if quick else 21
 
     def sizes(self, quick: bool) -> dict[str, Any]:
-        return {"file bytes": SIZE, "read bytes": MIB}
+        return {"file_bytes": SIZE, "read_bytes": MIB}
 
     def prepare(self, lab: Lab) -> None:
         self._data = lab.dataset("large", (FILE,))
@@ -45,10 +45,9 @@ class WarmSeq(Scenario):
                 processes.drop_caches()
                 with lab.cost(mounted) as cost:
                     answer = lab.loadgen.sequential(mounted.directory, seed, [FILE])
-                figures = {metrics.throughput(): answer["bytes"] / answer["seconds"] / 1e6}
+                figures = bytes_read(answer, cost)
                 if cost.counted:
-                    figures[metrics.cpu_s_per_gib()] = cost.cpu_s / (answer["bytes"] / 2**30)
                     figures[metrics.disk()] = mounted.disk_bytes() / 1e6
-                return figures | cost.figures()
+                return figures
 
             yield measure

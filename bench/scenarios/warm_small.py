@@ -9,7 +9,7 @@ from typing import Any
 
 from bench import metrics, processes
 from bench.data import small_files
-from bench.lab import Lab
+from bench.lab import Lab, files_read
 from bench.results import Metric
 from bench.scenarios.base import Measure, Scenario
 from bench.subjects.base import Subject
@@ -33,7 +33,7 @@ class WarmSmall(Scenario):
         return 6 if quick else 21
 
     def sizes(self, quick: bool) -> dict[str, Any]:
-        return {"files": COUNT, "file bytes": SIZE, "readers": READERS}
+        return {"files": COUNT, "file_bytes": SIZE, "readers": READERS}
 
     def prepare(self, lab: Lab) -> None:
         self._data = lab.dataset("small", small_files(COUNT, SIZE))
@@ -51,14 +51,9 @@ class WarmSmall(Scenario):
                     answer = lab.loadgen.small(
                         mounted.directory, data.seed, files, READERS, limit_s=LIMIT_S[lab.quick]
                     )
-                figures = {
-                    metrics.files_per_s(): answer["files"] / answer["seconds"],
-                    metrics.latency_us("p50"): answer["latency_us"]["p50"],
-                    metrics.latency_us("p99"): answer["latency_us"]["p99"],
-                }
+                figures = files_read(answer, cost)
                 if cost.counted:
-                    figures[metrics.cpu_us_per("file")] = cost.cpu_s / answer["files"] * 1e6
                     figures[metrics.disk()] = mounted.disk_bytes() / 1e6
-                return figures | cost.figures()
+                return figures
 
             yield measure

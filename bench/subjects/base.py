@@ -56,10 +56,7 @@ class Place:
 
     def enter(self, argv: list[str]) -> list[str]:
         """*argv*, run inside of the cgroup."""
-        if self.cgroup is None:
-            return argv
-        join = 'echo $$ > "$0" && exec "$@"'
-        return ["sh", "-c", join, str(self.cgroup / "cgroup.procs"), *argv]
+        return processes.inside(self.cgroup, argv)
 
 
 class Mounted:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tierfs import mountinfo
+
 MNT_DETACH = 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -48,9 +50,7 @@ def detach(directory: Path) -> None:
 
 
 def _is_mounted(directory: Path) -> bool:
-    wanted = os.fsencode(directory)
-    with open("/proc/self/mountinfo", "rb") as table:
-        return any(line.split()[4] == wanted for line in table)
+    return mountinfo.topmost(os.fsencode(directory)) is not None
 
 
 def wait_until(condition: Any, what: str, timeout_s: float = 20.0) -> None:

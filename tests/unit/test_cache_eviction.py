@@ -68,18 +68,24 @@ async def test_an_evicted_extent_is_not_in_memory_either(tmp_path: Path) -> None
         assert r.front.stats()["hot_bytes"] == 0
 
 
-async def test_what_a_kill_left_goes_with_the_next_extent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def die_before_the_holes(r: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evict the first extent as far as a process comes that is killed after its records went."""
+
     async def killed(*_: object) -> None:
         return
 
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "punch", killed)
+        await r.front.evict(16, [FIRST])
+
+
+async def test_what_a_kill_left_goes_with_the_next_extent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = noise(30 * MIB)
     async with rig(tmp_path) as r:
         await half(r, data)
-        with monkeypatch.context() as patch:
-            patch.setattr(Store, "punch", killed)
-            await r.front.evict(16, [FIRST])
+        await die_before_the_holes(r, monkeypatch)
         assert r.bytes_on_disk(16) == 29 * MIB
         await r.front.evict(16, [SECOND])
         assert r.bytes_on_disk(16) == 13 * MIB
@@ -90,15 +96,10 @@ async def test_what_a_kill_left_goes_with_the_next_extent(
 async def test_what_a_kill_left_is_overwritten_by_the_next_fill(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def killed(*_: object) -> None:
-        return
-
     data = noise(30 * MIB)
     async with rig(tmp_path) as r:
         await half(r, data)
-        with monkeypatch.context() as patch:
-            patch.setattr(Store, "punch", killed)
-            await r.front.evict(16, [FIRST])
+        await die_before_the_holes(r, monkeypatch)
         with r.cache_file(16).open("r+b") as file:
             file.write(bytes(MIB))
         assert await r.read(16) == data

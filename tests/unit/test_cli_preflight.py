@@ -9,7 +9,6 @@ import pytest
 
 from tierfs.cli import preflight
 from tierfs.config import Config
-from tierfs.control import client
 from tierfs.control.client import Mount
 from tierfs.errors import CacheError, ConfigError, LakeMissing, MountError, TierfsError
 
@@ -22,8 +21,12 @@ def one_line(error: TierfsError) -> bool:
 def mounted(monkeypatch: pytest.MonkeyPatch) -> list[Mount]:
     """The mount table, to be filled by the test."""
     table: list[Mount] = []
-    monkeypatch.setattr(client, "mounts", lambda: table)
     monkeypatch.setattr(preflight, "mounts", lambda: table)
+    monkeypatch.setattr(
+        preflight,
+        "mount_at",
+        lambda path: next((m for m in reversed(table) if m.mountpoint == path), None),
+    )
     return table
 
 

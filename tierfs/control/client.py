@@ -50,21 +50,23 @@ class Mount:
 
 def mounts() -> list[Mount]:
     """Every mount that this process sees, oldest first: later ones cover earlier ones."""
-    return [
-        Mount(
-            mountpoint=Path(os.fsdecode(entry.mountpoint)),
-            source=os.fsdecode(entry.source),
-            type=os.fsdecode(entry.fs_type),
-            owner=entry.owner,
-            device=entry.device,
-        )
-        for entry in mountinfo.mounts()
-    ]
+    return [_mount_of(entry) for entry in mountinfo.mounts()]
+
+
+def _mount_of(entry: mountinfo.MountEntry) -> Mount:
+    return Mount(
+        mountpoint=Path(os.fsdecode(entry.mountpoint)),
+        source=os.fsdecode(entry.source),
+        type=os.fsdecode(entry.fs_type),
+        owner=entry.owner,
+        device=entry.device,
+    )
 
 
 def mount_at(mountpoint: Path) -> Mount | None:
     """What is mounted exactly on *mountpoint* (the topmost), or None. Never touches the mount."""
-    return next((m for m in reversed(mounts()) if m.mountpoint == mountpoint), None)
+    entry = mountinfo.topmost(os.fsencode(mountpoint))
+    return None if entry is None else _mount_of(entry)
 
 
 def find_mount(path: Path) -> tuple[Mount, bytes]:
