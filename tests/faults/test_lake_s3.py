@@ -180,6 +180,14 @@ async def test_another_version_is_never_returned(way: str) -> None:
 
 
 @each_way
+async def test_another_version_is_asked_again_before_it_is_believed(way: str) -> None:
+    wrong = with_changes(headers=lambda h: {**h, "ETag": '"another"'})
+    with raw_server(Script(wrong, with_changes())) as server:
+        async with lake_at(server) as lake:
+            assert await read(lake, way) == BODY[10:]
+
+
+@each_way
 async def test_sabotage_without_the_etag_check_other_bytes_get_through(
     way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

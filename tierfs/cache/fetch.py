@@ -40,6 +40,8 @@ from tierfs.lake.protocol import ChecksumKind, Lake
 
 #: An object up to this size is fetched in one request, whose answer carries its checksum.
 WHOLE_OBJECT_BYTES = 8 << 20
+#: An object that so often in a row is not what its checksum says is damaged in the lake.
+CHECKSUM_TRIES = 4
 
 _log = logging.getLogger(__name__)
 
@@ -202,7 +204,7 @@ class Fetcher:
         length = flight.hi - flight.lo
         if length != o.size or length > WHOLE_OBJECT_BYTES:
             return await self._get_range(o, flight), False
-        for _ in range(2):
+        for _ in range(CHECKSUM_TRIES):
             data, checksum = await self._lake.get_whole(
                 o.ref.key, o.ref.version, o.size, checksum=o.ref.has_checksum
             )
@@ -215,7 +217,9 @@ class Fetcher:
             self.checksum_failures += 1
             _log.error("bytes from the lake do not match its checksum: %s", show(o.ref.key))
         raise IntegrityError(
-            "check what the lake sent", o.ref.key, "its checksum differs; tried twice"
+            "check what the lake sent",
+            o.ref.key,
+            f"its checksum differs; tried {CHECKSUM_TRIES} times",
         )
 
     async def _get_range(self, o: CachedObject, flight: Flight) -> bytes:

@@ -2,8 +2,8 @@
 `tierfs.lake.protocol`).
 
 An attempt ends in one of four ways: a value; `Transient` (try again until the deadline);
-``LakeProtocolError`` (the server lied: it may have been an accident, so a bounded number of times
-again); anything else, which is final.
+``LakeProtocolError`` or `OtherVersion` (the server lied: it may have been an accident, so a bounded
+number of times again); anything else, which is final.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import trio
 
-from tierfs.errors import LakeProtocolError, LakeUnavailable
+from tierfs.errors import LakeProtocolError, LakeUnavailable, PreconditionFailed
 from tierfs.lake.limiter import AdaptiveLimiter
 from tierfs.lake.protocol import LakeCounters
 
@@ -23,8 +23,8 @@ T = TypeVar("T")
 # https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/ ("full jitter").
 _FIRST_BACKOFF_S = 0.1
 _LONGEST_BACKOFF_S = 5.0
-#: A server that lies three times in a row does not do so by accident.
-_MOST_LIES = 3
+#: A server that lies so often in a row does not do so by accident.
+_MOST_LIES = 4
 
 
 class Transient(Exception):
@@ -34,6 +34,11 @@ class Transient(Exception):
         super().__init__(reason)
         self.reason = reason
         self.slow_down = slow_down
+
+
+class OtherVersion(PreconditionFailed):
+    """A condition on one version was answered with another one. A server that knows no conditions
+    says so of an object that has changed, and will say it again."""
 
 
 class Retrier:
@@ -70,7 +75,7 @@ class Retrier:
                     if error.slow_down:
                         self._counters.slow_downs += 1
                         self._limiter.slow_down()
-                except LakeProtocolError:
+                except (LakeProtocolError, OtherVersion):
                     lies += 1
                     if lies >= _MOST_LIES:
                         raise

@@ -19,7 +19,7 @@ from tierfs.errors import (
     PreconditionFailed,
 )
 from tierfs.lake.protocol import Checksum, ChecksumKind, ObjectInfo, Version
-from tierfs.lake.retry import Transient
+from tierfs.lake.retry import OtherVersion, Transient
 from tierfs.lake.s3_listing import normal_etag
 from tierfs.lake.s3_signed import Answer
 
@@ -151,7 +151,7 @@ def check_body(
         what = "a range" if ranged else "a whole object"
         raise LakeProtocolError(f"{what} was answered with status {answer.status}", key)
     if etag_of(answer, key) != etag:
-        raise PreconditionFailed("the object has changed", key)
+        raise OtherVersion("the object has changed", key)
     if ranged:
         found = _CONTENT_RANGE.fullmatch(answer.headers.get("content-range", ""))
         if found is None or (int(found[1]), int(found[2]) + 1) != (offset, offset + length):

@@ -24,7 +24,7 @@ from obstore.exceptions import BaseError, PreconditionError
 from obstore.store import S3Store
 
 from tierfs.errors import LakeProtocolError, PreconditionFailed
-from tierfs.lake.retry import Transient
+from tierfs.lake.retry import OtherVersion, Transient
 from tierfs.lake.s3_credentials import Endpoint, Secret
 from tierfs.lake.s3_listing import normal_etag
 from tierfs.lake.s3_signed import CONNECT_TIMEOUT_S, proxy_for
@@ -129,7 +129,7 @@ class ByteReader:
             if answered is None:
                 raise LakeProtocolError("an answer has no ETag", key)
             if normal_etag(answered) != etag:
-                raise PreconditionFailed("the object has changed", key)
+                raise OtherVersion("the object has changed", key)
             if span is None and result.meta["size"] != length:
                 raise LakeProtocolError("an answer has another length than asked for", key)
             body = bytes(result.bytes())
