@@ -10,6 +10,8 @@ RUST_NEEDED := $(shell sed -n 's/^rust-version = "1\.\([0-9]*\).*/\1/p' native/C
 RUST := $(shell cargo --version 2>/dev/null | sed -n 's/^cargo 1\.\([0-9]*\).*/\1/p')
 HAS_RUST := $(shell test "$(RUST)" -ge $(RUST_NEEDED) 2>/dev/null && echo yes)
 NATIVE := native/target/release
+# Where the tests and the benchmark look for them, whatever the caller's environment says.
+export CARGO_TARGET_DIR := $(CURDIR)/native/target
 
 .DEFAULT_GOAL := help
 .PHONY: help build system-packages test check test-native check-native native demo bench bench-quick bars docs clean
