@@ -1,8 +1,8 @@
 """One signed HTTP request, spelled exactly: for listings, HEADs, checksums and keys that others
 bend.
 
-botocore signs (SigV4); urllib3 keeps the connections and sends. Both are used below the layer that
-normalises: a URL library turns ``a/../b`` into ``b`` and would read another object.
+`tierfs.lake.s3_signature` signs; urllib3 keeps the connections and sends. It is used below the
+layer that normalises: a URL library turns ``a/../b`` into ``b`` and would read another object.
 `HTTPConnectionPool` given a target that starts with ``/`` only percent-encodes what is not encoded
 yet, and ours is encoded to the last byte, so it goes out as it is (held by a test that looks at the
 wire).
@@ -21,14 +21,12 @@ from urllib.parse import quote
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
-from botocore.auth import S3SigV4Auth
-from botocore.awsrequest import AWSRequest
-from botocore.credentials import ReadOnlyCredentials
 from botocore.httpsession import get_cert_path
 
 from tierfs.errors import ConfigError, LakeProtocolError, LakeUnavailable
 from tierfs.lake.retry import Transient
 from tierfs.lake.s3_credentials import Endpoint, Secret
+from tierfs.lake.s3_signature import Signer
 
 CONNECT_TIMEOUT_S = 5.0
 #: An answer of which nothing is to be kept is read to this length, for its error code.
@@ -80,6 +78,7 @@ class SignedHttp:
         self, endpoint: Endpoint, *, connections: int, stall_s: float, ca_bundle: str | None
     ) -> None:
         self.endpoint = endpoint
+        self._signer = Signer(endpoint)
         self._pool = _open_pool(endpoint, connections, stall_s, ca_bundle)
 
     def send(
@@ -100,17 +99,16 @@ class SignedHttp:
         Answers from 300 up skip both and keep at most 64 KiB of body. Raises `Transient`,
         LakeProtocolError, LakeUnavailable (a certificate that is not trusted).
         """
-        sign = {**headers, "Accept-Encoding": "identity"}
         # Sorted and encoded once: what is signed is what is sent.
         tail = "&".join(f"{quote(k, safe='~')}={quote(v, safe='~')}" for k, v in sorted(query))
         target = f"{target}?{tail}" if tail else target
-        if secret is not None:
-            sign = self._sign(method, target, sign, secret)
+        plain = {**headers, "Accept-Encoding": "identity"}
+        sent = self._signer.headers(method, target, plain, secret)
         try:
             response = self._pool.urlopen(
                 method,
                 target,
-                headers=sign,
+                headers=sent,
                 redirect=False,
                 retries=False,
                 preload_content=False,
@@ -158,14 +156,6 @@ class SignedHttp:
         if len(body) != wanted or response.read(1):
             raise LakeProtocolError("the body has another length than asked for", target)
         return Answer(answer.status, answer.headers, body)
-
-    def _sign(
-        self, method: str, target: str, headers: dict[str, str], secret: Secret
-    ) -> dict[str, str]:
-        request = AWSRequest(method=method, url=self.endpoint.origin + target, headers=headers)
-        credentials = ReadOnlyCredentials(secret.access_key, secret.secret_key, secret.token)
-        S3SigV4Auth(credentials, "s3", self.endpoint.region).add_auth(request)
-        return dict(request.headers.items())
 
     def close(self) -> None:
         """Close idle connections; those in use close when they are given back."""

@@ -1,0 +1,83 @@
+"""Signatures: those of botocore, to the letter."""
+
+from __future__ import annotations
+
+import calendar
+import time
+
+import pytest
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import ReadOnlyCredentials
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tierfs.lake.s3_credentials import Endpoint, Secret
+from tierfs.lake.s3_signature import Signer
+
+PLAIN = Endpoint("http", "127.0.0.1", 9000, "/bucket", "us-east-1", True)
+AMAZON = Endpoint("https", "bucket.s3.eu-west-1.amazonaws.com", 443, "", "eu-west-1", False)
+SECRET = Secret("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", None)
+
+texts = st.text(st.characters(codec="ascii", categories=("L", "N", "P", "S", "Zs")), max_size=20)
+
+
+def botocores(
+    endpoint: Endpoint, method: str, target: str, headers: dict[str, str], secret: Secret
+) -> dict[str, str]:
+    request = AWSRequest(method=method, url=endpoint.origin + target, headers=headers)
+    credentials = ReadOnlyCredentials(secret.access_key, secret.secret_key, secret.token)
+    S3SigV4Auth(credentials, "s3", endpoint.region).add_auth(request)
+    return {name.lower(): value for name, value in request.headers.items()}
+
+
+@given(
+    endpoint=st.sampled_from([PLAIN, AMAZON]),
+    method=st.sampled_from(["GET", "HEAD"]),
+    path=st.sampled_from(["/", "/bucket/a/../b", "/a//b", "/%C3%A9%20%2B~", "/a%2Fb/"]),
+    query=st.sampled_from(["", "list-type=2&prefix=a%2Fb%20c", "delimiter=%2F&prefix="]),
+    headers=st.dictionaries(
+        st.sampled_from(["If-Match", "x-amz-request-payer", "Range", "Accept-Encoding"]), texts
+    ),
+    token=st.sampled_from([None, "token=="]),
+)
+def test_the_signature_is_botocores(
+    endpoint: Endpoint,
+    method: str,
+    path: str,
+    query: str,
+    headers: dict[str, str],
+    token: str | None,
+) -> None:
+    secret = Secret(SECRET.access_key, SECRET.secret_key, token)
+    target = f"{path}?{query}" if query else path
+    signer = Signer(endpoint)
+    for _ in range(5):
+        expected = botocores(endpoint, method, target, headers, secret)
+        found = signer.headers(method, target, headers, secret)
+        if found["x-amz-date"] == expected["x-amz-date"]:
+            break  # Otherwise the clock went on in between.
+    host = found.pop("host")
+    assert found == expected
+    assert host == endpoint.origin.partition("//")[2]
+
+
+def test_a_signing_key_is_kept_for_its_day_and_secret_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = ["20240102T030405Z", "20240102T235959Z", "20240103T000000Z"]
+    signer = Signer(PLAIN)
+    for secret in (SECRET, Secret("OTHER", "other", None)):
+        for moment in moments:
+            now = calendar.timegm(time.strptime(moment, "%Y%m%dT%H%M%SZ"))
+            monkeypatch.setattr(time, "gmtime", lambda now=now, real=time.gmtime: real(now))
+            kept = signer.headers("GET", "/", {}, secret)
+            fresh = Signer(PLAIN).headers("GET", "/", {}, secret)
+            monkeypatch.undo()
+            assert kept == fresh
+            assert kept["x-amz-date"] == moment
+
+
+def test_nobodys_request_carries_no_signature() -> None:
+    assert Signer(AMAZON).headers("GET", "/", {"If-Match": "x"}, None) == {
+        "if-match": "x",
+        "host": "bucket.s3.eu-west-1.amazonaws.com",
+    }
