@@ -100,11 +100,14 @@ async def read(lake: S3Lake, way: str) -> bytes:
         return (await lake.get(b"f", VERSION, 10, 20)) + BODY[30:]
     if way == "signed":
         return (await lake.get(b"a//f", VERSION, 10, 20)) + BODY[30:]
-    found, _ = await lake.get_whole(b"f", VERSION, len(BODY), checksum=way == "whole-signed")
+    with pytest.MonkeyPatch.context() as patch:
+        if way != "whole-direct":
+            patch.setattr(tierfs.lake.s3, "DIRECT_BYTES", -1)
+        found, _ = await lake.get_whole(b"f", VERSION, len(BODY), checksum=way != "whole-cheap")
     return found[10:]
 
 
-WAYS = ("cheap", "signed", "whole-cheap", "whole-signed")
+WAYS = ("cheap", "signed", "whole-cheap", "whole-signed", "whole-direct")
 each_way = pytest.mark.parametrize("way", WAYS)
 
 

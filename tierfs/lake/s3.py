@@ -1,9 +1,10 @@
 """S3 and compatible stores, behind the lake port.
 
-Two ways to the same bucket: ranged reads, and whole ones that carry no checksum, go through obstore
-(`tierfs.lake.s3_bytes`), which is three times cheaper; everything that needs an exactly spelled key
-or sight of the headers goes signed (`tierfs.lake.s3_signed`). Both run in worker threads. What
-either answers is held to promise L1 before a byte is returned.
+Three ways to the same bucket (`tierfs.lake.s3_clients`): small whole objects come on the loop's own
+thread (`tierfs.lake.s3_direct`); ranges, and large whole objects that carry no checksum, through
+obstore (`tierfs.lake.s3_bytes`), which is three times cheaper than everything that needs an exactly
+spelled key or sight of the headers (`tierfs.lake.s3_signed`). The last two run in worker threads.
+What either answers is held to promise L1 before a byte is returned.
 
 A version is the ETag alone. Listings do not tell version ids, and a version must be the same
 whether a listing or a HEAD found it.
@@ -19,8 +20,7 @@ S2. A cancelled call abandons its thread. The thread reads its answer to the end
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
 import trio
@@ -47,17 +47,20 @@ from tierfs.lake.retry import Retrier
 from tierfs.lake.s3_answers import (
     OtherRegion,
     Renewable,
+    Undecided,
     check_body,
     checksum_of,
     error_code,
     object_of,
     to_error,
 )
-from tierfs.lake.s3_bytes import ByteReader, Undecided, spellable
-from tierfs.lake.s3_credentials import Endpoint, Identity
+from tierfs.lake.s3_bytes import spellable
+from tierfs.lake.s3_clients import Clients, make_clients
+from tierfs.lake.s3_credentials import Identity, NotAtHand
+from tierfs.lake.s3_direct import DIRECT_BYTES, DirectHttp
 from tierfs.lake.s3_listing import ListingParser
 from tierfs.lake.s3_options import S3Options, extra_headers
-from tierfs.lake.s3_signed import Answer, SignedHttp, bucket_target, key_target
+from tierfs.lake.s3_signed import Answer, bucket_target, key_target
 from tierfs.lake.url import LakeUrl
 
 T = TypeVar("T")
@@ -67,18 +70,6 @@ _LONGEST_KEY = 1024
 #: Directory buckets (S3 Express One Zone) do not list in order and know no ``start-after``:
 #: https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html
 _DIRECTORY_BUCKET = "--x-s3"
-#: A body, or an answer's head, that makes no progress for this long is given up and asked for
-#: again.
-_STALL_S = 15.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Client:
-    """Both ways to the bucket, with the credentials' generation they were made under (S1)."""
-
-    http: SignedHttp
-    bytes: ByteReader
-    generation: int
 
 
 class S3Lake:
@@ -98,10 +89,9 @@ class S3Lake:
         self._who = identity
         self._extra = extra_headers(options)
         self._encrypted = options.sse_c_key_file is not None
-        self._client: _Client | None = None
+        self._client: Clients | None = None
         self._client_lock = trio.Lock()
-        self._retired: list[SignedHttp] = []
-        self._stall_s = min(_STALL_S, max(0.5, options.request_timeout / 3))
+        self._retired: list[Clients] = []
         # Abandoned threads keep their token until their answer ends, so there are more than slots.
         self._threads = trio.CapacityLimiter(4 * options.max_connections + 4)
         self.counters = LakeCounters()
@@ -131,29 +121,8 @@ class S3Lake:
         origin = endpoint.origin if endpoint.custom else ""
         self.identity = LakeIdentity("s3", origin, self._bucket, self.identity.prefix)
 
-    def _make_client(self, region: str | None) -> _Client:
-        options, who = self._options, self._who
-        generation = who.generation
-        who.secret()  # Whether there are credentials at all is said now, not at the first read.
-        endpoint: Endpoint = who.endpoint(self._bucket, region)
-        ca_bundle = who.ca_bundle()
-        http = SignedHttp(
-            endpoint,
-            connections=options.max_connections,
-            stall_s=self._stall_s,
-            ca_bundle=ca_bundle,
-        )
-        reader = ByteReader(
-            endpoint,
-            self._bucket,
-            who.secret,
-            signed=not options.anonymous,
-            requester_pays=options.requester_pays,
-            stall_s=self._stall_s,
-            deadline_s=options.request_timeout,
-            ca_bundle=ca_bundle,
-        )
-        return _Client(http, reader, generation)
+    def _make_client(self, region: str | None) -> Clients:
+        return make_clients(self._bucket, self._options, self._who, region)
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         return await trio.to_thread.run_sync(
@@ -162,9 +131,11 @@ class S3Lake:
 
     # Attempts
 
-    async def _ask(self, op: str, subject: bytes, once: Callable[[_Client], T]) -> T:
-        """Run *once* in a thread, with retries, one change of region and one renewal of
-        credentials."""
+    async def _ask_in_thread(self, op: str, subject: bytes, once: Callable[[Clients], T]) -> T:
+        return await self._ask(op, subject, lambda client: self._in_thread(once, client))
+
+    async def _ask(self, op: str, subject: bytes, once: Callable[[Clients], Awaitable[T]]) -> T:
+        """Run *once* with retries, one change of region and one renewal of credentials."""
         moved = renewed = False
 
         async def attempt() -> T:
@@ -174,7 +145,7 @@ class S3Lake:
                 if client is None:
                     raise InvalidRequest("the lake is closed", subject)
                 try:
-                    return await self._in_thread(once, client)
+                    return await once(client)
                 except OtherRegion as other:
                     if moved:
                         raise LakeProtocolError(
@@ -189,22 +160,24 @@ class S3Lake:
 
         return await self._retrier.run(op, subject, attempt)
 
-    async def _renew(self, client: _Client) -> bool:
+    async def _renew(self, client: Clients) -> bool:
         if not await self._in_thread(self._who.renew, client.generation):
             return False
         await self._replace(client, client.http.endpoint.region)
         return True
 
-    async def _replace(self, old: _Client, region: str) -> None:
+    async def _replace(self, old: Clients, region: str) -> None:
         async with self._client_lock:
             if self._client is not old:
                 return  # Another call that met the same answer was first.
             self._client = await self._in_thread(self._make_client, region)
-            self._retired.append(old.http)
+            self._retired.append(old)
+            if old.direct is not None:
+                old.direct.close()
 
     def _send(
         self,
-        client: _Client,
+        client: Clients,
         method: str,
         target: str,
         op: str,
@@ -221,8 +194,6 @@ class S3Lake:
         answer = client.http.send(
             method, target, query or [], all_headers, secret, want=want, sink=sink
         )
-        if answer.status < 300:
-            return answer
         if method == "HEAD" and answer.status in (400, 401, 403):
             # A HEAD's error has no body. The same question as a GET of one byte tells the code.
             detailed = client.http.send(
@@ -230,13 +201,20 @@ class S3Lake:
             )
             if detailed.status >= 300 and error_code(detailed) != "InvalidObjectState":
                 answer = detailed
+        return self._checked(client, answer, op, key, all_headers)
+
+    def _checked(
+        self, client: Clients, answer: Answer, op: str, key: bytes, headers: Mapping[str, str]
+    ) -> Answer:
+        if answer.status < 300:
+            return answer
         raise to_error(
             answer,
             op,
             key,
             bucket=self._bucket,
             region=client.http.endpoint.region,
-            versioned="If-Match" in all_headers,
+            versioned="If-Match" in headers,
         )
 
     # The port
@@ -247,14 +225,14 @@ class S3Lake:
         if not key or not _possible(full):
             raise NotFound("no such object", key)
 
-        def once(client: _Client) -> ObjectInfo:
+        def once(client: Clients) -> ObjectInfo:
             self.counters.head_requests += 1
             target = key_target(client.http.endpoint, full)
             mode = {"x-amz-checksum-mode": "ENABLED"}
             answer = self._send(client, "HEAD", target, "look up an object", full, headers=mode)
             return object_of(answer, key, full)
 
-        return await self._ask("look up an object", full, once)
+        return await self._ask_in_thread("look up an object", full, once)
 
     async def list_page(
         self,
@@ -285,14 +263,14 @@ class S3Lake:
         if start_after:
             query.append(("start-after", (self._root + start_after).decode("utf-8")))
 
-        def once(client: _Client) -> ListPage:
+        def once(client: Clients) -> ListPage:
             self.counters.list_requests += 1
             parser = ListingParser(self._root)
             target = bucket_target(client.http.endpoint)
             self._send(client, "GET", target, "list", full, query=query, sink=parser.feed)
             return parser.finish(token)
 
-        return await self._ask("list", full, once)
+        return await self._ask_in_thread("list", full, once)
 
     async def get(self, key: bytes, version: Version, offset: int, length: int) -> bytes:
         """See `Lake.get`."""
@@ -301,7 +279,7 @@ class S3Lake:
         full = self._root + key
         cheap = not self._encrypted and spellable(full)
 
-        def once(client: _Client) -> bytes:
+        def once(client: Clients) -> bytes:
             self.counters.get_requests += 1
             if cheap:
                 try:
@@ -310,7 +288,7 @@ class S3Lake:
                     self.counters.get_requests += 1
             return self._signed_get(client, full, version, offset, length, ranged=True)[0]
 
-        body = await self._ask("read", full, once)
+        body = await self._ask_in_thread("read", full, once)
         self.counters.bytes_read += len(body)
         return body
 
@@ -321,22 +299,53 @@ class S3Lake:
         full = self._root + key
         cheap = not checksum and not self._encrypted and spellable(full)
 
-        def once(client: _Client) -> tuple[bytes, Checksum | None]:
-            self.counters.get_requests += 1
+        def cheaply(client: Clients) -> tuple[bytes, Checksum | None]:
             if cheap:
+                self.counters.get_requests += 1
                 try:
                     return client.bytes.get_whole(full, version.etag, size), None
                 except Undecided:
-                    self.counters.get_requests += 1
+                    pass
+            return signed(client)
+
+        def signed(client: Clients) -> tuple[bytes, Checksum | None]:
+            self.counters.get_requests += 1
             return self._signed_get(client, full, version, 0, size, ranged=False)
+
+        async def once(client: Clients) -> tuple[bytes, Checksum | None]:
+            if client.direct is None or size > DIRECT_BYTES:
+                return await self._in_thread(cheaply, client)
+            self.counters.get_requests += 1
+            try:
+                return await self._direct_get(client, client.direct, full, version, size)
+            except Undecided:
+                return await self._in_thread(signed, client)
 
         body, found = await self._ask("read", full, once)
         self.counters.bytes_read += len(body)
-        return body, found
+        return body, found if checksum else None
+
+    async def _direct_get(
+        self, client: Clients, direct: DirectHttp, full: bytes, version: Version, size: int
+    ) -> tuple[bytes, Checksum | None]:
+        headers = {**self._extra, **_versioned(version)}
+
+        def want(answer: Answer) -> int:
+            check_body(answer, full, version.etag, 0, size, ranged=False)
+            return size
+
+        try:
+            secret = self._who.secret_at_hand()
+        except NotAtHand:
+            secret = await self._in_thread(self._who.secret)
+        target = key_target(client.http.endpoint, full)
+        answer = await direct.get(target, headers, secret, want)
+        self._checked(client, answer, "read", full, headers)
+        return answer.body, checksum_of(answer, full)
 
     def _signed_get(
         self,
-        client: _Client,
+        client: Clients,
         full: bytes,
         version: Version,
         offset: int,
@@ -344,13 +353,12 @@ class S3Lake:
         *,
         ranged: bool,
     ) -> tuple[bytes, Checksum | None]:
-        headers = {"If-Match": version.etag.decode("utf-8"), "x-amz-checksum-mode": "ENABLED"}
+        headers = _versioned(version)
         if ranged:
             headers["Range"] = f"bytes={offset}-{offset + length - 1}"
-        etag = version.etag
 
         def want(answer: Answer) -> int:
-            check_body(answer, full, etag, offset, length, ranged=ranged)
+            check_body(answer, full, version.etag, offset, length, ranged=ranged)
             return length
 
         target = key_target(client.http.endpoint, full)
@@ -382,9 +390,16 @@ class S3Lake:
     async def aclose(self) -> None:
         """See `Lake.aclose`. Does not wait for abandoned threads; they close what they hold."""
         client, self._client = self._client, None
-        for http in [*self._retired, *([client.http] if client is not None else [])]:
-            await trio.to_thread.run_sync(http.close)
+        for old in [*self._retired, *([client] if client is not None else [])]:
+            if old.direct is not None:
+                old.direct.close()
+            await trio.to_thread.run_sync(old.http.close)
         self._retired.clear()
+
+
+def _versioned(version: Version) -> dict[str, str]:
+    """The headers of a GET of *version* that asks for the object's checksum."""
+    return {"If-Match": version.etag.decode("utf-8"), "x-amz-checksum-mode": "ENABLED"}
 
 
 def _possible(key: bytes) -> bool:

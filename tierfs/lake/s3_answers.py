@@ -68,6 +68,10 @@ class Renewable(Exception):
         self.final = final
 
 
+class Undecided(Exception):
+    """A cheap way failed, and only the signed one can explain it. Never leaves the lake."""
+
+
 def error_code(answer: Answer) -> str:
     """The error's code; empty when the answer tells none (HEAD has no body)."""
     found = _CODE.search(answer.body)

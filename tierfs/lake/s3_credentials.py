@@ -40,6 +40,10 @@ _NO_CREDENTIALS = (
 )
 
 
+class NotAtHand(Exception):
+    """The credentials have to be looked up or renewed, which may take a while."""
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Secret:
     """One set of credentials, frozen. Its text shows none of it."""
@@ -108,6 +112,18 @@ class Identity:
             frozen = credentials.get_frozen_credentials()
         except (BotoCoreError, ClientError) as error:
             raise _explain(error) from None
+        return Secret(frozen.access_key, frozen.secret_key, frozen.token)
+
+    def secret_at_hand(self) -> Secret | None:
+        """As `secret` where that asks nobody and waits for nothing. Raises `NotAtHand`."""
+        if self._options.anonymous:
+            return None
+        credentials = self._credentials
+        # Credentials that do not expire have no such question.
+        due = getattr(credentials, "refresh_needed", None)
+        if credentials is None or (due is not None and due()):
+            raise NotAtHand
+        frozen = credentials.get_frozen_credentials()
         return Secret(frozen.access_key, frozen.secret_key, frozen.token)
 
     def renew(self, generation: int) -> bool:

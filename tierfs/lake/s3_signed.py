@@ -30,7 +30,7 @@ from tierfs.lake.s3_signature import Signer
 
 CONNECT_TIMEOUT_S = 5.0
 #: An answer of which nothing is to be kept is read to this length, for its error code.
-_ERROR_BODY_BYTES = 64 * 1024
+ERROR_BODY_BYTES = 64 * 1024
 _CHUNK_BYTES = 64 * 1024
 
 
@@ -75,11 +75,17 @@ class SignedHttp:
     """Connections to one endpoint, and signatures for it."""
 
     def __init__(
-        self, endpoint: Endpoint, *, connections: int, stall_s: float, ca_bundle: str | None
+        self,
+        endpoint: Endpoint,
+        *,
+        connections: int,
+        stall_s: float,
+        tls: ssl.SSLContext | None,
+        proxy: str | None,
     ) -> None:
         self.endpoint = endpoint
         self._signer = Signer(endpoint)
-        self._pool = _open_pool(endpoint, connections, stall_s, ca_bundle)
+        self._pool = _open_pool(endpoint, connections, stall_s, tls, proxy)
 
     def send(
         self,
@@ -123,8 +129,7 @@ class SignedHttp:
             response.release_conn()
             return answer
         except urllib3.exceptions.SSLError as error:
-            hint = f"{_one_line(error)}; if the server's CA is your own, give the ca_bundle option"
-            raise LakeUnavailable("TLS failed", self.endpoint.origin, hint) from None
+            raise not_trusted(self.endpoint, _one_line(error)) from None
         except urllib3.exceptions.HTTPError as error:
             raise Transient(_one_line(error)) from None
 
@@ -141,7 +146,7 @@ class SignedHttp:
             response.drain_conn()
             return answer
         if response.status >= 300:
-            body = response.read(_ERROR_BODY_BYTES)
+            body = response.read(ERROR_BODY_BYTES)
             if response.read(1):
                 response.close()
             return Answer(answer.status, answer.headers, body)
@@ -163,23 +168,25 @@ class SignedHttp:
 
 
 def _open_pool(
-    endpoint: Endpoint, connections: int, stall_s: float, ca_bundle: str | None
+    endpoint: Endpoint,
+    connections: int,
+    stall_s: float,
+    tls: ssl.SSLContext | None,
+    proxy: str | None,
 ) -> urllib3.HTTPConnectionPool:
     timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=stall_s)
     options: dict[str, Any] = {"maxsize": connections, "timeout": timeout, "block": False}
-    if endpoint.scheme == "http":
+    if tls is None:
         return urllib3.HTTPConnectionPool(endpoint.host, endpoint.port, **options)
-    context = _tls_context(ca_bundle)
-    proxy = proxy_for(endpoint)
     if proxy is None:
-        return urllib3.HTTPSConnectionPool(
-            endpoint.host, endpoint.port, ssl_context=context, **options
-        )
-    manager = urllib3.ProxyManager(proxy, ssl_context=context, **options)
+        return urllib3.HTTPSConnectionPool(endpoint.host, endpoint.port, ssl_context=tls, **options)
+    manager = urllib3.ProxyManager(proxy, ssl_context=tls, **options)
     return manager.connection_from_host(endpoint.host, endpoint.port, "https")
 
 
-def _tls_context(ca_bundle: str | None) -> ssl.SSLContext:
+def tls_context(ca_bundle: str | None) -> ssl.SSLContext:
+    """What to trust: the certificates in the file *ca_bundle*, or the usual ones. Raises
+    ConfigError."""
     if ca_bundle is not None:
         try:
             return ssl.create_default_context(cafile=ca_bundle)
@@ -190,6 +197,12 @@ def _tls_context(ca_bundle: str | None) -> ssl.SSLContext:
     # A slim image may have no system store at all; this is the one that boto3 trusts.
     context.load_verify_locations(get_cert_path(True))
     return context
+
+
+def not_trusted(endpoint: Endpoint, reason: str) -> LakeUnavailable:
+    """The error of a TLS handshake that failed for *reason*."""
+    hint = f"{reason}; if the server's CA is your own, give the ca_bundle option"
+    return LakeUnavailable("TLS failed", endpoint.origin, hint)
 
 
 def _one_line(error: BaseException) -> str:
