@@ -276,7 +276,12 @@ class Disk:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.write_errno = self.read_errno = 0
-        write, read, now = Store.write_blocks, Store.read, Store.read_now
+        create, write = Store.create, Store.write_blocks
+        read, now = Store.read, Store.read_now
+
+        async def create_file(store: Store, *args: Any) -> Any:
+            self._fail(self.write_errno)
+            return await create(store, *args)
 
         async def write_blocks(store: Store, *args: Any) -> Any:
             self._fail(self.write_errno)
@@ -290,6 +295,7 @@ class Disk:
             self._fail(self.read_errno)
             return now(store, *args)
 
+        monkeypatch.setattr(Store, "create", create_file)
         monkeypatch.setattr(Store, "write_blocks", write_blocks)
         monkeypatch.setattr(Store, "read", read_slowly)
         monkeypatch.setattr(Store, "read_now", read_now)

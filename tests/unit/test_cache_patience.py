@@ -223,8 +223,7 @@ async def stored(
     store = Store(tmp_path)
     store._in_memory = False
     store.patience = Patience(lambda: bell)
-    fd = await store.create(16)
-    await store.write_blocks(fd, [(0, 0, data)])
+    fd, _ = await store.create(16, [(0, 0, data)])
     async with trio.open_nursery() as nursery:
         nursery.start_soon(store.patience.run)
         await trio.testing.wait_all_tasks_blocked()

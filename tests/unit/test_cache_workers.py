@@ -78,9 +78,8 @@ async def test_a_disk_that_never_answers_is_given_up_on(
         raise BlockingIOError(errno.EAGAIN, "not in the page cache")
 
     store = Store(tmp_path)
-    fd = await store.create(16)
     data = noise(MIB)
-    await store.write_blocks(fd, [(0, 0, data)])
+    fd, _ = await store.create(16, [(0, 0, data)])
     monkeypatch.setattr(store_module, "PATIENCE_S", 0.01)
     monkeypatch.setattr(os, "pread", hang)
     monkeypatch.setattr(os, "preadv", not_here)
@@ -95,4 +94,32 @@ async def test_a_disk_that_never_answers_is_given_up_on(
     gate.set()
     monkeypatch.undo()
     await store._workers.run(lambda: None)
+    store.close()
+
+
+async def test_a_file_whose_maker_has_left_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+    pwrite = os.pwrite
+
+    def hang(fd: int, data: bytes, offset: int) -> int:
+        gate.wait()
+        return pwrite(fd, data, offset)
+
+    store = Store(tmp_path)
+    fd, records = await store.create(15, [(0, 0, b"x")])
+    assert list(records) == [0]
+    os.close(fd)
+    monkeypatch.setattr(store_module, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(os, "pwrite", hang)
+    open_before = open_descriptors()
+    with pytest.raises(OSError, match="does not answer"):
+        await store.create(16, [(0, 0, b"x")])
+    with trio.move_on_after(0.001):
+        await store.create(17, [(0, 0, b"x")])
+    gate.set()
+    with trio.fail_after(5):
+        while open_descriptors() != open_before:
+            await trio.sleep(0.01)
     store.close()

@@ -57,7 +57,7 @@ def test_the_signature_is_botocores(
         expected = botocores(endpoint, method, target, headers, secret)
         found = signer.headers(method, target, headers, secret)
         if found["x-amz-date"] == expected["x-amz-date"]:
-            break  # Otherwise a second ended in between: the two clocks tick some milliseconds apart.
+            break  # Otherwise a second began in between.
     host = found.pop("host")
     assert found == expected
     assert host == endpoint.origin.partition("//")[2]

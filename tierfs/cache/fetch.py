@@ -15,7 +15,7 @@ While blocks of a flight are not recorded, readers find the flight and take its 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
@@ -24,7 +24,7 @@ from tierfs.cache.budget import Budget, Priority, Ticket
 from tierfs.cache.hot import HotBlocks
 from tierfs.cache.objects import CachedObject
 from tierfs.cache.space import FILE_BYTES, Capacity, Health, Reservation
-from tierfs.cache.store import Store
+from tierfs.cache.store import Piece, Store
 from tierfs.cache.table import ObjectTable
 from tierfs.errors import (
     CacheFull,
@@ -261,17 +261,14 @@ class Fetcher:
             lo, hi = block_extent(n, o.size)
             pieces.append((n, lo, view[lo - flight.lo : hi - flight.lo]))
         try:
-            await self._ensure_file(o, reservation)
-            if o.life != flight.life:
-                return
-            records = await self._store.write_blocks(o.fd, pieces)
+            records = await self._write(o, flight, reservation, pieces)
         except Exception as error:
             self._health.failed("write a cache file", error)
             self._capacity.disk_changed()
             self._remember(o, flight)
             return
         self._health.worked()
-        if o.life == flight.life:
+        if records is not None and o.life == flight.life:
             self._add(o, records, reservation, checked)
             flight.kept = True
 
@@ -289,20 +286,28 @@ class Fetcher:
         if o.whole:
             self._filled(o)
 
-    async def _ensure_file(self, o: CachedObject, reservation: Reservation) -> None:
-        """Open *o*'s cache file, creating it once its record is committed (C3)."""
+    async def _write(
+        self, o: CachedObject, flight: Flight, reservation: Reservation, pieces: Sequence[Piece]
+    ) -> dict[int, BlockRecord] | None:
+        """Write *pieces* to *o*'s cache file, creating it once its record is committed (C3). None:
+        the copy was thrown away meanwhile, nothing was written."""
         await o.announcing.acquire()
         try:
-            if o.fd >= 0:
-                return
-            if not o.announced:
-                await self._table.recorder.announce(o)
-            if not o.accounted:
-                o.accounted = True
-                self._capacity.spend(reservation, FILE_BYTES)
-            o.fd = await self._store.create(o.ino)
+            if o.fd < 0:
+                if not o.announced:
+                    await self._table.recorder.announce(o)
+                if not o.accounted:
+                    o.accounted = True
+                    self._capacity.spend(reservation, FILE_BYTES)
+                if o.life != flight.life:
+                    return None
+                o.fd, records = await self._store.create(o.ino, pieces)
+                return records
         finally:
             o.announcing.release()
+        if o.life != flight.life:
+            return None
+        return await self._store.write_blocks(o.fd, pieces)
 
 
 def _lender(o: CachedObject, lo: int, hi: int) -> Flight | None:

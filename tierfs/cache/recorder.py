@@ -1,8 +1,9 @@
 """Brings the index to what the objects in use say, in groups.
 
-State, not operations: an object that changed is marked, and when the recorder comes round it writes
-what the object is then. While a group commits, the records in it stay readable in
-`CachedObject.recording`.
+State, not operations: an object that changed is marked, and when the recorder comes round it
+writes what the object is then. It waits GATHER_S before each round, so that a fill of small files
+makes one commit of many: nobody but a fetch that has answered its readers waits for it. While a
+group commits, the records in it stay readable in `CachedObject.recording`.
 
 Order within one object: the old copy is dropped, then the file is recorded, then its blocks. The
 index applies commits in the order in which they were made.
@@ -18,8 +19,21 @@ from tierfs.cache.objects import CachedObject
 from tierfs.cache.space import Health
 from tierfs.index.cache import CacheBatch, CacheIndex
 
+#: How long marks are gathered for a commit. Without it, 16 readers of cold small files made two
+#: commits for every three files, for 290 us of CPU a file in the index's thread alone.
+GATHER_S = 0.005
 #: Block records in one commit, so that a group stays a matter of milliseconds.
 MAX_GROUP = 4096
+
+
+class _Announcement:
+    """That a record of a file is committed, or the error that kept it from being."""
+
+    __slots__ = ("done", "error")
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.error: Exception | None = None
 
 
 class Recorder:
@@ -33,6 +47,7 @@ class Recorder:
         self._settled = settled
         self._dirty: dict[int, CachedObject] = {}
         self._committing: dict[int, CachedObject] = {}
+        self._announcements: dict[int, _Announcement] = {}
         self._wake: trio.MemorySendChannel[None]
         self._woken: trio.MemoryReceiveChannel[None]
         self._wake, self._woken = trio.open_memory_channel(1)
@@ -41,6 +56,9 @@ class Recorder:
     def mark(self, o: CachedObject) -> None:
         """*o* changed; the index will follow soon."""
         self._dirty[o.ino] = o
+        self._call()
+
+    def _call(self) -> None:
         try:
             self._wake.send_nowait(None)
         except trio.WouldBlock:
@@ -58,7 +76,14 @@ class Recorder:
     async def run(self) -> None:
         """Commit until cancelled."""
         async for _ in self._woken:
-            await self.drain()
+            await trio.sleep(GATHER_S)
+            await self._turn.acquire()
+            try:
+                await self._round()
+            finally:
+                self._turn.release()
+            if self._dirty:
+                self._call()
 
     async def drain(self) -> None:
         """Commit everything that is marked now or becomes so meanwhile."""
@@ -74,17 +99,13 @@ class Recorder:
 
         Raises whatever the index raises.
         """
-        batch = CacheBatch()
-        purge, o.purge = o.purge, False
-        if purge:
-            batch.drop_file(o.ino)
-        batch.put_file(o.ino, o.file_record())
-        try:
-            await self._index.commit(batch)
-        except BaseException:
-            o.purge = o.purge or purge
-            raise
-        o.announced = True
+        announcement = self._announcements.get(o.ino)
+        if announcement is None:
+            announcement = self._announcements[o.ino] = _Announcement()
+            self.mark(o)
+        await announcement.done.wait()
+        if announcement.error is not None:
+            raise announcement.error
 
     async def _round(self) -> None:
         group: dict[int, CachedObject] = {}
@@ -97,8 +118,9 @@ class Recorder:
             room -= 1 + len(o.fresh)
         batch = CacheBatch()
         purged = [o for o in group.values() if o.purge]
+        asked = {n: self._announcements.pop(n) for n in group if n in self._announcements}
         for o in group.values():
-            _write(o, batch)
+            _write(o, batch, announce=o.ino in asked)
         self._committing = group
         try:
             # Whoever is being shut down still sees what was handed over committed.
@@ -112,22 +134,30 @@ class Recorder:
                 o.unrecorded = True
             for o in purged:
                 o.purge = True
+            for announcement in asked.values():
+                announcement.error = error
+        else:
+            for ino in asked:
+                group[ino].announced = True
         finally:
             self._committing = {}
             for o in group.values():
                 o.recording = {}
+            for announcement in asked.values():
+                announcement.done.set()
         for o in group.values():
             if o.ino not in self._dirty:
                 self._settled(o)
 
 
-def _write(o: CachedObject, batch: CacheBatch) -> None:
-    """Put what is due of *o* into *batch*."""
+def _write(o: CachedObject, batch: CacheBatch, *, announce: bool) -> None:
+    """Put what is due of *o* into *batch*; with *announce* its file, too, which may not exist
+    yet."""
     o.recording, o.fresh = o.fresh, {}
     if o.purge:
         # The file may still be there, so its record stays, empty (C3).
         batch.drop_file(o.ino)
-    if o.announced or o.purge:
+    if announce or o.announced or o.purge:
         o.purge = False
         batch.put_file(o.ino, o.file_record())
     put = {n: record for n, record in o.recording.items() if record is not None}

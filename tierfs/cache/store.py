@@ -22,7 +22,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import trio
 
@@ -34,6 +34,8 @@ from tierfs.cache.workers import Workers
 from tierfs.index.records import BLOCK_SIZE, BlockRecord, Extent
 
 T = TypeVar("T")
+#: A block to be written: its number, its offset in the object, its bytes.
+Piece: TypeAlias = "tuple[int, int, Buffer]"
 
 _log = logging.getLogger(__name__)
 
@@ -97,12 +99,35 @@ class Store:
         others."""
         return os.open(self.path(ino), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
 
-    async def create(self, ino: int) -> int:
-        """A descriptor of a new, empty cache file; what a killed process left there is cut off.
+    async def create(self, ino: int, pieces: Sequence[Piece]) -> tuple[int, dict[int, BlockRecord]]:
+        """A descriptor of a new cache file with these blocks (`write_blocks`), and their records;
+        what a killed process left there is cut off.
 
         The caller has recorded the file in the index before (C3).
         """
-        return await self._in_thread(lambda: self._create(ino))
+        given_up: list[bool] = []
+        made: list[int] = []
+
+        def work() -> dict[int, BlockRecord]:
+            fd = self._create(ino)
+            try:
+                records = _pwrite(fd, pieces)
+            except BaseException:
+                os.close(fd)
+                raise
+            made.append(fd)
+            if given_up:
+                _close_last(made)
+            return records
+
+        try:
+            records = await self._in_thread(work)
+        except BaseException:
+            # The worker may still come to an end; whoever finds the descriptor closes it.
+            given_up.append(True)
+            _close_last(made)
+            raise
+        return made.pop(), records
 
     def _create(self, ino: int) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -182,20 +207,18 @@ class Store:
     async def _read_patiently(self, fd: int, offset: int, length: int) -> bytearray | None:
         own = os.dup(fd)
         try:
-            piece = _Piece(own, offset, length)
-            came = piece.advance()
+            read = _Patient(own, offset, length)
+            came = read.advance()
             if not came:
                 # By itself a read that must not wait starts a small read-ahead at most.
                 self.will_need(own, offset, length)
-                came = await self.patience.until(piece.advance)
+                came = await self.patience.until(read.advance)
         finally:
             os.close(own)
-        return piece.data if came else None
+        return read.data if came else None
 
-    async def write_blocks(
-        self, fd: int, pieces: Sequence[tuple[int, int, Buffer]]
-    ) -> dict[int, BlockRecord]:
-        """Write whole blocks, given as (block number, offset, bytes), and give their records.
+    async def write_blocks(self, fd: int, pieces: Sequence[Piece]) -> dict[int, BlockRecord]:
+        """Write whole blocks and give their records.
 
         The bytes are in the page cache when this returns (C2), not necessarily on the disk.
         """
@@ -237,7 +260,7 @@ class Store:
         raise OSError(errno.ETIMEDOUT, "the cache disk does not answer")
 
 
-class _Piece:
+class _Patient:
     """A read that takes what the page cache has, attempt by attempt."""
 
     __slots__ = ("_fd", "_offset", "_rest", "data")
@@ -271,7 +294,12 @@ def _pread(fd: int, offset: int, length: int) -> bytes:
     return data
 
 
-def _pwrite(fd: int, pieces: Sequence[tuple[int, int, Buffer]]) -> dict[int, BlockRecord]:
+def _close_last(descriptors: list[int]) -> None:
+    with contextlib.suppress(IndexError):
+        os.close(descriptors.pop())
+
+
+def _pwrite(fd: int, pieces: Sequence[Piece]) -> dict[int, BlockRecord]:
     records = {}
     for n, offset, data in pieces:
         view = memoryview(data)
