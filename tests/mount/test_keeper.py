@@ -24,7 +24,7 @@ from tests.mount.worlds import enter_user_world, in_child
 from tierfs import keeper, mountinfo
 from tierfs.config import Config
 from tierfs.errors import MountError
-from tierfs.keeper import mounting, mountpoint
+from tierfs.keeper import fusectl, mounting, mountpoint
 
 FAKE = Path(__file__).with_name("fake_control.py")
 QUICK = keeper.Timing(
@@ -180,6 +180,20 @@ def gone(pid: int) -> Callable[[], bool]:
     return check
 
 
+def background_limits(device: str) -> tuple[int, ...]:
+    """What the kernel says of the connection behind *device*."""
+    root = fusectl._mount_nowhere()
+    try:
+        found = []
+        for name in ("max_background", "congestion_threshold"):
+            path = f"{device.partition(':')[2]}/{name}"
+            with open(os.open(path, os.O_RDONLY, dir_fd=root)) as file:
+                found.append(int(file.read()))
+        return tuple(found)
+    finally:
+        os.close(root)
+
+
 def test_mount_is_made_served_and_ended_by_umount(kept: Kept) -> None:
     kept.run()
     (entry,) = kept.mounted()
@@ -191,6 +205,10 @@ def test_mount_is_made_served_and_ended_by_umount(kept: Kept) -> None:
         assert option in line
     read_ahead = Path(f"/sys/class/bdi/{entry.device}/read_ahead_kb")
     assert int(read_ahead.read_text()) == mounting.READ_AHEAD_KB
+    assert background_limits(entry.device) == (
+        mounting.MAX_BACKGROUND,
+        mounting.CONGESTION_THRESHOLD,
+    )
     control = kept.control_pid()
     assert keeper.keeper_pid(kept.config.state_dir) == kept.pid
     assert subprocess.run(["umount", "-i", kept.directory], check=False).returncode == 0

@@ -90,7 +90,7 @@ class Supervisor:
         self._probe_pid = 0
         self._doomed: list[int] = []
         self._answered = False
-        self._read_ahead_told = False
+        self._limits_told = False
         self._connected = True
         self._timers: dict[str, float] = {}
         self._exit_code = 0
@@ -243,9 +243,13 @@ class Supervisor:
             self._abort_child(f"does not answer on the mount point: {why}")
             return
         # Only now: the answer to INIT, which the probe waited for, sets the limit anew.
-        if not self._mount.raise_read_ahead() and not self._read_ahead_told:
-            self._read_ahead_told = True
-            self._log.debug("read_ahead_kb cannot be raised: buffered reads come in 128 KiB pieces")
+        raised = self._mount.raise_read_ahead(), self._mount.raise_background()
+        if not all(raised) and not self._limits_told:
+            self._limits_told = True
+            if not raised[0]:
+                self._log.debug("read_ahead_kb cannot be raised: reads come in 128 KiB pieces")
+            if not raised[1]:
+                self._log.debug("max_background cannot be raised: 12 buffered reads at a time")
         self._state = State.SERVING
         self._after("silence", self._timing.watchdog_s)
         self._notifier.send(READY=1, MAINPID=os.getpid(), STATUS=f"serving {self._source}")
