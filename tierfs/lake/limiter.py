@@ -15,9 +15,6 @@ A3. A cancelled waiter never holds a slot.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 import trio
 
 #: Seconds after a cut during which further complaints are put down to the same burst.
@@ -44,25 +41,23 @@ class AdaptiveLimiter:
         """Slots held."""
         return self._in_flight
 
-    @asynccontextmanager
-    async def slot(self) -> AsyncIterator[None]:
-        """Wait for a slot and hold it. Always a checkpoint."""
-        await self._acquire()
-        try:
-            yield
-        finally:
-            self._in_flight -= 1
-            self._admit()
+    def slot(self) -> _Slot:
+        """``async with``: wait for a slot and hold it. Always sees a cancellation, and lets others
+        run only if it has to wait: whoever has a slot waits for the lake next."""
+        return _Slot(self)
 
     async def _acquire(self) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()
         if not len(self._waiting) and self._in_flight < int(self._limit):
             self._in_flight += 1
-            await trio.lowlevel.cancel_shielded_checkpoint()
         else:
             # _admit counts the slot for whom it wakes, so nobody can overtake (A2); a cancelled
             # park was never woken (A3).
             await self._waiting.park()
+
+    def _release(self) -> None:
+        self._in_flight -= 1
+        self._admit()
 
     def _admit(self) -> None:
         while len(self._waiting) and self._in_flight < int(self._limit):
@@ -83,3 +78,16 @@ class AdaptiveLimiter:
         self._last_cut = now
         # Half of what was really in flight: a limit far above the demand would not cut anything.
         self._limit = max(1.0, min(self._limit, float(max(1, self._in_flight))) / 2.0)
+
+
+class _Slot:
+    __slots__ = ("_limiter",)
+
+    def __init__(self, limiter: AdaptiveLimiter) -> None:
+        self._limiter = limiter
+
+    async def __aenter__(self) -> None:
+        await self._limiter._acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._limiter._release()
