@@ -8,6 +8,7 @@
 //! GET  /log?since=N     requests from sequence number N on
 //! POST /log/reset
 //! POST /seed            makes many objects; see `backend/seeded.rs`
+//! GET  /objects?bucket=B&prefix=P    keys and sizes, seen without a request to S3
 //! ```
 
 use std::sync::Arc;
@@ -94,6 +95,10 @@ fn route(
             backend.seed(&seed)?;
             Ok(json!({}))
         }
+        (&Method::GET, "/objects") => {
+            let (bucket, prefix) = place(request.uri.query())?;
+            Ok(json!({ "objects": backend.sizes(&bucket, &prefix) }))
+        }
         _ => Err(Refusal { status: StatusCode::NOT_FOUND, reason: "no such page".into() }),
     }
 }
@@ -102,4 +107,13 @@ fn since(query: Option<&str>) -> Result<u64, String> {
     let Some(query) = query else { return Ok(0) };
     let number = query.strip_prefix("since=").and_then(|digits| digits.parse().ok());
     number.ok_or_else(|| format!("not since=NUMBER: {query}"))
+}
+
+fn place(query: Option<&str>) -> Result<(String, String), String> {
+    let query = query.unwrap_or_default();
+    let wrong = || format!("not bucket=NAME&prefix=PREFIX: {query}");
+    let names = query.strip_prefix("bucket=").and_then(|rest| rest.split_once("&prefix="));
+    let (bucket, prefix) = names.ok_or_else(wrong)?;
+    let decoded = |text| urlencoding::decode(text).map(std::borrow::Cow::into_owned);
+    decoded(bucket).and_then(|bucket| Ok((bucket, decoded(prefix)?))).map_err(|_| wrong())
 }

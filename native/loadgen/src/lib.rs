@@ -7,7 +7,8 @@
 //! gate, report                threads that start together; latencies
 //! failure, bus_error          why a run ends early
 //! http, connection, remote    the client of get and put
-//! generate, sequential, small, random, mapped, get, put, walk, write    one for each subcommand
+//! generate, sequential, small, random, mapped, get, put, walk, checkpoint,
+//! first                       one for each subcommand
 //! ```
 //!
 //! A reader is an ordinary program: open, read, pread, mmap, close, without advice to the kernel.
@@ -17,10 +18,12 @@
 #![deny(unsafe_code)]
 
 pub mod bus_error;
+pub mod checkpoint;
 pub mod connection;
 pub mod content;
 pub mod dataset;
 pub mod failure;
+pub mod first;
 pub mod gate;
 pub mod generate;
 pub mod get;
@@ -37,4 +40,3 @@ pub mod samples;
 pub mod sequential;
 pub mod small;
 pub mod walk;
-pub mod write;

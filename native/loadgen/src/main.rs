@@ -10,7 +10,8 @@
 //! | `mmap` | weights loaded by safetensors |
 //! | `get`, `put` | the lake itself, without a file system: what is there to be had |
 //! | `walk` | find, ls -lR, the start of every data loader |
-//! | `write` | a checkpoint being saved |
+//! | `ckpt` | a checkpoint being saved, call by call as torch and safetensors save it |
+//! | `first` | whoever waits for a mount |
 //!
 //! Exit codes: 2 usage, 3 wrong bytes, 4 a missing file, an I/O error, a server's refusal.
 
@@ -20,7 +21,7 @@ use clap::{Parser, Subcommand};
 use loadgen::dataset::DataSet;
 use loadgen::failure::Failure;
 use loadgen::{
-    generate, get, input, mapped, put, random, sequential, small, walk, write as writer,
+    checkpoint, first, generate, get, input, mapped, put, random, sequential, small, walk,
 };
 
 /// The benchmark's clients: they read as ordinary programs do, check every byte, and print one JSON object
@@ -55,8 +56,10 @@ enum Command {
     Put(put::Options),
     /// Walk a tree
     Walk(walk::Options),
-    /// Write files as a checkpoint is saved
-    Write(writer::Options),
+    /// Save a checkpoint with the calls of its framework: lines SIZE<TAB>PATH
+    Ckpt(checkpoint::Options),
+    /// Wait until a file can be opened, and read it
+    First(first::Options),
 }
 
 fn main() -> ExitCode {
@@ -90,6 +93,7 @@ fn run(cli: &Cli) -> Result<serde_json::Value, Failure> {
         Command::Get(options) => get::run(data, options, &input::standard_input()?),
         Command::Put(options) => put::run(data, options, &input::standard_input()?),
         Command::Walk(options) => walk::run(data, options),
-        Command::Write(options) => writer::run(data, options),
+        Command::Ckpt(options) => checkpoint::run(data, options, &input::standard_input()?),
+        Command::First(options) => first::run(data, options),
     }
 }

@@ -163,24 +163,6 @@ fn mmap_finds_a_flipped_byte_in_header_and_tensors_and_another_length() {
 }
 
 #[test]
-fn write_leaves_what_readers_expect() {
-    let fixture = Fixture::new();
-    let size = 2_500_000;
-    let arguments = ["write", "--files", "3", "--size", "2500000", "--fsync", "--rename", "ck/w"];
-    let result = fixture.succeeds(&arguments, "");
-    assert_eq!(result["bytes"], 3 * size);
-    let [write, sync, close, rename] = ["return", "fsync", "close", "rename"]
-        .map(|of| result[format!("seconds_to_{of}")].as_f64());
-    assert!(write.is_some() && write <= sync && sync <= close && close <= rename);
-    fixture.succeeds(&["seq", "ck/w.00000", "ck/w.00001", "ck/w.00002"], "");
-    assert_eq!(fs::read_dir(fixture.path("ck")).unwrap().count(), 3);
-    fixture.succeeds(&["write", "--block", "4096", "--size", "9999", "one"], "");
-    assert_eq!(fixture.succeeds(&["seq", "one"], "")["bytes"], 9_999);
-    let arguments = ["write", "--memory", "1M", "--size", "2M", "two"];
-    fixture.fails(2, "--memory", &arguments, "");
-}
-
-#[test]
 fn walk_counts_what_is_there() {
     let fixture = Fixture::with(MANY);
     let names = fixture.succeeds(&["walk"], "");
@@ -224,6 +206,9 @@ fn lines_that_make_no_sense_are_usage_errors() {
         (&["get"], "1\tname"),
         (&["get"], "1\tname\thttps://127.0.0.1/name"),
         (&["get"], "1\ta\thttp://127.0.0.1:1/a\n1\tb\thttp://127.0.0.1:2/b"),
+        (&["ckpt", "--writer", "torch-dcp"], "100\tonly/.metadata"),
+        (&["ckpt", "--writer", "torch-save"], ""),
+        (&["ckpt", "--writer", "torch-save", "--memory", "1M"], "2M\ttwo"),
         (&["put"], "10\t11\tname\thttp://127.0.0.1:1/name"),
     ] {
         fixture.fails(2, "loadgen: ", arguments, line);

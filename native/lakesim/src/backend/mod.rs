@@ -30,6 +30,7 @@ mod conditions;
 mod copies;
 mod deletes;
 mod errors;
+mod inventory;
 mod listing;
 mod multipart;
 mod object;
