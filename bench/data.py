@@ -71,16 +71,30 @@ def upload(dataset: Dataset) -> None:
 
 
 def create_bucket(bucket: Bucket) -> None:
-    _client(bucket).create_bucket(Bucket=bucket.name)
+    client(bucket).create_bucket(Bucket=bucket.name)
+
+
+def put(bucket: Bucket, files: Iterable[File], body: bytes) -> None:
+    """Make objects of the *files*' names that all hold *body*."""
+    store = client(bucket)
+    for file in files:
+        store.put_object(Bucket=bucket.name, Key=bucket.prefix + file.path, Body=body)
+
+
+def remove(bucket: Bucket, keys: Iterable[str]) -> None:
+    """Delete the objects *keys* (with the bucket's prefix), at most 1000."""
+    objects = [{"Key": key} for key in keys]
+    if objects:
+        client(bucket).delete_objects(Bucket=bucket.name, Delete={"Objects": objects})
 
 
 def presigned(bucket: Bucket, files: Iterable[File]) -> list[tuple[File, str]]:
     """Each file with a URL that any plain HTTP client can GET while the run lasts."""
-    client = _client(bucket)
+    signer = client(bucket)
     return [
         (
             file,
-            client.generate_presigned_url(
+            signer.generate_presigned_url(
                 "get_object",
                 Params={"Bucket": bucket.name, "Key": bucket.prefix + file.path},
                 ExpiresIn=_SIGNED_S,
@@ -90,7 +104,8 @@ def presigned(bucket: Bucket, files: Iterable[File]) -> list[tuple[File, str]]:
     ]
 
 
-def _client(bucket: Bucket) -> Any:
+def client(bucket: Bucket) -> Any:
+    """A boto3 client, for what is not measured."""
     import boto3
     from botocore.config import Config
 

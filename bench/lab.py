@@ -32,6 +32,7 @@ class Cost:
     cpu_s: float = 0.0
     lake_requests: int = 0
     lake_bytes: int = 0
+    lake_bytes_sent: int = 0
     memory_bytes: int = 0
     #: False for the local file system, which is nobody's process.
     counted: bool = True
@@ -87,15 +88,23 @@ class Lab:
         data.create_bucket(self.bucket(""))
         self.server.configure(LINKS[self.link])
 
+    @contextmanager
+    def without_link(self) -> Iterator[None]:
+        """The bare server, for what is not measured."""
+        self.server.configure(Link())
+        try:
+            yield
+        finally:
+            self.server.configure(LINKS[self.link])
+
     def dataset(self, name: str, files: tuple[File, ...]) -> Dataset:
         """Make a data set, on the local disk and in the bucket, unless it was made before."""
         if name not in self._datasets:
             made = Dataset(
                 name, self.seed, self.work / "data" / name, self.bucket(f"{name}/"), files
             )
-            self.server.configure(Link())
-            data.make(self.loadgen, made)
-            self.server.configure(LINKS[self.link])
+            with self.without_link():
+                data.make(self.loadgen, made)
             self._datasets[name] = made
         return self._datasets[name]
 
@@ -129,6 +138,26 @@ class Lab:
         if isinstance(subject, Local):
             yield Mounted(dataset.root)
             return
+        with (
+            self.place(
+                subject, cache_bytes=cache_bytes, memory_bytes=memory_bytes, cgroup=cgroup
+            ) as place,
+            subject.mount(dataset.bucket, place) as mounted,
+        ):
+            yield mounted
+
+    @contextmanager
+    def place(
+        self,
+        subject: Subject,
+        *,
+        cache_bytes: int | None = None,
+        memory_bytes: int | None = None,
+        cgroup: Path | None = None,
+        writable: bool = False,
+    ) -> Iterator[Place]:
+        """An empty place for *subject*, whose cache is kept from one of its mounts to the next.
+        Nothing of it is left afterwards."""
         self._places += 1
         root = self.work / f"{subject.name}-{self._places}"
         place = Place(
@@ -138,12 +167,12 @@ class Lab:
             cache_bytes=cache_bytes,
             memory_bytes=memory_bytes,
             cgroup=cgroup,
+            writable=writable,
         )
         for directory in (place.directory, place.cache, place.scratch):
             directory.mkdir(parents=True)
         try:
-            with subject.mount(dataset.bucket, place) as mounted:
-                yield mounted
+            yield place
         finally:
             shutil.rmtree(root, ignore_errors=True)
 
@@ -165,6 +194,7 @@ class Lab:
         after = self.server.stats()
         cost.lake_requests = after.requests - before.requests
         cost.lake_bytes = after.bytes_out - before.bytes_out
+        cost.lake_bytes_sent = after.bytes_in - before.bytes_in
 
 
 def _watch(mounted: Mounted, cost: Cost, stop: threading.Event) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import subprocess
 import urllib.error
+import urllib.parse
 import urllib.request
 import zlib
 from collections.abc import Iterator, Sequence
@@ -168,6 +169,19 @@ class Lakesim:
     def log(self, since: int = 0) -> list[Request]:
         """The requests from sequence number *since* on."""
         return [Request(**entry) for entry in self._ask(f"/log?since={since}")["requests"]]
+
+    def mark(self) -> int:
+        """The sequence number of the next request, for `log`."""
+        return int(self._ask(f"/log?since={1 << 62}")["next"])
+
+    def sizes(self, bucket: str, prefix: str) -> dict[str, int]:
+        """The objects whose keys begin with *prefix*, with their sizes in bytes; without a
+        request to S3, which would be counted and wait for the link."""
+        query = urllib.parse.urlencode(
+            {"bucket": bucket, "prefix": prefix}, quote_via=urllib.parse.quote
+        )
+        found: dict[str, int] = self._ask(f"/objects?{query}")["objects"]
+        return found
 
     def reset(self) -> None:
         """Forgets the log and zeroes the counters."""

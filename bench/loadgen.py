@@ -10,11 +10,16 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bench import processes
 
 PROGRAM = Path(__file__).parents[1] / "native" / "target" / "release" / "loadgen"
+
+#: The part of a multipart upload: what boto3 cuts files into by default.
+PART_BYTES = 8 << 20
+
+Writer = Literal["torch-save", "torch-dcp", "safetensors"]
 
 #: Exit codes of the program.
 _WRONG_BYTES, _FAILED = 3, 4
@@ -95,6 +100,33 @@ class Loadgen:
         rows = [f"{file.size}\t{file.path}\t{url}" for file, url in objects]
         return self._run("get", Path("/"), seed, ["--connections", str(connections)], rows)
 
+    def put(self, seed: int, rows: Sequence[str], connections: int) -> dict[str, Any]:
+        """The bare client: the objects and parts of *rows*, ``SIZE PATH URL`` or ``SIZE OFFSET PATH
+        URL`` with tabs between; parts are of `PART_BYTES`. The ETags are in the order of rows."""
+        arguments = ["--connections", str(connections), "--part", str(PART_BYTES)]
+        return self._run("put", Path("/"), seed, arguments, rows)
+
+    def save(
+        self,
+        root: Path,
+        seed: int,
+        writer: Writer,
+        files: Iterable[File],
+        *,
+        fsync: bool = False,
+        limit_s: float | None = None,
+    ) -> dict[str, Any]:
+        """Save *files*, a thread each, with the calls of *writer*; of torch-dcp the last one is the
+        marker. With *fsync* every file is synced, also where the writer does not. ``started_ns``
+        is a `time.time_ns`."""
+        arguments = ["--writer", writer, *(["--fsync"] if fsync else [])]
+        return self._run("ckpt", root, seed, arguments, _rows(files), limit_s=limit_s)
+
+    def first(self, root: Path, seed: int, file: File, limit_s: float) -> dict[str, Any]:
+        """Wait until *file* can be opened, and read it; ``first_byte_ns`` is a `time.time_ns`."""
+        arguments = ["--size", str(file.size), "--limit-s", str(limit_s), file.path]
+        return self._run("first", root, seed, arguments)
+
     def walk(self, directory: Path, timeout_s: float | None = None) -> dict[str, Any]:
         """List a tree recursively, as find(1) does: without a stat where readdir tells enough."""
         argv = [str(self._program), "walk", "--root", str(directory)]
@@ -109,9 +141,10 @@ class Loadgen:
         rows: Sequence[str] = (),
         *,
         cgroup: Path | None = None,
+        limit_s: float | None = None,
     ) -> dict[str, Any]:
         argv = [str(self._program), command, "--root", str(root), "--seed", str(seed), *arguments]
-        return self._finish(processes.inside(cgroup, argv), "\n".join(rows), None)
+        return self._finish(processes.inside(cgroup, argv), "\n".join(rows), limit_s)
 
     def _finish(self, argv: list[str], stdin: str, timeout_s: float | None) -> dict[str, Any]:
         try:

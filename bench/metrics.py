@@ -55,6 +55,11 @@ def lake_bytes(variant: str = "") -> Metric:
     return Metric("from the lake", "MB", Better.LOWER, variant)
 
 
+def lake_bytes_sent(variant: str = "") -> Metric:
+    """Body bytes that the server received meanwhile."""
+    return Metric("to the lake", "MB", Better.LOWER, variant)
+
+
 def memory(variant: str = "") -> Metric:
     """The most that RssAnon + RssShmem of the subject's processes together were seen to be."""
     return Metric("peak memory", "MB", Better.LOWER, variant)

@@ -10,13 +10,9 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from bench.lab import Lab
-from bench.loadgen import ReadFailedError
 from bench.results import Cannot, Run
-from bench.scenarios.base import Measure, Scenario
-from bench.subjects.base import CannotError, Subject
-
-#: What a scenario's subject may end with; anything else ends the run.
-_EXCUSES = (CannotError, ReadFailedError, TimeoutError)
+from bench.scenarios.base import EXCUSES, Measure, PartlyError, Scenario
+from bench.subjects.base import Subject
 
 Say = Callable[[str], None]
 
@@ -81,7 +77,7 @@ def _run_scenario(
             say(f"{scenario.name}: {subject.name} gets ready; {clock.left}")
             try:
                 measures[subject.name] = sessions.enter_context(scenario.session(lab, subject))
-            except _EXCUSES as error:
+            except EXCUSES as error:
                 record.cannot.append(Cannot(scenario.name, subject.name, str(error)))
             step()
         names = [subject.name for subject in subjects]
@@ -92,9 +88,15 @@ def _run_scenario(
                     say(f"{scenario.name}: round {n + 1} of {rounds}, {name}; {clock.left}")
                     try:
                         values = measures[name](n)
-                    except _EXCUSES as error:
+                    except EXCUSES as error:
                         record.cannot.append(Cannot(scenario.name, name, str(error)))
                         del measures[name]
+                    except PartlyError as partly:
+                        record.cannot += [
+                            Cannot(scenario.name, name, error, variant)
+                            for variant, error in partly.errors.items()
+                        ]
+                        record.record(scenario.name, name, n, partly.figures)
                     else:
                         record.record(scenario.name, name, n, values)
                 step()

@@ -108,6 +108,10 @@ class Subject(abc.ABC):
 
     name: str
     settings: Settings
+    #: Whether each file is an object of its own name in the bucket, which others can read.
+    plain_objects = True
+    #: Whether the names that it has listed are known again after a remount of the same place.
+    keeps_names = False
 
     @abc.abstractmethod
     def version(self) -> str:

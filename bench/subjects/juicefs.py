@@ -59,6 +59,7 @@ class Juicefs(ForegroundPeer):
     """
 
     name = "juicefs"
+    plain_objects = False
     empty_words = re.compile(r"\s*$|Please create bucket")
 
     @staticmethod

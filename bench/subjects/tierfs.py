@@ -58,6 +58,7 @@ class Tierfs(Subject):
     """The pyfuse3 front and its control plane."""
 
     name = "tierfs"
+    keeps_names = True
     #: More options of ``tierfs mount``.
     options: tuple[str, ...] = ()
     settings = Settings(

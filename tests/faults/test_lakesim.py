@@ -288,6 +288,19 @@ def test_the_log_tells_what_was_asked(simulator: Lakesim, client: Any) -> None:
     assert simulator.log() == []
 
 
+def test_the_sizes_of_what_is_there(simulator: Lakesim, client: Any) -> None:
+    for key, body in (("a/\u00e9 &=", b"12345"), ("a/b", b""), ("ab", b"1")):
+        put(client, key, body)
+    mark, before = simulator.mark(), simulator.stats().requests
+    assert simulator.sizes(BUCKET, "a/") == {"a/\u00e9 &=": 5, "a/b": 0}
+    client.delete_object(Bucket=BUCKET, Key="a/b")
+    assert simulator.sizes(BUCKET, "a/") == {"a/\u00e9 &=": 5}
+    assert simulator.sizes("no-such-bucket", "") == {}
+    # Asked beside S3: not counted, not in the log.
+    assert simulator.stats().requests == before + 1
+    assert [request.operation for request in simulator.log(mark)] == ["DeleteObject"]
+
+
 def test_statistics(simulator: Lakesim, client: Any) -> None:
     put(client, body=b"12345")
     for _ in range(2):
