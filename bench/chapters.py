@@ -121,6 +121,9 @@ def _headline(run: Run, scenario: str, metric: Metric) -> Grid:
     if metric.better is not Better.NEITHER:
         if ratios.LOCAL in subjects:
             against.append((ratios.LOCAL, "ratio to local"))
+        elif ratios.CLIENT in subjects and len(subjects) > 1:
+            # Of what needs a lake, such as uploads, the local file system has no figure.
+            against.append((ratios.CLIENT, "ratio to client"))
         peer = ratios.best_peer(run, scenario, metric)
         if peer is not None:
             against.append((peer, f"ratio to {peer}, the best peer"))

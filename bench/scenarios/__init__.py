@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bench.scenarios.base import Scenario
+from bench.scenarios.ckpt import Ckpt
 from bench.scenarios.cold_seq import ColdSeq
 from bench.scenarios.cold_small import ColdSmall
 from bench.scenarios.epoch import Epoch
@@ -22,6 +23,7 @@ SCENARIOS: list[type[Scenario]] = [
     ColdMmap,
     Epoch,
     List,
+    Ckpt,
 ]
 #: What ``--quick`` runs unless it is told otherwise.
 QUICK = ["warm-seq", "warm-small", "cold-seq", "cold-small", "epoch", "list"]

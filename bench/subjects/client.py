@@ -8,15 +8,18 @@ from bench.subjects.base import Bucket, CannotError, Mounted, Place, Settings, S
 
 
 class Client(Subject):
-    """``loadgen get``: plain HTTP/1.1 connections, each taking the next object or part."""
+    """``loadgen get`` and ``put``: plain HTTP/1.1 connections, each taking the next object or
+    part."""
 
     name = "client"
     settings = Settings(
-        "loadgen get --connections N",
+        "loadgen get|put --connections N",
         "native/loadgen",
         [
             "whole objects: as many connections as the scenario has readers",
             "large objects: ranges of 8 MiB, the best of 1, 2, 4 ... 64 connections",
+            "uploads: parts of 8 MiB, the best of as many; boto3 begins and completes them, which "
+            "counts",
             "requests are signed before the clock starts",
         ],
     )

@@ -79,6 +79,7 @@ class Rclone(ForegroundPeer):
             "again or evicted by age (the defaults are 5 minutes and 1 hour).",
             "--attr-timeout: longer than a run (default 1 s); safe, says the page, where no "
             "file changes behind rclone.",
+            "Writing: its default, upload 5 s after the file was closed (--vfs-write-back).",
             "--vfs-cache-max-size is checked once a minute and may be exceeded meanwhile.",
         ],
     )

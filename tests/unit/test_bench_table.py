@@ -69,6 +69,20 @@ def test_a_row_of_the_table() -> None:
     ]
 
 
+def test_what_local_cannot_have_is_held_against_the_client() -> None:
+    run = Run("", {}, {}, {}, {})
+    seconds = Metric("time to durable", "s", Better.LOWER, headline=True)
+    for round_number, client in enumerate([1.0, 2.0, 3.0]):
+        run.record("ckpt", "client", round_number, {seconds: client})
+        run.record("ckpt", "tierfs", round_number, {seconds: 2 * client})
+    assert table.render(run).splitlines()[:4] == [
+        "ckpt",
+        "  subject  time to durable, s  ratio to client",
+        "  client   2 (1..3)            1",
+        "  tierfs   4 (2..6)            0.50 (0.50..0.50) 75%",
+    ]
+
+
 def test_a_ratio_that_says_nothing_is_words() -> None:
     assert "too few pairs (" in table.render(build_run(rounds=2))
     assert "spread too wide (" in table.render(build_run(noise=0.5))
