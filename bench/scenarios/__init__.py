@@ -9,6 +9,7 @@ from bench.scenarios.cold_small import ColdSmall
 from bench.scenarios.epoch import Epoch
 from bench.scenarios.list import List
 from bench.scenarios.mapped import ColdMmap, WarmMmap
+from bench.scenarios.mount import Mount
 from bench.scenarios.warm_rand4k import WarmRand4k
 from bench.scenarios.warm_seq import WarmSeq
 from bench.scenarios.warm_small import WarmSmall
@@ -24,6 +25,7 @@ SCENARIOS: list[type[Scenario]] = [
     Epoch,
     List,
     Ckpt,
+    Mount,
 ]
 #: What ``--quick`` runs unless it is told otherwise.
 QUICK = ["warm-seq", "warm-small", "cold-seq", "cold-small", "epoch", "list"]
