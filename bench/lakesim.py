@@ -110,7 +110,8 @@ class Request:
     """A line of the request log, in the order of arrival. Times are `time.time_ns`.
 
     *status* is None while there is no answer. A mutation that took effect has a *commit*: its place
-    among all of them.
+    among all of them. *first_sent_ns* and *last_sent_ns* are when the first and the latest piece of
+    the answer's body left; None where none did.
     """
 
     sequence: int
@@ -127,6 +128,8 @@ class Request:
     committed_ns: int | None
     bytes_in: int
     bytes_out: int
+    first_sent_ns: int | None
+    last_sent_ns: int | None
 
 
 class Lakesim:

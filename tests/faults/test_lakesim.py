@@ -277,6 +277,10 @@ def test_the_log_tells_what_was_asked(simulator: Lakesim, client: Any) -> None:
     assert before <= written.arrived_ns <= written.committed_ns <= time.time_ns()
     assert (read.operation, read.range, read.status) == ("GetObject", "bytes=5-9", 206)
     assert (read.bytes_out, read.commit) == (5, None)
+    assert (written.first_sent_ns, written.last_sent_ns) == (None, None)
+    assert read.first_sent_ns is not None
+    assert read.last_sent_ns is not None
+    assert read.arrived_ns <= read.first_sent_ns <= read.last_sent_ns <= time.time_ns()
     assert (listed.operation, listed.key) == ("ListObjectsV2", "")
     assert "prefix=a%2F" in (listed.query or "")
     assert (missing.status, missing.commit) == (404, None)

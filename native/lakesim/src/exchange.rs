@@ -20,6 +20,9 @@ pub(crate) struct Exchange {
     outcome: Mutex<Outcome>,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
+    /// When the first and the latest piece of the answer's body left; 0: none did.
+    first_sent_ns: AtomicU64,
+    last_sent_ns: AtomicU64,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -58,6 +61,8 @@ impl Exchange {
             outcome: Mutex::new(Outcome { fault, ..Outcome::default() }),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
+            first_sent_ns: AtomicU64::new(0),
+            last_sent_ns: AtomicU64::new(0),
         }
     }
 
@@ -97,11 +102,16 @@ impl Exchange {
     }
 
     pub(crate) fn add_bytes_out(&self, count: u64) {
-        self.bytes_out.fetch_add(count, Ordering::Relaxed);
+        let now = now_ns();
+        if self.bytes_out.fetch_add(count, Ordering::Relaxed) == 0 {
+            self.first_sent_ns.store(now, Ordering::Relaxed);
+        }
+        self.last_sent_ns.store(now, Ordering::Relaxed);
     }
 
     pub(crate) fn entry(&self) -> Entry<'_> {
         let Outcome { fault, status, committed } = *self.outcome();
+        let known = |time: &AtomicU64| Some(time.load(Ordering::Relaxed)).filter(|&ns| ns > 0);
         Entry {
             sequence: self.sequence,
             method: self.asked.method,
@@ -117,6 +127,8 @@ impl Exchange {
             committed_ns: committed.map(|commit| commit.at_ns),
             bytes_in: self.bytes_in.load(Ordering::Relaxed),
             bytes_out: self.bytes_out.load(Ordering::Relaxed),
+            first_sent_ns: known(&self.first_sent_ns),
+            last_sent_ns: known(&self.last_sent_ns),
         }
     }
 }
@@ -140,4 +152,7 @@ pub(crate) struct Entry<'a> {
     committed_ns: Option<u64>,
     bytes_in: u64,
     bytes_out: u64,
+    /// When the first and the latest piece of the answer's body left.
+    first_sent_ns: Option<u64>,
+    last_sent_ns: Option<u64>,
 }
