@@ -32,7 +32,7 @@ _DETACH_S = 10.0
 #: Variables of the caller that would change what a peer does: other credentials, settings, proxies.
 #: A certificate bundle in AWS_CA_BUNDLE breaks rclone 1.60.
 _FOREIGN = re.compile(
-    r"AWS|RCLONE_|JFS_|META_PASSWORD|(ACCESS|SECRET)_KEY|.*_PROXY$", re.IGNORECASE
+    r"AWS|RCLONE_|JFS_|META_PASSWORD|GOMEMLIMIT|GOGC|(ACCESS|SECRET)_KEY|.*_PROXY$", re.IGNORECASE
 )
 
 
@@ -91,8 +91,11 @@ class ForegroundPeer(Subject):
 
     def environment(self, bucket: Bucket, place: Place) -> dict[str, str]:
         """The variables of the peer's processes. Its home is the scratch directory, so that
-        nobody's own settings take part."""
+        nobody's own settings take part. Those in Go learn the limit of memory as Go's own
+        documentation advises where it is fixed (go.dev/doc/gc-guide, Memory limit)."""
         mine = {name: value for name, value in os.environ.items() if not _FOREIGN.match(name)}
+        if place.memory_bytes is not None:
+            mine["GOMEMLIMIT"] = f"{place.memory_bytes}B"
         return mine | bucket.environment() | {"HOME": str(place.scratch)}
 
     def version(self) -> str:

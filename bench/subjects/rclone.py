@@ -50,6 +50,7 @@ class Rclone(ForegroundPeer):
         ]
         if place.cache_bytes is not None:
             argv.append(f"--vfs-cache-max-size={place.cache_bytes}B")
+            argv.append("--vfs-cache-poll-interval=1s")
         if place.memory_bytes is not None:
             argv.append(f"--max-buffer-memory={place.memory_bytes}B")
         if not place.writable:
@@ -80,6 +81,9 @@ class Rclone(ForegroundPeer):
             "--attr-timeout: longer than a run (default 1 s); safe, says the page, where no "
             "file changes behind rclone.",
             "Writing: its default, upload 5 s after the file was closed (--vfs-write-back).",
-            "--vfs-cache-max-size is checked once a minute and may be exceeded meanwhile.",
+            "--vfs-cache-poll-interval=1s: the cache may exceed --vfs-cache-max-size until it is "
+            "looked at; in the default minute all of a small data set would be in it.",
+            "GOMEMLIMIT is the run's limit of memory, where it has one: with Go's default rclone "
+            "does not move in a cgroup of 128 MiB.",
         ],
     )

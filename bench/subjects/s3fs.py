@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 
 from bench.subjects.base import Bucket, Place, Settings
 from bench.subjects.foreground import ForegroundPeer, shown
@@ -37,9 +36,6 @@ class S3fs(ForegroundPeer):
             # Its standard output is buffered, and lost when it is killed.
             f"logfile={place.scratch / 's3fs.log'}",
         ]
-        if place.cache_bytes is not None:
-            free = shutil.disk_usage(place.cache).free
-            options.append(f"ensure_diskfree={max(free - place.cache_bytes, 0) >> 20}")
         if not place.writable:
             options.append("ro")
         argv = ["s3fs", f"{bucket.name}{path}", str(place.directory), "-f"]
@@ -47,11 +43,12 @@ class S3fs(ForegroundPeer):
 
     settings = Settings(
         command=shown(arguments),
-        source="s3fs(1): use_cache, ensure_diskfree, stat_cache_expire, max_stat_cache_size, "
+        source="s3fs(1): use_cache, stat_cache_expire, max_stat_cache_size, "
         "enable_noobj_cache, complement_stat",
         notes=[
-            "use_cache has no limit of its own: with one, -o ensure_diskfree keeps as much of the "
-            "disk free as would be left at the start with a full cache.",
+            "use_cache has no limit of size: the run's limit does not bind it, see its space on "
+            "disk. -o ensure_diskfree keeps a part of the whole disk free; on a disk that "
+            "others fill as well, reads end with ENOSPC.",
             "There is no limit of memory.",
             "stat_cache_expire, max_stat_cache_size: longer and larger than a run, so that nothing "
             "is asked for again (defaults: 900 s and 100,000 entries, about 40 MB).",
