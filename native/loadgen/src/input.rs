@@ -1,6 +1,7 @@
 //! Sizes with suffixes, and the lines of standard input.
 
 use std::io::Read;
+use std::time::Duration;
 
 use crate::failure::Failure;
 
@@ -22,6 +23,11 @@ pub fn parse_unit(text: &str) -> Result<u64, String> {
         0 => Err("must not be zero".into()),
         size => Ok(size),
     }
+}
+
+/// A time of the command line in seconds; a negative one is a usage error.
+pub fn duration(seconds: f64) -> Result<Duration, Failure> {
+    Duration::try_from_secs_f64(seconds).map_err(|error| Failure::Usage(error.to_string()))
 }
 
 /// All of standard input.

@@ -7,8 +7,8 @@
 //! gate, report                threads that start together; latencies
 //! failure, bus_error          why a run ends early
 //! http, connection, remote    the client of get and put
-//! generate, sequential, small, random, mapped, get, put, walk, checkpoint,
-//! first                       one for each subcommand
+//! generate, sequential, small, random, mapped, get, put, train, walk,
+//! checkpoint, first           one for each subcommand
 //! ```
 //!
 //! A reader is an ordinary program: open, read, pread, mmap, close, without advice to the kernel.
@@ -39,4 +39,5 @@ pub mod safetensors;
 pub mod samples;
 pub mod sequential;
 pub mod small;
+pub mod train;
 pub mod walk;

@@ -9,6 +9,7 @@
 //! | `rand4k` | lookups in an index or a table |
 //! | `mmap` | weights loaded by safetensors |
 //! | `get`, `put` | the lake itself, without a file system: what is there to be had |
+//! | `train` | a training run: data loader and accelerator |
 //! | `walk` | find, ls -lR, the start of every data loader |
 //! | `ckpt` | a checkpoint being saved, call by call as torch and safetensors save it |
 //! | `first` | whoever waits for a mount |
@@ -21,7 +22,7 @@ use clap::{Parser, Subcommand};
 use loadgen::dataset::DataSet;
 use loadgen::failure::Failure;
 use loadgen::{
-    checkpoint, first, generate, get, input, mapped, put, random, sequential, small, walk,
+    checkpoint, first, generate, get, input, mapped, put, random, sequential, small, train, walk,
 };
 
 /// The benchmark's clients: they read as ordinary programs do, check every byte, and print one JSON object
@@ -54,6 +55,8 @@ enum Command {
     Get(get::Options),
     /// Send objects or parts: lines SIZE<TAB>PATH<TAB>URL or SIZE<TAB>OFFSET<TAB>PATH<TAB>URL
     Put(put::Options),
+    /// Train one epoch on samples, as `small` reads them, with an accelerator that sleeps
+    Train(train::Options),
     /// Walk a tree
     Walk(walk::Options),
     /// Save a checkpoint with the calls of its framework: lines SIZE<TAB>PATH
@@ -92,6 +95,7 @@ fn run(cli: &Cli) -> Result<serde_json::Value, Failure> {
         Command::Mmap(options) => mapped::run(data, options),
         Command::Get(options) => get::run(data, options, &input::standard_input()?),
         Command::Put(options) => put::run(data, options, &input::standard_input()?),
+        Command::Train(options) => train::run(data, options, &input::standard_input()?),
         Command::Walk(options) => walk::run(data, options),
         Command::Ckpt(options) => checkpoint::run(data, options, &input::standard_input()?),
         Command::First(options) => first::run(data, options),

@@ -6,6 +6,7 @@ use crate::dataset::{DataFile, DataSet};
 use crate::failure::Failure;
 use crate::gate;
 use crate::input;
+use crate::small::Mode;
 
 /// A range of a file.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +28,14 @@ pub struct Samples {
 }
 
 impl Samples {
+    /// What the lines list for that way of reading.
+    pub fn of(mode: Mode, data: &DataSet, lines: &[u8]) -> Result<Self, Failure> {
+        match mode {
+            Mode::Files => Self::whole_files(data, lines),
+            Mode::Ranges => Self::ranges(data, lines),
+        }
+    }
+
     /// Whole files: `SIZE<TAB>PATH`, or `PATH` alone, whose size is then asked of the file system.
     pub fn whole_files(data: &DataSet, lines: &[u8]) -> Result<Self, Failure> {
         let mut samples = Self::default();

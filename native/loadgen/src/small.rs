@@ -4,13 +4,14 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
 use crate::dataset::DataSet;
 use crate::failure::Failure;
 use crate::gate::{self, Gate};
+use crate::input;
 use crate::report::{Histogram, merged};
 use crate::samples::{Sample, Samples};
 
@@ -25,9 +26,9 @@ pub struct Options {
     /// files: open, read whole, close. ranges: pread from a file that stays open
     #[arg(long, value_enum, default_value_t = Mode::Files)]
     pub mode: Mode,
-    /// A sample that takes longer, from open to its last byte, counts as a stall
-    #[arg(long, value_name = "MS", default_value_t = 5.0)]
-    pub stall_ms: f64,
+    /// Tell when each sample was read: `[line from 0, ns since 1970, ns that it took]`
+    #[arg(long)]
+    pub times: bool,
     /// Stop after this time
     #[arg(long, value_name = "S")]
     pub limit_s: Option<f64>,
@@ -47,23 +48,17 @@ struct Tally {
     samples: u64,
     bytes: u64,
     latency: Histogram,
-    stalls: u64,
-    stalled: Duration,
+    /// Line, begin and duration of each sample, if they were asked for.
+    times: Vec<(usize, Instant, Duration)>,
 }
 
 /// Reads the samples of `lines`: `SIZE<TAB>PATH` or just `PATH`; ranges `OFFSET<TAB>LENGTH<TAB>PATH`.
 pub fn run(data: &DataSet, options: &Options, lines: &[u8]) -> Result<Value, Failure> {
-    let duration = |seconds: f64| {
-        Duration::try_from_secs_f64(seconds).map_err(|error| Failure::Usage(error.to_string()))
-    };
-    let stall = duration(options.stall_ms / 1e3)?;
-    let limit = options.limit_s.map(duration).transpose()?.unwrap_or(Duration::MAX);
-    let samples = Arc::new(match options.mode {
-        Mode::Files => Samples::whole_files(data, lines)?,
-        Mode::Ranges => Samples::ranges(data, lines)?,
-    });
+    let limit = options.limit_s.map(input::duration).transpose()?.unwrap_or(Duration::MAX);
+    let samples = Arc::new(Samples::of(options.mode, data, lines)?);
     let readers = options.readers as usize;
-    let (mode, check) = (options.mode, !options.no_check);
+    let (mode, check, times) = (options.mode, !options.no_check, options.times);
+    let clocks = (Instant::now(), SystemTime::now());
     let worker = |reader: usize| {
         let samples = samples.clone();
         move |gate: &Gate<Tally>| {
@@ -72,7 +67,7 @@ pub fn run(data: &DataSet, options: &Options, lines: &[u8]) -> Result<Value, Fai
             let mut source = Source::new(&samples, mode, &mine);
             let mut tally = Tally::default();
             let start = gate.wait();
-            for sample in &mine {
+            for (turn, sample) in mine.iter().enumerate() {
                 let begin = Instant::now();
                 if begin - start >= limit {
                     break;
@@ -80,39 +75,50 @@ pub fn run(data: &DataSet, options: &Options, lines: &[u8]) -> Result<Value, Fai
                 let length = source.read(sample)?;
                 let taken = begin.elapsed();
                 source.finish(sample, length, check)?;
-                tally.record(length, taken, stall);
+                tally.record(length, taken);
+                if times {
+                    tally.times.push((reader + turn * readers, begin, taken));
+                }
             }
             Ok(tally)
         }
     };
     let finished = gate::run((0..readers).map(worker).collect())?;
     let all = &finished.results;
-    Ok(json!({
+    let mut result = json!({
         "files": all.iter().map(|one| one.samples).sum::<u64>(),
         "bytes": all.iter().map(|one| one.bytes).sum::<u64>(),
         "seconds": finished.seconds,
         "cpu_s": finished.cpu_s,
         "latency_us": merged(all.iter().map(|one| &one.latency)).json_us(),
-        "stalls": all.iter().map(|one| one.stalls).sum::<u64>(),
-        "stalled_s": all.iter().map(|one| one.stalled.as_secs_f64()).sum::<f64>(),
         "checked": check,
-    }))
+    });
+    if times {
+        let all = all.iter().flat_map(|one| &one.times);
+        result["times"] = all.map(|&time| since_1970(clocks, time)).collect();
+    }
+    Ok(result)
+}
+
+/// A line, begin and duration, by a clock that other processes share.
+fn since_1970(
+    (now, wall): (Instant, SystemTime),
+    (line, begin, taken): (usize, Instant, Duration),
+) -> Value {
+    let wall = wall.duration_since(UNIX_EPOCH).unwrap_or_default() + (begin - now);
+    json!([line, wall.as_nanos() as u64, taken.as_nanos() as u64])
 }
 
 impl Tally {
-    fn record(&mut self, length: usize, taken: Duration, stall: Duration) {
+    fn record(&mut self, length: usize, taken: Duration) {
         self.samples += 1;
         self.bytes += length as u64;
         self.latency.record(taken);
-        if taken > stall {
-            self.stalls += 1;
-            self.stalled += taken;
-        }
     }
 }
 
 /// One reader's buffer and open files.
-struct Source<'a> {
+pub(crate) struct Source<'a> {
     samples: &'a Samples,
     mode: Mode,
     buffer: Vec<u8>,
@@ -121,7 +127,7 @@ struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    fn new(samples: &'a Samples, mode: Mode, mine: &[Sample]) -> Self {
+    pub(crate) fn new(samples: &'a Samples, mode: Mode, mine: &[Sample]) -> Self {
         let largest = mine.iter().map(|sample| sample.length).max().unwrap_or(0);
         // One byte more than a file should have, so that its end is seen; written, so that its
         // pages are there.
@@ -130,7 +136,7 @@ impl<'a> Source<'a> {
     }
 
     /// Reads the sample to its last byte; returns how many bytes there were.
-    fn read(&mut self, sample: &Sample) -> Result<usize, Failure> {
+    pub(crate) fn read(&mut self, sample: &Sample) -> Result<usize, Failure> {
         let file = &self.samples.files[sample.file];
         let length = match self.mode {
             Mode::Files => {
@@ -149,7 +155,12 @@ impl<'a> Source<'a> {
     }
 
     /// Closes what is to be closed and compares what was read.
-    fn finish(&mut self, sample: &Sample, length: usize, check: bool) -> Result<(), Failure> {
+    pub(crate) fn finish(
+        &mut self,
+        sample: &Sample,
+        length: usize,
+        check: bool,
+    ) -> Result<(), Failure> {
         if self.mode == Mode::Files {
             self.open.clear();
         }

@@ -3,6 +3,7 @@
 mod support;
 
 use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use loadgen::content::Content;
 use support::{Fixture, SEED};
@@ -68,18 +69,25 @@ const SMALL: &str = "110000\ts/0\n110001\ts/1\n5\ts/2\n0\ts/3\n70000\ts/4\n";
 fn small_reads_every_line_once() {
     let fixture = Fixture::with(SMALL);
     for readers in ["1", "2", "7"] {
-        let arguments = ["small", "--readers", readers, "--stall-ms", "0"];
+        let before = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
+        let arguments = ["small", "--readers", readers, "--times"];
         let result = fixture.succeeds(&arguments, SMALL);
+        let after = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
         assert_eq!(result["files"], 5);
         assert_eq!(result["bytes"], 290_006);
-        // Everything takes longer than nothing.
-        assert_eq!(result["stalls"], 5);
-        assert!(result["stalled_s"].as_f64().unwrap() > 0.0);
+        let times = result["times"].as_array().unwrap();
+        let mut lines: Vec<_> = times.iter().map(|time| time[0].as_u64().unwrap()).collect();
+        lines.sort_unstable();
+        assert_eq!(lines, [0, 1, 2, 3, 4]);
+        for time in times {
+            let (begin, taken) = (time[1].as_u64().unwrap(), time[2].as_u64().unwrap());
+            assert!(before <= begin && taken > 0 && begin + taken <= after);
+        }
         assert!(result["latency_us"]["p99"].as_f64().unwrap() > 0.0);
     }
     let bare = fixture.succeeds(&["small"], "s/1\ns/2\n");
     assert_eq!(bare["bytes"], 110_006);
-    assert_eq!(bare["stalls"], 0);
+    assert!(bare.get("times").is_none());
 }
 
 #[test]
@@ -117,6 +125,45 @@ fn ranges_of_more_shards_than_stay_open_are_read_and_checked() {
     fixture.succeeds(&arguments, "10000\t500\tshard-9.tar\n10501\t500\tshard-9.tar\n");
     let message = "shard-1.tar: ends at offset 20000";
     fixture.fails(3, message, &arguments, "19500\t1000\tshard-1.tar\n");
+}
+
+#[test]
+fn an_accelerator_that_never_waits_is_utilised_and_one_that_always_does_is_not() {
+    let lines: String = (0..40).map(|n| format!("1000\ts/{n}\n")).collect();
+    let fixture = Fixture::with(&lines);
+    let train = |step| {
+        let arguments = ["train", "--workers", "3", "--batch", "2", "--step-ms", step];
+        let result = fixture.succeeds(&arguments, &lines);
+        assert_eq!((&result["batches"], &result["samples"]), (&20.into(), &40.into()));
+        assert_eq!(result["bytes"], 40_000);
+        let of = |name: &str| result[name].as_f64().unwrap();
+        let parts = of("computed_s") + of("waited_s");
+        assert!((of("seconds") - parts).abs() < 0.1 * parts + 0.001, "{result}");
+        of("computed_s") / of("seconds")
+    };
+    assert!(train("20") > 0.9);
+    assert!(train("0") < 0.5);
+}
+
+#[test]
+fn train_reads_whole_batches_of_ranges_and_finds_a_flipped_byte() {
+    let fixture = Fixture::with("20000\tshard\n");
+    let lines: String = (0..19).map(|n| format!("{}\t1000\tshard\n", n * 1000)).collect();
+    let arguments = ["train", "--mode", "ranges", "--batch", "4", "--step-ms", "1"];
+    // The last three samples are no batch.
+    assert_eq!(fixture.succeeds(&arguments, &lines)["samples"], 16);
+    fixture.flip("shard", 17_500);
+    fixture.succeeds(&arguments, &lines);
+    fixture.flip("shard", 9_500);
+    fixture.fails(3, "shard: wrong byte at offset 9500\n", &arguments, &lines);
+}
+
+#[test]
+fn train_stops_at_its_limit() {
+    let lines: String = (0..40).map(|n| format!("1000\ts/{n}\n")).collect();
+    let fixture = Fixture::with(&lines);
+    let arguments = ["train", "--batch", "1", "--step-ms", "100", "--limit-s", "0.15"];
+    assert_eq!(fixture.succeeds(&arguments, &lines)["batches"], 2);
 }
 
 #[test]
