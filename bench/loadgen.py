@@ -5,6 +5,7 @@ Each call runs one process, started before the clock; what it prints is returned
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 from collections.abc import Iterable, Sequence
@@ -23,6 +24,8 @@ Writer = Literal["torch-save", "torch-dcp", "safetensors"]
 
 #: Exit codes of the program.
 _WRONG_BYTES, _FAILED = 3, 4
+#: How long after its limit of time a reader may wait for what it has begun.
+STUCK_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,15 @@ class File:
     """One file of a data set; *path* is relative to its root."""
 
     path: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Range:
+    """A part of a file: a member of a shard, a record."""
+
+    path: str
+    offset: int
     size: int
 
 
@@ -46,6 +58,8 @@ class Loadgen:
 
     def __init__(self, program: Path = PROGRAM) -> None:
         self._program = program
+        #: Killed, and not seen to end yet.
+        self.abandoned: list[subprocess.Popen[str]] = []
         if not program.exists():
             raise SystemExit(f"bench: {program} is missing; run: make native")
 
@@ -64,21 +78,29 @@ class Loadgen:
         self,
         root: Path,
         seed: int,
-        files: Sequence[File],
+        samples: Sequence[File | Range],
         readers: int,
         *,
-        stall_ms: float | None = None,
+        times: bool = False,
         limit_s: float | None = None,
         cgroup: Path | None = None,
     ) -> dict[str, Any]:
-        """Open, read whole and close each file, in that order, dealt to *readers* threads; after
-        *limit_s* no further one is begun."""
-        arguments = ["--readers", str(readers)]
-        if stall_ms is not None:
-            arguments += ["--stall-ms", str(stall_ms)]
+        """Open, read whole and close each file, in that order, dealt to *readers* threads; or read
+        each range from a file that stays open, if they are ranges. After *limit_s* no further one
+        is begun; a reader that then waits for another `STUCK_S` has failed.
+
+        With *times*, ``times`` of the answer tells when each was read: its index, ns since 1970, ns
+        that it took.
+        """
+        arguments = ["--readers", str(readers), *_mode(samples)]
+        if times:
+            arguments.append("--times")
         if limit_s is not None:
             arguments += ["--limit-s", str(limit_s)]
-        return self._run("small", root, seed, arguments, _rows(files), cgroup=cgroup)
+        timeout_s = None if limit_s is None else limit_s + STUCK_S
+        return self._run(
+            "small", root, seed, arguments, _rows(samples), cgroup=cgroup, timeout_s=timeout_s
+        )
 
     def rand4k(
         self, root: Path, seed: int, file: File, readers: int, seconds: float
@@ -120,7 +142,7 @@ class Loadgen:
         marker. With *fsync* every file is synced, also where the writer does not. ``started_ns``
         is a `time.time_ns`."""
         arguments = ["--writer", writer, *(["--fsync"] if fsync else [])]
-        return self._run("ckpt", root, seed, arguments, _rows(files), limit_s=limit_s)
+        return self._run("ckpt", root, seed, arguments, _rows(files), timeout_s=limit_s)
 
     def first(self, root: Path, seed: int, file: File, limit_s: float) -> dict[str, Any]:
         """Wait until *file* can be opened, and read it; ``first_byte_ns`` is a `time.time_ns`."""
@@ -141,29 +163,57 @@ class Loadgen:
         rows: Sequence[str] = (),
         *,
         cgroup: Path | None = None,
-        limit_s: float | None = None,
+        timeout_s: float | None = None,
     ) -> dict[str, Any]:
         argv = [str(self._program), command, "--root", str(root), "--seed", str(seed), *arguments]
-        return self._finish(processes.inside(cgroup, argv), "\n".join(rows), limit_s)
+        return self._finish(processes.inside(cgroup, argv), "\n".join(rows), timeout_s)
 
     def _finish(self, argv: list[str], stdin: str, timeout_s: float | None) -> dict[str, Any]:
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         try:
-            done = subprocess.run(
-                argv, input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False
-            )
+            stdout, words = process.communicate(stdin, timeout_s)
         except subprocess.TimeoutExpired:
+            self._abandon(process)
             raise ReadFailedError(f"not done after {timeout_s:g} s") from None
-        words = done.stderr.strip()
-        if done.returncode == _WRONG_BYTES:
+        except BaseException:
+            self._abandon(process)
+            raise
+        words = words.strip()
+        if process.returncode == _WRONG_BYTES:
             raise WrongBytesError(words)
-        if done.returncode == _FAILED or done.returncode < 0:
-            raise ReadFailedError(words or f"ended by signal {-done.returncode}")
-        if done.returncode:
+        if process.returncode == _FAILED or process.returncode < 0:
+            raise ReadFailedError(words or f"ended by signal {-process.returncode}")
+        if process.returncode:
             raise RuntimeError(f"{argv}: {words}")
-        answer: dict[str, Any] = json.loads(done.stdout)
+        answer: dict[str, Any] = json.loads(stdout)
         return answer
 
+    def _abandon(self, process: subprocess.Popen[str]) -> None:
+        """Kill *process* without waiting for its end: a reader whose request a file system has
+        taken ends with that file system, not before."""
+        process.kill()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        self.abandoned = [one for one in (*self.abandoned, process) if one.poll() is None]
 
-def _rows(files: Iterable[File]) -> list[str]:
+
+def _mode(samples: Sequence[File | Range]) -> list[str]:
+    return ["--mode", "ranges"] if samples and isinstance(samples[0], Range) else []
+
+
+def _rows(samples: Iterable[File | Range]) -> list[str]:
     # With its size known a file is first touched when the clock runs.
-    return [f"{file.size}\t{file.path}" for file in files]
+    return [
+        f"{sample.offset}\t{sample.size}\t{sample.path}"
+        if isinstance(sample, Range)
+        else f"{sample.size}\t{sample.path}"
+        for sample in samples
+    ]

@@ -68,13 +68,16 @@ def drop_caches() -> None:
 
 
 @contextmanager
-def memory_cgroup(name: str, limit_bytes: int) -> Iterator[Path]:
-    """A memory cgroup of version 1 or 2, whichever this machine has. What is left in it at the end
-    is killed."""
+def memory_cgroup(name: str, limit_bytes: int, parent: Path | None = None) -> Iterator[Path]:
+    """A memory cgroup of version 1 or 2, whichever this machine has; below *parent* (a group with
+    no process of its own), whose limit holds for all of its groups together. The page cache of what
+    its processes read first counts. What is left in it at the end is killed."""
     if (_CGROUPS / "memory").is_dir():
-        group, file = _CGROUPS / "memory" / name, "memory.limit_in_bytes"
+        group, file = (parent or _CGROUPS / "memory") / name, "memory.limit_in_bytes"
     else:
-        group, file = _CGROUPS / name, "memory.max"
+        group, file = (parent or _CGROUPS) / name, "memory.max"
+        if parent is not None:
+            (parent / "cgroup.subtree_control").write_text("+memory")
     group.mkdir()
     try:
         (group / file).write_text(str(limit_bytes))
@@ -104,6 +107,15 @@ def _remove(group: Path) -> None:
             time.sleep(0.05)
         else:
             return
+
+
+def killed_for_memory(group: Path) -> int:
+    """How many processes of *group* the kernel killed because a limit was reached."""
+    for file in ("memory.oom_control", "memory.events"):
+        if (group / file).exists():
+            counts = dict(line.split() for line in (group / file).read_text().splitlines())
+            return int(counts.get("oom_kill", 0))
+    return 0
 
 
 def peak_bytes(group: Path) -> int:

@@ -6,7 +6,7 @@ from bench.scenarios.base import Scenario
 from bench.scenarios.ckpt import Ckpt
 from bench.scenarios.cold_seq import ColdSeq
 from bench.scenarios.cold_small import ColdSmall
-from bench.scenarios.epoch import Epoch
+from bench.scenarios.epoch import Epoch, EpochRanks, EpochShards, EpochWeighted
 from bench.scenarios.list import List
 from bench.scenarios.mapped import ColdMmap, WarmMmap
 from bench.scenarios.mount import Mount
@@ -23,6 +23,9 @@ SCENARIOS: list[type[Scenario]] = [
     ColdSmall,
     ColdMmap,
     Epoch,
+    EpochRanks,
+    EpochShards,
+    EpochWeighted,
     List,
     Ckpt,
     Mount,
