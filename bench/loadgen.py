@@ -102,6 +102,25 @@ class Loadgen:
             "small", root, seed, arguments, _rows(samples), cgroup=cgroup, timeout_s=timeout_s
         )
 
+    def train(
+        self,
+        root: Path,
+        seed: int,
+        samples: Sequence[File | Range],
+        *,
+        workers: int,
+        batch: int,
+        step_ms: float,
+        limit_s: float,
+    ) -> dict[str, Any]:
+        """One epoch of an accelerator that takes *step_ms* for each *batch*, fed by *workers* that
+        read *samples* in that order, two batches ahead each. Limits are as with `small`."""
+        arguments = ["--workers", str(workers), "--batch", str(batch), "--step-ms", str(step_ms)]
+        arguments += ["--limit-s", str(limit_s), *_mode(samples)]
+        return self._run(
+            "train", root, seed, arguments, _rows(samples), timeout_s=limit_s + STUCK_S
+        )
+
     def rand4k(
         self, root: Path, seed: int, file: File, readers: int, seconds: float
     ) -> dict[str, Any]:

@@ -45,13 +45,18 @@ def weighted(samples: Sequence[T], seed: int, number: int) -> list[T]:
     return draw.choices(places, cum_weights=list(weights), k=len(samples))
 
 
-def streams(shards: Sequence[Sequence[T]], readers: int, seed: int, number: int) -> list[T]:
+def streams(
+    shards: Sequence[Sequence[T]], readers: int, seed: int, number: int, *, run: int = 1
+) -> list[T]:
     """The shards in a new order, dealt to *readers*, each of which reads its own ones from
-    beginning to end (WebDataset): element i of the list is for reader i modulo *readers*.
+    beginning to end (WebDataset, TFRecord): *run* i of the list, of so many elements, is for reader
+    i modulo *readers*.
 
     What a reader has more than another one, because the shards cannot be dealt evenly, is left
     out: the others would have ended.
     """
     order = epoch(shards, seed, number)
     own = [list(itertools.chain.from_iterable(order[n::readers])) for n in range(readers)]
-    return list(itertools.chain.from_iterable(zip(*own, strict=False)))
+    runs = ([one[at : at + run] for at in range(0, len(one) - run + 1, run)] for one in own)
+    turns = zip(*runs, strict=False)
+    return list(itertools.chain.from_iterable(itertools.chain.from_iterable(turns)))

@@ -58,10 +58,10 @@ def _run_scenario(
     say: Say,
 ) -> None:
     rounds = scenario.rounds(lab.quick)
-    question, sizes = scenario.question, scenario.sizes(lab.quick)
-    record.scenarios[scenario.name] = {"question": question, "rounds": rounds, "sizes": sizes}
     say(f"{scenario.name}: making the data; {clock.left}")
     scenario.prepare(lab)
+    question, sizes = scenario.question, scenario.sizes(lab.quick)
+    record.scenarios[scenario.name] = {"question": question, "rounds": rounds, "sizes": sizes}
     begin = time.monotonic()
     # Each subject has one share for getting ready and one for each round.
     shares, done = len(subjects) * (rounds + 1), 0

@@ -10,6 +10,7 @@ from bench.scenarios.epoch import Epoch, EpochRanks, EpochShards, EpochWeighted
 from bench.scenarios.list import List
 from bench.scenarios.mapped import ColdMmap, WarmMmap
 from bench.scenarios.mount import Mount
+from bench.scenarios.train import Train
 from bench.scenarios.warm_rand4k import WarmRand4k
 from bench.scenarios.warm_seq import WarmSeq
 from bench.scenarios.warm_small import WarmSmall
@@ -29,6 +30,7 @@ SCENARIOS: list[type[Scenario]] = [
     List,
     Ckpt,
     Mount,
+    Train,
 ]
 #: What ``--quick`` runs unless it is told otherwise.
 QUICK = ["warm-seq", "warm-small", "cold-seq", "cold-small", "epoch", "list"]

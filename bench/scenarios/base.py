@@ -77,7 +77,7 @@ class Scenario(abc.ABC):
 
     @abc.abstractmethod
     def sizes(self, quick: bool) -> dict[str, Any]:
-        """The numbers that a reader of the result has to know."""
+        """The numbers that a reader of the result has to know; asked for after `prepare`."""
 
     @abc.abstractmethod
     def prepare(self, lab: Lab) -> None:

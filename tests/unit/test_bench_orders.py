@@ -69,6 +69,17 @@ def test_readers_of_shards_end_together() -> None:
     assert len(orders.streams(shards, 4, 1, 0)) == 40
 
 
+def test_records_are_read_in_batches_of_one_file() -> None:
+    files = [[(file, record) for record in range(25)] for file in range(4)]
+    order = orders.streams(files, 2, 1, 0, run=10)
+    batches = [order[at : at + 10] for at in range(0, len(order), 10)]
+    # Two files of 25 records each are five batches for either worker.
+    assert len(batches) == 10
+    for worker in range(2):
+        own = [record for batch in batches[worker::2] for record in batch]
+        assert own == files[own[0][0]] + files[own[25][0]]
+
+
 #: 1000 bytes, asked for at 10 ms; the first left the server at 30 ms, the last at 40 ms.
 FETCH = Request(
     sequence=0,

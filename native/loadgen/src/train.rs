@@ -4,10 +4,13 @@
 //! ```text
 //! batch b is read by worker b mod W, sample by sample, and waits in that worker's queue;
 //! a worker is at most P batches ahead (torch.utils.data.DataLoader: prefetch_factor);
-//! accelerator: wait for batch 0 | sleep, wait for 1, sleep, wait for 2, ... sleep
+//! accelerator: wait for batch 0 | step, wait for 1, step, wait for 2, ... step
 //!                               ^ from here on time counts
-//! utilisation = time slept / time counted
+//! utilisation = time of all steps / time counted
 //! ```
+//!
+//! A step begins when its batch is ready and the step before is over, and takes exactly its time: a
+//! thread that is woken late, as on a busy machine, is a fault of ours, not of the accelerator's.
 //!
 //! The first batch's wait is left out, as DLIO leaves the first step out of its figures: it is the
 //! time to fill the pipeline. A last batch that is not full is not read.
@@ -61,8 +64,8 @@ struct Tally {
     counted: Duration,
 }
 
-/// The bytes of a batch.
-type Batch = u64;
+/// The bytes of a batch, and since when it is ready.
+type Batch = (u64, Instant);
 
 /// A worker or the accelerator.
 type Thread = Box<dyn FnOnce(&Gate<Tally>) -> Result<Tally, Failure> + Send>;
@@ -126,7 +129,7 @@ fn load(
             source.finish(sample, length, true)?;
             bytes += length as u64;
         }
-        if queue.send(bytes).is_err() {
+        if queue.send((bytes, Instant::now())).is_err() {
             break;
         }
     }
@@ -144,27 +147,27 @@ fn train(
     let mut tally = Tally::default();
     let start = gate.wait();
     let mut counted_from = start;
+    // When the last step is over.
+    let mut free = start;
     for number in 0..batches {
-        let begin = Instant::now();
-        if begin - start >= limit {
+        if start.elapsed() >= limit {
             break;
         }
         // A worker that failed hangs up; the gate tells why.
-        let Ok(bytes) = queues[number % queues.len()].recv() else { break };
-        let there = Instant::now();
+        let Ok((bytes, ready)) = queues[number % queues.len()].recv() else { break };
+        let begin = free.max(ready);
         if number == 0 {
-            tally.first_batch = there - start;
-            counted_from = there;
+            tally.first_batch = begin - start;
+            counted_from = begin;
         } else {
-            tally.waited += there - begin;
+            tally.waited += begin - free;
         }
-        if !step.is_zero() {
-            thread::sleep(step);
-        }
-        tally.computed += there.elapsed();
+        free = begin + step;
+        thread::sleep(free.saturating_duration_since(Instant::now()));
+        tally.computed += step;
         tally.batches += 1;
         tally.bytes += bytes;
-        tally.counted = counted_from.elapsed();
+        tally.counted = free - counted_from;
     }
     tally
 }
