@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from bench.loadgen import File, Loadgen
 from bench.results import Metric
 from bench.subjects.base import Bucket, Mounted, Place, Subject
 from bench.subjects.local import Local
+from tierfs import mountinfo
 
 BUCKET = "bench"
 LINKS = {"standard": STANDARD_LINK, "none": Link()}
@@ -174,6 +177,9 @@ class Lab:
         try:
             yield place
         finally:
+            # Of a subject that did not unmount: removing its place must not remove what it shows.
+            while mountinfo.topmost(os.fsencode(place.directory)) is not None:
+                subprocess.run(["umount", "-l", str(place.directory)], check=True)
             shutil.rmtree(root, ignore_errors=True)
 
     @contextmanager

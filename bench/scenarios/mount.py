@@ -39,8 +39,8 @@ class Mount(Scenario):
     caches dropped, as after a boot, the program's own files included: what its start takes counts.
     A reader tries to open the file every millisecond from before the mount command on.
 
-    TIERFS_BENCH_MOUNT_ENTRIES=0,10000000 asks for other sizes: ten million take the server 4 GB of
-    memory and each subject that keeps its listing minutes for it.
+    TIERFS_BENCH_MOUNT_ENTRIES=0,10000000 asks for other sizes: ten million take the server 2 GB of
+    memory, and a subject that keeps its listing ten minutes to make it.
     """
 
     name = "mount"

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from bench.loadgen import PROGRAM, File, Loadgen, WrongBytesError
 from bench.results import Run
 from bench.scenarios.cold_small import ColdSmall
 from bench.scenarios.warm_seq import WarmSeq
-from bench.subjects.base import Subject
+from bench.subjects.base import Bucket, CannotError, Mounted, Place, Subject
 from bench.subjects.client import Client
 from bench.subjects.local import Local
 from bench.subjects.tierfs import Tierfs
@@ -107,6 +109,34 @@ def test_a_wrong_byte_ends_the_run(lab: Lab) -> None:
     client.close()
     with pytest.raises(WrongBytesError, match=file.path):
         runner.run(lab, [scenario], [Tierfs()], empty_run(), lambda line: None)
+
+
+class Stuck(Local):
+    """Shows a directory, and does not unmount."""
+
+    name = "stuck"
+
+    def __init__(self, source: Path) -> None:
+        self.source = source
+
+    def mount(self, bucket: Bucket, place: Place) -> AbstractContextManager[Mounted]:
+        subprocess.run(["mount", "--bind", str(self.source), str(place.directory)], check=True)
+        raise CannotError("in use")
+
+
+def test_clearing_up_does_not_reach_through_a_mount(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/precious").write_bytes(b"data")
+    subject = Stuck(tmp_path / "source")
+    with (
+        pytest.raises(CannotError),
+        lab.place(subject) as place,
+        subject.mount(lab.bucket(""), place),
+    ):
+        raise AssertionError("mounted")
+    assert sorted(os.listdir(tmp_path)) == ["source"]
+    assert (tmp_path / "source/precious").read_bytes() == b"data"
+    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
 
 
 def test_what_a_subject_cannot_do_is_said_and_the_others_go_on(
