@@ -23,12 +23,17 @@ RECORDS = Workload(
 )
 
 
+class Short(Train):
+    def rounds(self, quick: bool) -> int:
+        return 2
+
+
 def test_a_slower_file_system_keeps_its_accelerator_less_busy(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train, "workloads", lambda: [FILES, RECORDS])
     record = empty_run()
-    runner.run(lab, [Train()], [Local(), Client(), Tierfs(), Slowed()], record, lambda line: None)
+    runner.run(lab, [Short()], [Local(), Client(), Tierfs(), Slowed()], record, lambda line: None)
     assert [(c.subject, c.error) for c in record.cannot] == [("client", "it is not a file system")]
     sizes = record.scenarios["train"]["sizes"]
     assert sizes["files"]["step ms"] > 0
