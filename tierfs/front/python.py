@@ -198,7 +198,8 @@ class PythonFront:
     # ---- handles ------------------------------------------------------------------------------
 
     async def open(self, ino: int, ref: ObjectRef, size: int) -> int:
-        """A handle on one version of an object; handle numbers are never used twice.
+        """A handle on one version of an object; handle numbers are never used twice. A small object
+        (up to a block) that is not cached is sent for at once.
 
         Waits only if the inode is just being evicted. Raises StaleVersion if it is open as another
         version. Whether the lake has the bytes shows at the first read.
@@ -210,6 +211,9 @@ class PythonFront:
                 self._store.will_need(o.fd, 0, size)
             if o.whole and not o.complete:
                 self._completion.filled(o)
+        if size <= BLOCK_SIZE and not o.whole:
+            # Its first read asks for all of it, and comes while the lake is already thinking.
+            self._reader.ahead(o, 0, size, BLOCK_SIZE, Priority.DEMAND)
         fh = self._next_fh
         self._next_fh += 1
         self._handles[fh] = _Handle(o, self._streams.of(ino, size) if size > BLOCK_SIZE else None)
