@@ -242,6 +242,23 @@ async def test_read_ahead_does_not_outlive_the_front(tmp_path: Path) -> None:
     assert r.front._fetcher.in_flight == 0
 
 
+async def test_an_end_keeps_what_was_read_before_it(tmp_path: Path) -> None:
+    """However soon it comes: readers are answered before the cache has their bytes."""
+    async with rig(tmp_path) as r:
+        for ino in range(16, 48):
+            r.put(ino, noise(10_000))
+
+        async with trio.open_nursery() as readers:
+            for ino in r.refs:
+                readers.start_soon(r.read, ino)
+    fetched = len(r.lake.requests)
+    async with rig(tmp_path, r.lake, refs=r.refs) as r:
+        for ino in r.refs:
+            assert await r.read(ino) == noise(10_000)
+        assert r.account_is_right()
+    assert len(r.lake.requests) == fetched
+
+
 async def test_a_failed_fetch_of_one_file_leaves_the_front_usable(tmp_path: Path) -> None:
     async with rig(tmp_path) as r:
         r.put(16, b"data")

@@ -122,6 +122,9 @@ class Fetcher:
         self._spawn = spawn
         self._filled = filled
         self.in_flight = 0
+        #: Flights whose bytes are here and not yet in the cache; who waits for there to be none.
+        self._keeping = 0
+        self._settling = trio.lowlevel.ParkingLot()
         self.bytes_from_lake = 0
         self.checksum_failures = 0
 
@@ -147,6 +150,11 @@ class Fetcher:
         """Wait for a flight that is under way, with this urgency."""
         self._budget.promote(flight.ticket, priority)
         return flight
+
+    async def settle(self) -> None:
+        """Wait until all that has come from the lake is in the cache, or cannot be."""
+        while self._keeping:
+            await self._settling.park()
 
     async def _fly(self, o: CachedObject, flight: Flight) -> None:
         reservation: Reservation | None = None
@@ -255,6 +263,17 @@ class Fetcher:
         self, o: CachedObject, flight: Flight, reservation: Reservation, checked: bool
     ) -> None:
         """Write the blocks, then have them recorded (C2). Trouble with the disk ends here (C8)."""
+        self._keeping += 1
+        try:
+            await self._write_and_mark(o, flight, reservation, checked)
+        finally:
+            self._keeping -= 1
+            if not self._keeping:
+                self._settling.unpark_all()
+
+    async def _write_and_mark(
+        self, o: CachedObject, flight: Flight, reservation: Reservation, checked: bool
+    ) -> None:
         view = memoryview(flight.data)
         pieces = []
         for n in flight.blocks:

@@ -42,6 +42,8 @@ HOT_BYTES = 32 << 20
 HOT_SHARE = 8
 #: Parts of one object that a fetch keeps in flight: at 90 MB/s each, four fill the standard link.
 FETCH_WIDTH = 4
+#: How long an end waits for the disk to take what has come from the lake.
+KEEP_S = 2.0
 #: Files and extents chosen in one go: choosing takes the loop's thread for some 50 us a file.
 EVICT_AT_ONCE = 64
 
@@ -171,7 +173,10 @@ class PythonFront:
             self._ended.set()
 
     async def aclose(self) -> None:
-        """Give up what is being fetched, commit what was, close every file. Idempotent."""
+        """Give up what is being fetched, keep what was, close every file. Idempotent."""
+        # What readers have been answered from is on its way into the cache.
+        with trio.move_on_after(KEEP_S):
+            await self._fetcher.settle()
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
             await self._ended.wait()
