@@ -97,6 +97,10 @@ class Tierfs(Subject):
         try:
             yield mounted
         finally:
-            pids = mounted.pids()
+            try:
+                pids = mounted.pids()
+            except CannotError:
+                # It has ended, or was killed; its mount is there until it is taken down.
+                pids = []
             mounted.command("umount", str(place.directory))
             processes.wait_for_end(pids)
