@@ -85,7 +85,7 @@ class Loadgen:
         limit_s: float | None = None,
         cgroup: Path | None = None,
     ) -> dict[str, Any]:
-        """Open, read whole and close each file, in that order, dealt to *readers* threads; or read
+        """Open, read whole and close each file, in that order, by *readers* threads; or read
         each range from a file that stays open, if they are ranges. After *limit_s* no further one
         is begun; a reader that then waits for another `STUCK_S` has failed.
 

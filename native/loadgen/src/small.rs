@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
@@ -20,7 +21,7 @@ const OPEN_FILES: usize = 64;
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// Threads; the samples are dealt to them round robin
+    /// Threads; each takes the next file when it is done with one, ranges are dealt round robin
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub readers: u16,
     /// files: open, read whole, close. ranges: pread from a file that stays open
@@ -56,19 +57,25 @@ struct Tally {
 pub fn run(data: &DataSet, options: &Options, lines: &[u8]) -> Result<Value, Failure> {
     let limit = options.limit_s.map(input::duration).transpose()?.unwrap_or(Duration::MAX);
     let samples = Arc::new(Samples::of(options.mode, data, lines)?);
+    let taken_files = Arc::new(AtomicUsize::new(0));
     let readers = options.readers as usize;
     let (mode, check, times) = (options.mode, !options.no_check, options.times);
     let clocks = (Instant::now(), SystemTime::now());
     let worker = |reader: usize| {
-        let samples = samples.clone();
+        let (samples, taken_files) = (samples.clone(), taken_files.clone());
         move |gate: &Gate<Tally>| {
-            let mine: Vec<Sample> =
-                samples.list.iter().skip(reader).step_by(readers).copied().collect();
-            let mut source = Source::new(&samples, mode, &mine);
+            let mut source = Source::new(&samples, mode, &samples.list);
             let mut tally = Tally::default();
             let start = gate.wait();
-            for (turn, sample) in mine.iter().enumerate() {
+            for turn in 0.. {
+                let line = match mode {
+                    // As connections of the bare client do: who had slow files reads fewer.
+                    Mode::Files => taken_files.fetch_add(1, Ordering::Relaxed),
+                    // A shard is one reader's.
+                    Mode::Ranges => reader + turn * readers,
+                };
                 let begin = Instant::now();
+                let Some(sample) = samples.list.get(line) else { break };
                 if begin - start >= limit {
                     break;
                 }
@@ -77,7 +84,7 @@ pub fn run(data: &DataSet, options: &Options, lines: &[u8]) -> Result<Value, Fai
                 source.finish(sample, length, check)?;
                 tally.record(length, taken);
                 if times {
-                    tally.times.push((reader + turn * readers, begin, taken));
+                    tally.times.push((line, begin, taken));
                 }
             }
             Ok(tally)
