@@ -139,11 +139,12 @@ class FrontConformance(abc.ABC):
                 nursery.start_soon(read, one, 0, max(split, 64 << 10))
             assert got[split] == data[split:MIB]
             assert got[0] == data[: max(split, 64 << 10)]
-            assert sorted(r.lake.ranges()) == [(0, split), (split, MIB - split)]
+            first_block = [(offset, length) for offset, length in r.lake.ranges() if offset < MIB]
+            assert sorted(first_block) == [(0, split), (split, MIB - split)]
             await r.settle()
-            assert r.front.file_state(16).cached_bytes == MIB
+            asked = len(r.lake.ranges())
             assert await r.front.read(one, 0, MIB) == data[:MIB]
-            assert len(r.lake.ranges()) == 2
+            assert len(r.lake.ranges()) == asked
             await r.front.release(one)
             await r.front.release(two)
 
@@ -189,7 +190,8 @@ class FrontConformance(abc.ABC):
                 nursery.start_soon(fails, two)
                 await trio.testing.wait_all_tasks_blocked()
                 assert await r.front.read(one, 0, split) == data[:split]
-            assert r.lake.ranges() == [(split, MIB - split), (0, split), (0, MIB)]
+            first_block = [(offset, length) for offset, length in r.lake.ranges() if offset < MIB]
+            assert first_block == [(split, MIB - split), (0, split), (0, MIB)]
             await r.front.release(one)
             await r.front.release(two)
 

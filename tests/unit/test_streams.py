@@ -23,10 +23,10 @@ KIB = 1 << 10
 GIB = 1 << 30
 
 
-def test_the_first_read_of_a_file_from_its_beginning_is_sequential_without_more_ahead() -> None:
+def test_the_first_read_of_a_file_from_its_beginning_opens_a_small_window() -> None:
     advice = StreamDetector(GIB).note(0, 128 * KIB)
     assert advice.sequential
-    assert advice.ahead_lo == advice.ahead_hi
+    assert (advice.ahead_lo, advice.ahead_hi) == (128 * KIB, 128 * KIB + FIRST_WINDOW_BYTES)
 
 
 @pytest.mark.parametrize("length", [4 * KIB, FIRST_READ_BYTES - 1])

@@ -259,6 +259,8 @@ class PythonFront:
         return None if o is None else (o.ref, o.size)
 
     def _read_ahead(self, o: CachedObject, lo: int, hi: int, part_bytes: int) -> None:
+        # The block that the read ends in comes for the read, and sooner alone.
+        lo = -(-lo // BLOCK_SIZE) * BLOCK_SIZE
         if self._health.streaming and not o.whole:
             # What is fetched ahead then waits in the small memory of hot blocks alone.
             hi = min(hi, lo + self._hot.capacity_bytes // 4)

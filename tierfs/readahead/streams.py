@@ -40,8 +40,9 @@ FIRST_WINDOW_BYTES = MIB
 #: How far ahead a long stream reads. Five parts in flight fill the standard link (90 MB/s each,
 #: 400 MB/s in all); what is more covers the part whose first byte comes late (100 ms of 400 MB/s).
 MAX_WINDOW_BYTES = 64 * MIB
-#: The largest part: at 90 MB/s a 20 ms first byte costs less than a fifth of its time.
-MAX_PART_BYTES = 8 * MIB
+#: The largest part. Parts of 8 MiB that share the link come all at about the same time, and leave
+#: it idle while the next ones are asked for.
+MAX_PART_BYTES = 4 * MIB
 #: Reads may arrive out of order or skip a little (the kernel sends several at once).
 MAX_SLACK_BYTES = MIB
 
@@ -89,13 +90,11 @@ class StreamDetector:
         stream = self._match(offset)
         if stream is None:
             stream = _Stream(end, length)
-            if offset == 0 and length >= FIRST_READ_BYTES:
-                # Sequential for this read, but nothing ahead of it until a second read follows.
-                _push(self._streams, stream)
-                return Advice(True, 0, 0, FIRST_WINDOW_BYTES)
-            _push(self._random, stream)
-            return RANDOM
-        if end > stream.next:
+            if offset > 0 or length < FIRST_READ_BYTES:
+                _push(self._random, stream)
+                return RANDOM
+            _push(self._streams, stream)
+        elif end > stream.next:
             stream.run += end - max(offset, stream.next)
             stream.next = end
         stream.window = min(max(FIRST_WINDOW_BYTES, 2 * stream.run), self._max_window)
@@ -119,8 +118,8 @@ class StreamDetector:
         return None
 
     def _ahead(self, stream: _Stream) -> Advice:
-        # Eight parts in flight, each a power of two.
-        part = min(MAX_PART_BYTES, max(FIRST_WINDOW_BYTES, 1 << (stream.window.bit_length() - 4)))
+        # Sixteen parts in flight, each a power of two.
+        part = min(MAX_PART_BYTES, max(FIRST_WINDOW_BYTES, 1 << (stream.window.bit_length() - 5)))
         lo = max(stream.asked, stream.next)
         hi = min(stream.next + stream.window, self._size)
         # Ask in whole parts, so that requests stay large; a short tail goes with the last of them.
