@@ -6,8 +6,8 @@ The order is turned by one each round: nobody is always the one who runs after t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 from bench.lab import Lab
 from bench.results import Cannot, Run
@@ -75,6 +75,7 @@ def _run_scenario(
         measures: dict[str, Measure] = {}
         for subject in subjects:
             say(f"{scenario.name}: {subject.name} gets ready; {clock.left}")
+            sessions.enter_context(_excused(record, scenario, subject))
             try:
                 measures[subject.name] = sessions.enter_context(scenario.session(lab, subject))
             except EXCUSES as error:
@@ -100,3 +101,12 @@ def _run_scenario(
                     else:
                         record.record(scenario.name, name, n, values)
                 step()
+
+
+@contextmanager
+def _excused(record: Run, scenario: Scenario, subject: Subject) -> Iterator[None]:
+    """A subject that cannot even end as it should says so, and is no reason to end the run."""
+    try:
+        yield
+    except EXCUSES as error:
+        record.cannot.append(Cannot(scenario.name, subject.name, str(error)))

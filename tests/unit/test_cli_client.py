@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import socket
+import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -204,6 +205,33 @@ def test_a_busy_mount_names_who_uses_it(tmp_path: Path, monkeypatch: pytest.Monk
         pytest.raises(MountError, match=rf"in use by .*\(pid {os.getpid()}\).*umount -l"),
     ):
         unmounting.unmount(tmp_path)
+
+
+def test_a_mount_that_its_keeper_is_just_asking_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mount = Mount(tmp_path, "s3://b", "fuse.tierfs", 0)
+    answers = [16, 16, 0]
+    monkeypatch.setattr(unmounting, "mount_at", lambda _: mount)
+    monkeypatch.setattr(unmounting, "_umount2", lambda *_, **__: answers.pop(0))
+    monkeypatch.setattr(unmounting, "_fusermount", lambda *_, **__: answers.pop(0))
+    monkeypatch.setattr(unmounting, "keeper_pid", lambda _: os.getpid())
+    monkeypatch.setattr(unmounting, "wait_until_gone", lambda *_: True)
+    with (tmp_path / "file").open("w"):
+        unmounting.unmount(tmp_path)
+        assert answers == []
+        # The child of the keeper that asks counts as the keeper; anybody else does not.
+        answers[:] = [16, 0]
+        child = subprocess.Popen(["sleep", "60"], cwd=tmp_path)
+        try:
+            unmounting.unmount(tmp_path)
+            answers[:] = [16]
+            monkeypatch.setattr(unmounting, "keeper_pid", lambda _: child.pid)
+            with pytest.raises(MountError, match=rf"in use by .*\(pid {os.getpid()}\)"):
+                unmounting.unmount(tmp_path)
+        finally:
+            child.kill()
+            child.wait()
 
 
 def test_it_waits_for_the_keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,10 @@ import errno
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from tierfs.config import resolve_mountpoint
 from tierfs.control.client import Mount, mount_at
@@ -23,6 +25,8 @@ MNT_FORCE, MNT_DETACH, UMOUNT_NOFOLLOW = 1, 2, 8
 
 #: A keeper drains its control plane before it ends; systemd's unit allows the same.
 DAEMON_TIMEOUT_S = 90.0
+#: How often a mount is tried again that its own keeper holds.
+_AGAIN_S = 0.1
 #: How many of the processes that keep a mount busy are named.
 NAMED_USERS = 5
 
@@ -50,30 +54,41 @@ def unmount(
         hint = f"use umount {mountpoint}"
         raise MountError(f"a {mount.type} file system, not tierfs", str(mountpoint), hint)
     states = [state for state in mount.state_dirs(runtime_dir) if keeper_pid(state) is not None]
-    _detach(mount, lazy=lazy, force=force)
+    deadline = time.monotonic() + timeout_s
+    _detach(mount, lazy=lazy, force=force, keepers=states, deadline=deadline)
     if lazy:
         return
     for state in states:
-        if not wait_until_gone(state, timeout_s):
+        if not wait_until_gone(state, max(deadline - time.monotonic(), 0)):
             hint = f"it is still ending: pid {keeper_pid(state)}; see its log"
             raise MountError("unmounted, but the daemon has not ended", str(mountpoint), hint)
 
 
-def _detach(mount: Mount, *, lazy: bool, force: bool) -> None:
-    number = (
-        _umount2(mount.mountpoint, lazy=lazy, force=force)
-        if os.geteuid() == 0
-        else _fusermount(mount.mountpoint, lazy=lazy)
-    )
-    if number == 0:
-        return
+def _detach(
+    mount: Mount, *, lazy: bool, force: bool, keepers: Sequence[Path], deadline: float
+) -> None:
     shown = str(mount.mountpoint)
-    if number == errno.EBUSY:
-        names = list(users(mount.mountpoint))
-        by = "in use by " + ", ".join(names[:NAMED_USERS]) if names else "in use"
-        more = f" and {len(names) - NAMED_USERS} more" if len(names) > NAMED_USERS else ""
-        hint = f"end what uses it, or detach it: tierfs umount -l {shown}"
-        raise MountError(f"cannot unmount: {by}{more}", shown, hint)
+    while True:
+        number = (
+            _umount2(mount.mountpoint, lazy=lazy, force=force)
+            if os.geteuid() == 0
+            else _fusermount(mount.mountpoint, lazy=lazy)
+        )
+        if number == 0:
+            return
+        if number != errno.EBUSY:
+            break
+        busy = list(users(mount.mountpoint))
+        own = {pid for pid in map(keeper_pid, keepers) if pid}
+        names = [user.shown for user in busy if not own.intersection((user.pid, user.parent))]
+        if names or not busy or time.monotonic() >= deadline:
+            names = names or [user.shown for user in busy]
+            by = "in use by " + ", ".join(names[:NAMED_USERS]) if names else "in use"
+            more = f" and {len(names) - NAMED_USERS} more" if len(names) > NAMED_USERS else ""
+            hint = f"end what uses it, or detach it: tierfs umount -l {shown}"
+            raise MountError(f"cannot unmount: {by}{more}", shown, hint)
+        # Its keeper has just made the mount (anew) and asks whether it answers; that passes.
+        time.sleep(_AGAIN_S)
     if number == errno.EPERM:
         raise MountError("not allowed to unmount", shown, "ask root or the user who mounted it")
     raise MountError(f"cannot unmount: {os.strerror(number)}", shown, "see dmesg")
@@ -103,8 +118,20 @@ def _fusermount(mountpoint: Path, *, lazy: bool) -> int:
     return errno.EBUSY if b"busy" in done.stderr.lower() else errno.EPERM
 
 
-def users(mountpoint: Path) -> Iterator[str]:
-    """Processes with a working directory, root, open file or mapping below *mountpoint*, by name.
+class User(NamedTuple):
+    """A process that keeps a mount busy."""
+
+    pid: int
+    parent: int
+    name: str
+
+    @property
+    def shown(self) -> str:
+        return f"{self.name} (pid {self.pid})"
+
+
+def users(mountpoint: Path) -> Iterator[User]:
+    """Processes with a working directory, root, open file or mapping below *mountpoint*.
 
     Reads links in /proc only: the mount itself is not asked. Sees what the caller may see.
     """
@@ -113,7 +140,7 @@ def users(mountpoint: Path) -> Iterator[str]:
         if entry.name.isdigit() and any(
             target == top or target.startswith(top + b"/") for target in _links(entry)
         ):
-            yield f"{_name(entry)} (pid {entry.name})"
+            yield User(int(entry.name), _parent(entry), _name(entry))
 
 
 def _links(process: Path) -> Iterator[bytes]:
@@ -133,6 +160,14 @@ def _target(link: Path) -> Iterator[bytes]:
         yield os.readlink(os.fsencode(link))  # noqa: PTH115 - bytes, not a Path.
     except OSError:
         return
+
+
+def _parent(process: Path) -> int:
+    try:
+        # The name before it may hold anything, brackets too.
+        return int((process / "stat").read_bytes().rpartition(b")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def _name(process: Path) -> str:
