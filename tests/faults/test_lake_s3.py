@@ -97,14 +97,14 @@ async def lake_at(server: RawServer, **options: Any) -> AsyncIterator[S3Lake]:
 async def read(lake: S3Lake, way: str) -> bytes:
     """The bytes 10 to 30, or all, by one of the ways there are."""
     if way == "cheap":
-        return (await lake.get(b"f", VERSION, 10, 20)) + BODY[30:]
+        return bytes(await lake.get(b"f", VERSION, 10, 20)) + BODY[30:]
     if way == "signed":
-        return (await lake.get(b"a//f", VERSION, 10, 20)) + BODY[30:]
+        return bytes(await lake.get(b"a//f", VERSION, 10, 20)) + BODY[30:]
     with pytest.MonkeyPatch.context() as patch:
         if way != "whole-direct":
             patch.setattr(tierfs.lake.s3, "DIRECT_BYTES", -1)
         found, _ = await lake.get_whole(b"f", VERSION, len(BODY), checksum=way != "whole-cheap")
-    return found[10:]
+    return bytes(found[10:])
 
 
 WAYS = ("cheap", "signed", "whole-cheap", "whole-signed", "whole-direct")

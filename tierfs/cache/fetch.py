@@ -36,7 +36,7 @@ from tierfs.errors import (
     show,
 )
 from tierfs.index.records import BlockRecord
-from tierfs.lake.protocol import ChecksumKind, Lake
+from tierfs.lake.protocol import Body, ChecksumKind, Lake
 
 #: An object up to this size is fetched in one request, whose answer carries its checksum.
 WHOLE_OBJECT_BYTES = 8 << 20
@@ -71,7 +71,7 @@ class Flight:
         self.blocks = blocks
         self.life = life
         self.ticket = ticket
-        self.data: bytes = b""
+        self.data: Body = b""
         self.error: Exception | None = None
         #: All its blocks went into the cache.
         self.kept = False
@@ -207,7 +207,7 @@ class Fetcher:
         except CacheFull:
             return None
 
-    async def _get(self, o: CachedObject, flight: Flight) -> tuple[bytes, bool]:
+    async def _get(self, o: CachedObject, flight: Flight) -> tuple[Body, bool]:
         """The bytes, of the right length, and whether the object's own checksum was compared."""
         length = flight.hi - flight.lo
         if length != o.size or length > WHOLE_OBJECT_BYTES:
@@ -230,7 +230,7 @@ class Fetcher:
             f"its checksum differs; tried {CHECKSUM_TRIES} times",
         )
 
-    async def _get_range(self, o: CachedObject, flight: Flight) -> bytes:
+    async def _get_range(self, o: CachedObject, flight: Flight) -> Body:
         """The bytes, from the lake but for the end of them that the lender brings."""
         lo, hi, lender = flight.lo, flight.hi, flight.lender
         if lender is None:
@@ -246,7 +246,7 @@ class Fetcher:
         lent = memoryview(lender.data)[max(lo - lender.lo, 0) : hi - lender.lo]
         return b"".join((lent, own) if lender.lo <= lo else (own, lent))
 
-    async def _get_extent(self, o: CachedObject, lo: int, hi: int) -> bytes:
+    async def _get_extent(self, o: CachedObject, lo: int, hi: int) -> Body:
         data = await self._lake.get(o.ref.key, o.ref.version, lo, hi - lo)
         self.bytes_from_lake += len(data)
         _check_length(o, data, hi - lo)
@@ -344,7 +344,7 @@ def _lender(o: CachedObject, lo: int, hi: int) -> Flight | None:
     return None
 
 
-def _check_length(o: CachedObject, data: bytes, length: int) -> None:
+def _check_length(o: CachedObject, data: Body, length: int) -> None:
     if len(data) != length:
         raise LakeProtocolError(
             "read from the lake", o.ref.key, f"{len(data)} bytes came where {length} were asked for"

@@ -13,10 +13,8 @@ committed before the lock is released.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
 import os
-import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +26,7 @@ from tierfs.clock import SystemClock
 from tierfs.config import Config
 from tierfs.control.commands import Commands
 from tierfs.control.kernel_caches import KernelCaches
+from tierfs.control.limits import keep_few_heaps, raise_open_files
 from tierfs.control.report import Reporter
 from tierfs.control.server import serve_control
 from tierfs.errors import CacheError, MountError, TierfsError
@@ -64,7 +63,8 @@ def main(argv: list[str]) -> int:
         config = Config.from_json(source.read())
     tierfs_log.set_up(str(config.mountpoint), config.log_level)
     reporter = Reporter(arguments.report_fd)
-    _raise_open_files()
+    keep_few_heaps()
+    raise_open_files()
     try:
         trio.run(_serve, config, arguments.fuse_fd, reporter)
     except Exception as error:
@@ -77,14 +77,6 @@ def main(argv: list[str]) -> int:
             reporter.error(TierfsError("the control plane failed", repr(cause), "see the log"))
         return 1
     return 0
-
-
-def _raise_open_files() -> None:
-    """Let this process have as many files open as it may: each object in use takes a descriptor,
-    and the usual soft limit of 1,024 is made for select(2)."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _cause(error: BaseException) -> BaseException:

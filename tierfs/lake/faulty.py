@@ -24,6 +24,7 @@ from tierfs.errors import (
     TierfsError,
 )
 from tierfs.lake.protocol import (
+    Body,
     Checksum,
     Lake,
     LakeCounters,
@@ -157,7 +158,7 @@ class FaultyLake:
             await trio.lowlevel.checkpoint()
             raise make(call.key)
 
-    def _lie(self, fault: Fault | None, call: Call, body: bytes) -> bytes:
+    def _lie(self, fault: Fault | None, call: Call, body: Body) -> Body:
         if fault is None or fault.kind not in _ON_BYTES:
             return body
         if fault.kind is FaultKind.SHORT:
@@ -199,7 +200,7 @@ class FaultyLake:
             start_after=start_after,
         )
 
-    async def get(self, key: bytes, version: Version, offset: int, length: int) -> bytes:
+    async def get(self, key: bytes, version: Version, offset: int, length: int) -> Body:
         """See `Lake.get`."""
         call = Call(CallKind.GET, key, offset, length)
         fault = self._choose(call)
@@ -208,7 +209,7 @@ class FaultyLake:
 
     async def get_whole(
         self, key: bytes, version: Version, size: int, *, checksum: bool = True
-    ) -> tuple[bytes, Checksum | None]:
+    ) -> tuple[Body, Checksum | None]:
         """See `Lake.get_whole`."""
         call = Call(CallKind.GET_WHOLE, key, 0, size)
         fault = self._choose(call)

@@ -31,6 +31,7 @@ import trio
 
 from tierfs.errors import ConfigError
 from tierfs.lake.protocol import (
+    Body,
     Checksum,
     Lake,
     LakeCounters,
@@ -182,7 +183,7 @@ class ModelledLake:
         await self._link.transfer(entries * _LISTED_ENTRY_BYTES)
         return page
 
-    async def get(self, key: bytes, version: Version, offset: int, length: int) -> bytes:
+    async def get(self, key: bytes, version: Version, offset: int, length: int) -> Body:
         """See `Lake.get`."""
         body = await self._first_byte(self._inner.get(key, version, offset, length))
         await self._link.transfer(len(body))
@@ -190,7 +191,7 @@ class ModelledLake:
 
     async def get_whole(
         self, key: bytes, version: Version, size: int, *, checksum: bool = True
-    ) -> tuple[bytes, Checksum | None]:
+    ) -> tuple[Body, Checksum | None]:
         """See `Lake.get_whole`."""
         call = self._inner.get_whole(key, version, size, checksum=checksum)
         body, found = await self._first_byte(call)

@@ -23,9 +23,12 @@ from __future__ import annotations
 import enum
 import hashlib
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from tierfs.errors import InvalidRequest
+
+#: What a lake sent, in its own memory or in that of a compiled client: not copied on the way.
+Body: TypeAlias = "bytes | memoryview"
 
 
 class ChecksumKind(enum.IntEnum):
@@ -173,7 +176,7 @@ class Lake(Protocol):
         Raises InvalidRequest, LakeMissing, LakeDenied, LakeUnavailable.
         """
 
-    async def get(self, key: bytes, version: Version, offset: int, length: int) -> bytes:
+    async def get(self, key: bytes, version: Version, offset: int, length: int) -> Body:
         """Exactly *length* bytes (> 0) at *offset* of that version.
 
         Raises PreconditionFailed when the key now holds another version or none, LakeArchived,
@@ -182,7 +185,7 @@ class Lake(Protocol):
 
     async def get_whole(
         self, key: bytes, version: Version, size: int, *, checksum: bool = True
-    ) -> tuple[bytes, Checksum | None]:
+    ) -> tuple[Body, Checksum | None]:
         """All *size* bytes (>= 0) of that version in one request, and its full-object checksum if
         the answer carried one. The caller compares it. Raises as ``get``.
 

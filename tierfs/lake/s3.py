@@ -35,6 +35,7 @@ from tierfs.errors import (
 )
 from tierfs.lake.limiter import AdaptiveLimiter
 from tierfs.lake.protocol import (
+    Body,
     Checksum,
     LakeCounters,
     LakeIdentity,
@@ -272,14 +273,14 @@ class S3Lake:
 
         return await self._ask_in_thread("list", full, once)
 
-    async def get(self, key: bytes, version: Version, offset: int, length: int) -> bytes:
+    async def get(self, key: bytes, version: Version, offset: int, length: int) -> Body:
         """See `Lake.get`."""
         if length <= 0 or offset < 0:
             raise InvalidRequest("a range must hold bytes", key)
         full = self._root + key
         cheap = not self._encrypted and spellable(full)
 
-        def once(client: Clients) -> bytes:
+        def once(client: Clients) -> Body:
             self.counters.get_requests += 1
             if cheap:
                 try:
@@ -294,12 +295,12 @@ class S3Lake:
 
     async def get_whole(
         self, key: bytes, version: Version, size: int, *, checksum: bool = True
-    ) -> tuple[bytes, Checksum | None]:
+    ) -> tuple[Body, Checksum | None]:
         """See `Lake.get_whole`."""
         full = self._root + key
         cheap = not checksum and not self._encrypted and spellable(full)
 
-        def cheaply(client: Clients) -> tuple[bytes, Checksum | None]:
+        def cheaply(client: Clients) -> tuple[Body, Checksum | None]:
             if cheap:
                 self.counters.get_requests += 1
                 try:
@@ -308,11 +309,11 @@ class S3Lake:
                     pass
             return signed(client)
 
-        def signed(client: Clients) -> tuple[bytes, Checksum | None]:
+        def signed(client: Clients) -> tuple[Body, Checksum | None]:
             self.counters.get_requests += 1
             return self._signed_get(client, full, version, 0, size, ranged=False)
 
-        async def once(client: Clients) -> tuple[bytes, Checksum | None]:
+        async def once(client: Clients) -> tuple[Body, Checksum | None]:
             if client.direct is None or size > DIRECT_BYTES:
                 return await self._in_thread(cheaply, client)
             self.counters.get_requests += 1
@@ -327,7 +328,7 @@ class S3Lake:
 
     async def _direct_get(
         self, client: Clients, direct: DirectHttp, full: bytes, version: Version, size: int
-    ) -> tuple[bytes, Checksum | None]:
+    ) -> tuple[Body, Checksum | None]:
         headers = {**self._extra, **_versioned(version)}
 
         def want(answer: Answer) -> int:
@@ -352,7 +353,7 @@ class S3Lake:
         length: int,
         *,
         ranged: bool,
-    ) -> tuple[bytes, Checksum | None]:
+    ) -> tuple[Body, Checksum | None]:
         headers = _versioned(version)
         if ranged:
             headers["Range"] = f"bytes={offset}-{offset + length - 1}"

@@ -24,6 +24,7 @@ from obstore.exceptions import BaseError, PreconditionError
 from obstore.store import S3Store
 
 from tierfs.errors import LakeProtocolError, PreconditionFailed
+from tierfs.lake.protocol import Body
 from tierfs.lake.retry import OtherVersion, Transient
 from tierfs.lake.s3_answers import Undecided
 from tierfs.lake.s3_credentials import Endpoint, Secret
@@ -104,18 +105,18 @@ class ByteReader:
             **options,
         )
 
-    def get(self, key: bytes, etag: bytes, offset: int, length: int) -> bytes:
+    def get(self, key: bytes, etag: bytes, offset: int, length: int) -> Body:
         """Exactly *length* bytes at *offset*, if the object still has *etag*.
 
         Raises PreconditionFailed, LakeProtocolError, `Transient`, `Undecided`.
         """
         return self._get(key, etag, length, (offset, offset + length))
 
-    def get_whole(self, key: bytes, etag: bytes, size: int) -> bytes:
+    def get_whole(self, key: bytes, etag: bytes, size: int) -> Body:
         """All *size* bytes. Raises as ``get``."""
         return self._get(key, etag, size, None)
 
-    def _get(self, key: bytes, etag: bytes, length: int, span: tuple[int, int] | None) -> bytes:
+    def _get(self, key: bytes, etag: bytes, length: int, span: tuple[int, int] | None) -> Body:
         options: obstore.GetOptions = {"if_match": etag.decode("utf-8")}
         if span is not None:
             options["range"] = span
@@ -129,7 +130,7 @@ class ByteReader:
                 raise OtherVersion("the object has changed", key)
             if span is None and result.meta["size"] != length:
                 raise LakeProtocolError("an answer has another length than asked for", key)
-            body = bytes(result.bytes())
+            body = memoryview(result.bytes())
         except PreconditionError:
             raise PreconditionFailed("the object has changed", key) from None
         except (BaseError, OSError, ValueError) as error:
