@@ -29,7 +29,7 @@ class ColdSeq(Scenario):
     expected_s = 30.0
 
     def rounds(self, quick: bool) -> int:
-        return 5 if quick else 11
+        return 4 if quick else 11
 
     def sizes(self, quick: bool) -> dict[str, Any]:
         return {"file_bytes": self._size(quick), "files": [1, FILES], "client": CONNECTIONS}

@@ -19,7 +19,7 @@ from bench.subjects.client import Client
 SIZE = 110_000
 READERS = (1, 4, 16)
 #: A variant that takes longer ends early: its rate is known by then.
-LIMIT_S = {True: 4.0, False: 60.0}
+LIMIT_S = {True: 3.0, False: 60.0}
 
 
 class ColdSmall(Scenario):
@@ -34,7 +34,7 @@ class ColdSmall(Scenario):
     expected_s = 40.0
 
     def rounds(self, quick: bool) -> int:
-        return 5 if quick else 11
+        return 4 if quick else 11
 
     def sizes(self, quick: bool) -> dict[str, Any]:
         files = {f"{readers} readers": self._count(readers, quick) for readers in READERS}

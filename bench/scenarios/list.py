@@ -14,7 +14,7 @@ from bench.subjects.base import CannotError, Subject
 
 PER_DIRECTORY = 1000
 #: Nobody waits longer for a listing; a subject that takes more cannot do it.
-DEADLINE_S = {True: 60.0, False: 600.0}
+DEADLINE_S = {True: 20.0, False: 600.0}
 
 
 class List(Scenario):

@@ -119,7 +119,8 @@ class StreamDetector:
 
     def _ahead(self, stream: _Stream) -> Advice:
         # Sixteen parts in flight, each a power of two.
-        part = min(MAX_PART_BYTES, max(FIRST_WINDOW_BYTES, 1 << (stream.window.bit_length() - 5)))
+        sixteenth = 1 << ((stream.window - 1).bit_length() - 4)
+        part = min(MAX_PART_BYTES, max(FIRST_WINDOW_BYTES, sixteenth))
         lo = max(stream.asked, stream.next)
         hi = min(stream.next + stream.window, self._size)
         # Ask in whole parts, so that requests stay large; a short tail goes with the last of them.
