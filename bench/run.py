@@ -53,7 +53,9 @@ def _parser() -> argparse.ArgumentParser:
         " all, each direction; none: the bare server on loopback",
     )
     parser.add_argument("--seed", type=int, default=1, help="of the data and of the orders")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the run here")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the run here, after each scenario"
+    )
     parser.add_argument("--html", type=Path, metavar="FILE", help="draw the run here")
     parser.add_argument(
         "--work",
@@ -94,14 +96,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         lab = Lab(work, server, loadgen, arguments.link, arguments.quick, arguments.seed)
         lab.create_bucket()
+
+        def keep() -> None:
+            # A run takes hours: what it found so far outlives whatever ends it.
+            if arguments.json:
+                record.write(_partial(arguments.json))
+
         try:
-            runner.run(lab, scenarios, subjects, record, _say)
+            runner.run(lab, scenarios, subjects, record, _say, keep)
         except WrongBytesError as error:
             print(f"bench: WRONG BYTES, the run is worth nothing: {error}", file=sys.stderr)
             return EXIT_WRONG_BYTES
     print(table.render(record))
     if arguments.json:
         record.write(arguments.json)
+        _partial(arguments.json).unlink(missing_ok=True)
     if arguments.html:
         arguments.html.write_text(plot.page_of(record))
     return 0
@@ -136,6 +145,10 @@ def _subjects(parser: argparse.ArgumentParser, arguments: argparse.Namespace) ->
         else:
             subjects.append(subject)
     return subjects
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + ".partial")
 
 
 def _say(line: str) -> None:

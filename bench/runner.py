@@ -38,15 +38,22 @@ class Clock:
 
 
 def run(
-    lab: Lab, scenarios: Sequence[Scenario], subjects: Sequence[Subject], record: Run, say: Say
+    lab: Lab,
+    scenarios: Sequence[Scenario],
+    subjects: Sequence[Subject],
+    record: Run,
+    say: Say,
+    done: Callable[[], object] = lambda: None,
 ) -> None:
-    """Run all *scenarios* with all *subjects* into *record*; *say* gets a line of progress.
+    """Run all *scenarios* with all *subjects* into *record*; *say* gets a line of progress, and
+    *done* is called after each scenario.
 
     Raises WrongBytesError: then nothing of the run is to be believed.
     """
     clock = Clock(scenarios, len(subjects))
     for scenario in scenarios:
         _run_scenario(lab, scenario, subjects, record, clock, say)
+        done()
 
 
 def _run_scenario(
