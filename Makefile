@@ -37,7 +37,7 @@ $(VENV)/.dev: $(VENV)/.built requirements-dev.txt
 
 native: $(NATIVE)/.built
 
-$(NATIVE)/.built: native/Cargo.toml native/Cargo.lock $(shell find native/lakesim native/loadgen -type f)
+$(NATIVE)/.built: native/Cargo.toml native/Cargo.lock $(shell find native/front native/lakesim native/loadgen -type f)
 	cd native && cargo build --quiet --release --locked
 	@touch $@
 

@@ -104,6 +104,7 @@ class Config:
     request_timeout: float = 60.0
     allow_empty_prefix: bool = False
     front: str = "auto"
+    fuse_mask: str = ""
     uid: int | None = None
     gid: int | None = None
     umask: int = 0o022

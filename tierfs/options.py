@@ -21,6 +21,16 @@ from tierfs.errors import ConfigError
 
 LOG_LEVELS = ("error", "warning", "info", "debug")
 FRONTS = ("auto", "native", "python")
+#: What a native front asks of the kernel, as its ``--fuse-mask`` names it (fuse/init.rs there).
+FUSE_FEATURES = (
+    "passthrough",
+    "readdirplus",
+    "parallel_dirops",
+    "async_read",
+    "async_dio",
+    "max_pages",
+    "handle_killpriv_v2",
+)
 
 # --- what a value may look like ------------------------------------------------------------------
 
@@ -84,6 +94,13 @@ def _link(text: str) -> str:
         numbers = []
     if len(numbers) != 4 or not all(math.isfinite(n) and n > 0 for n in numbers):
         raise ValueError("none, standard, or FIRST_BYTE_MS,P99_MS,MBPS_PER_CONNECTION,MBPS_TOTAL")
+    return text
+
+
+def _features(text: str) -> str:
+    for name in filter(None, text.split(",")):
+        if name not in FUSE_FEATURES:
+            raise ValueError(f"the features are {', '.join(FUSE_FEATURES)}")
     return text
 
 
@@ -246,6 +263,9 @@ OPTIONS: dict[str, Option] = {
         Option("front", _choice(*FRONTS), "process",
                "What serves the kernel: `python` runs anywhere, `native` is faster, `auto` takes"
                " the best that is installed."),
+        Option("fuse_mask", Kind("FEATURE,...", _features), "process",
+               "What a native front is not to ask the kernel for, to see how a mount is without:"
+               f" {', '.join(f'`{name}`' for name in FUSE_FEATURES)}."),
         Option("foreground", BOOLEAN, "process",
                "Stay in the foreground and log to stderr (systemd, containers)."),
         Option("log_level", _choice(*LOG_LEVELS), "process", "How much is logged."),

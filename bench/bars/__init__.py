@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from bench.bars.harness import Result
 
-NAMES = ["warmup", "memory", "small_memory", "remount", "faults", "kill"]
+NAMES = ["warmup", "memory", "small_memory", "remount", "faults", "kill", "survival"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.mount.mounting import Mount, detach, fuse_missing
+from tierfs.front.program import native_front
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -31,8 +32,17 @@ def lake(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.fixture(params=["python", "native"])
+def front(request: pytest.FixtureRequest) -> str:
+    """Each test that mounts has both fronts, which have one meaning."""
+    name: str = request.param
+    if name == "native" and native_front() is None:
+        pytest.skip("the native front is not built: no Rust toolchain")
+    return name
+
+
 @pytest.fixture
-def mount(tmp_path: Path, lake: Path) -> Iterator[Callable[..., Mount]]:
+def mount(tmp_path: Path, lake: Path, front: str) -> Iterator[Callable[..., Mount]]:
     """A mount of the lake: ``with mount("--memory", "64M", cache=...) as made``."""
     with ExitStack() as stack:
 
@@ -42,7 +52,7 @@ def mount(tmp_path: Path, lake: Path) -> Iterator[Callable[..., Mount]]:
                 directory=fields.pop("directory", tmp_path / "mnt"),
                 cache=fields.pop("cache", tmp_path / "cache"),
                 runtime=fields.pop("runtime", tmp_path / "run"),
-                options=["--cache-size", "1G", *options],
+                options=["--cache-size", "1G", "--front", front, *options],
                 **fields,
             )
             stack.callback(detach, made.directory)

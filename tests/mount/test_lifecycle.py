@@ -67,6 +67,7 @@ def test_sigterm_unmounts_and_ends(mount: Make, lake: Path, content: Content) ->
         assert not mounts_on(made.directory)
 
 
+@pytest.mark.parametrize("front", ["python"], indirect=True)
 def test_killed_control_plane_is_replaced_by_a_fresh_mount(
     mount: Make, lake: Path, content: Content
 ) -> None:

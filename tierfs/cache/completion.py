@@ -69,7 +69,8 @@ class Completion:
         self._store = store
         self._spawn = spawn
         self._dropped = dropped
-        self._boot = boot_id()
+        #: What a verification during this boot is stamped with.
+        self.boot = boot_id()
         self.mismatches = 0
         #: Comparisons under way.
         self.running = 0
@@ -91,7 +92,7 @@ class Completion:
         if not o.restored:
             # Every block was written, from bytes that were checked, since this process started.
             status = os.fstat(o.fd)
-            o.verified = (self._boot, status.st_size, status.st_ctime_ns)
+            o.verified = (self.boot, status.st_size, status.st_ctime_ns)
         else:
             o.verified = (NEVER, 0, 0)
         self._table.recorder.mark(o)

@@ -26,9 +26,18 @@ from tierfs.namespace import Namespace
 HIDDEN_LISTED = 100
 
 
-class _Gauges(Protocol):
+class Serving(Protocol):
+    """What serves the kernel, as far as `status` asks it."""
+
+    #: ``python`` or ``native``.
+    name: str
+
     @property
-    def open_directories(self) -> int: ...
+    def open_directories(self) -> int:
+        """How many directory handles the kernel holds."""
+
+    async def describe(self) -> dict[str, Any]:
+        """More to say of it, by name; counters that `FrontPort.stats` gives are fresh then."""
 
 
 class _Caches(Protocol):
@@ -46,7 +55,7 @@ class Commands:
         self._index = index
         self._namespace = namespace
         self._front = front
-        self._operations: _Gauges | None = None
+        self._serving: Serving | None = None
         self._caches: _Caches | None = None
         self._started_s = trio.current_time()
         self._by_name: dict[
@@ -59,9 +68,9 @@ class Commands:
             "refresh": self._refresh,
         }
 
-    def attach(self, operations: _Gauges, caches: _Caches) -> None:
+    def attach(self, serving: Serving, caches: _Caches) -> None:
         """The FUSE side is up: its gauges join the status, and a refresh waits for the kernel."""
-        self._operations = operations
+        self._serving = serving
         self._caches = caches
 
     async def run(self, command: str, args: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -75,18 +84,23 @@ class Commands:
         config, counters = self._config, self._lake.counters
         hidden_counts = self._namespace.hidden_counts()
         hidden = self._namespace.hidden(HIDDEN_LISTED)
+        serving = self._serving
+        front = {} if serving is None else await serving.describe()
+        keeper = _keepers_words(config.state_dir / "mount.json")
+        pids = {"keeper": os.getppid(), "control": os.getpid(), **keeper.pop("pids")}
         return {
             "version": tierfs.__version__,
             "mountpoint": str(config.mountpoint),
             "lake": str(self._lake.identity),
             "lake_id": self._lake.identity.lake_id,
-            "front": "python",
+            "front": serving.name if serving is not None else None,
+            "front_details": front,
             "kernel": platform.release(),
             "read_only": True,
-            **_keepers_words(config.state_dir / "mount.json"),
-            "pids": {"keeper": os.getppid(), "control": os.getpid()},
+            **keeper,
+            "pids": pids,
             "uptime_s": round(trio.current_time() - self._started_s, 3),
-            "memory_bytes": memory_of_processes((os.getpid(), os.getppid())),
+            "memory_bytes": memory_of_processes(tuple(pids.values())),
             "cache_directory": str(config.cache / self._lake.identity.lake_id),
             "lake_requests": {
                 "get": counters.get_requests,
@@ -99,7 +113,7 @@ class Commands:
             "cache": self._front.stats(),
             "namespace": {
                 "entries": self._namespace.entry_count(),
-                "open_directories": self._operations.open_directories if self._operations else 0,
+                "open_directories": serving.open_directories if serving else 0,
                 "hidden": {reason.name.lower(): count for reason, count in hidden_counts.items()},
                 "hidden_keys": [
                     {
@@ -144,12 +158,13 @@ def _paths(args: dict[str, Any]) -> list[bytes]:
 
 
 def _keepers_words(path: Path) -> dict[str, Any]:
-    """What the keeper wrote down: where the log is, and how often it had to start us again."""
+    """What the keeper wrote down: where the log is, how often it had to start something again, and
+    which processes there are besides."""
     try:
         words = json.loads(path.read_bytes())
-        return {"log": words["log"], "restarts": words["deaths"]}
+        return {"log": words["log"], "restarts": words["deaths"], "pids": dict(words["pids"])}
     except (OSError, ValueError, KeyError, TypeError):
-        return {"log": None, "restarts": None}
+        return {"log": None, "restarts": None, "pids": {}}
 
 
 def memory_of_processes(pids: tuple[int, ...]) -> int:

@@ -1,13 +1,13 @@
 """The control plane: one process, one trio loop, everything that a mount needs wired together.
 
-Started by the keeper with three inherited descriptors: ``/dev/fuse`` (already mounted), the
-configuration (JSON), and the report pipe (`tierfs.control.report`). It serves until the kernel ends
-the connection (an unmount) or SIGTERM asks it to drain; it never unmounts by itself, the keeper
-does.
+Started by the keeper with inherited descriptors: the configuration (JSON), the report pipe
+(`tierfs.control.report`), and either ``/dev/fuse``, already mounted, or what it has in common with
+a native front: a socket for upcalls and some memory. It serves until the kernel ends the connection
+(an unmount) or SIGTERM asks it to drain; it never unmounts by itself, the keeper does.
 
 Order of start: lake checked, index opened (which takes the cache's lock), namespace, front, control
-socket, and only then the FUSE loop. Order of stop: the reverse; what the index still has queued is
-committed before the lock is released.
+socket, and only then the loop of requests or upcalls. Order of stop: the reverse; what the index
+still has queued is committed before the lock is released.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import argparse
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import trio
 
@@ -29,7 +30,9 @@ from tierfs.control.kernel_caches import KernelCaches
 from tierfs.control.limits import keep_few_heaps, raise_open_files
 from tierfs.control.report import Reporter
 from tierfs.control.server import serve_control
+from tierfs.control.upcalls import Rules, UpcallServer
 from tierfs.errors import CacheError, MountError, TierfsError
+from tierfs.front.native import NativeFront
 from tierfs.front.python import PythonFront
 from tierfs.index import Index
 from tierfs.lake.open import open_lake
@@ -54,7 +57,9 @@ DRAIN_S = 10.0
 def main(argv: list[str]) -> int:
     """Parse the inherited descriptors' numbers, serve, and return the exit code."""
     parser = argparse.ArgumentParser(prog="tierfs-control")
-    parser.add_argument("--fuse-fd", type=int, required=True)
+    parser.add_argument("--fuse-fd", type=int, help="serve the kernel here, through pyfuse3")
+    parser.add_argument("--upcall-fd", type=int, help="serve a native front here")
+    parser.add_argument("--shared-fd", type=int, help="memory shared with a native front")
     parser.add_argument("--config-fd", type=int, required=True)
     parser.add_argument("--report-fd", type=int, required=True)
     arguments = parser.parse_args(argv)
@@ -66,7 +71,11 @@ def main(argv: list[str]) -> int:
     keep_few_heaps()
     raise_open_files()
     try:
-        trio.run(_serve, config, arguments.fuse_fd, reporter)
+        if arguments.fuse_fd is not None:
+            front = _pyfuse3(arguments.fuse_fd)
+        else:
+            front = _native(arguments.upcall_fd, arguments.shared_fd)
+        trio.run(_serve, config, front, reporter)
     except Exception as error:
         cause = _cause(error)
         if isinstance(cause, TierfsError):
@@ -101,7 +110,27 @@ def lake_directory(config: Config, lake_id: str) -> Path:
     return directory
 
 
-async def _serve(config: Config, fuse_fd: int, reporter: Reporter) -> None:
+class _Front(NamedTuple):
+    """One of the two ways to be between the kernel and the domain functions."""
+
+    #: What fills the cache, and serves reads here or for another process.
+    filler: type[PythonFront]
+    #: Serves until the mount ends, wired to what it is given.
+    serve: Callable[[_Parts], Awaitable[None]]
+
+
+class _Parts(NamedTuple):
+    """What a front is wired to."""
+
+    config: Config
+    directory: Path
+    namespace: Namespace
+    front: PythonFront
+    commands: Commands
+    reporter: Reporter
+
+
+async def _serve(config: Config, kind: _Front, reporter: Reporter) -> None:
     lake = await open_lake(config)
     try:
         await lake.check(allow_empty=config.allow_empty_prefix)
@@ -121,7 +150,7 @@ async def _serve(config: Config, fuse_fd: int, reporter: Reporter) -> None:
                     negative_ttl_s=config.negative_ttl,
                     spawn=background,
                 )
-                front = PythonFront(
+                front = kind.filler(
                     index.cache,
                     lake,
                     directory,
@@ -136,8 +165,9 @@ async def _serve(config: Config, fuse_fd: int, reporter: Reporter) -> None:
                 background.start_soon(_report_alive, reporter)
                 commands = Commands(config, lake, index, namespace, front)
                 background.start_soon(serve_control, config.control_socket, commands)
+                parts = _Parts(config, directory, namespace, front, commands, reporter)
                 try:
-                    await _serve_fuse(fuse_fd, namespace, front, commands, reporter)
+                    await kind.serve(parts)
                 finally:
                     with trio.CancelScope(shield=True, deadline=trio.current_time() + DRAIN_S):
                         await front.aclose()
@@ -150,13 +180,57 @@ async def _serve(config: Config, fuse_fd: int, reporter: Reporter) -> None:
             await lake.aclose()
 
 
-async def _serve_fuse(
-    fuse_fd: int,
-    namespace: Namespace,
-    front: PythonFront,
-    commands: Commands,
-    reporter: Reporter,
-) -> None:
+def _pyfuse3(fuse_fd: int) -> _Front:
+    """The front in this process: pyfuse3 on the keeper's descriptor."""
+
+    async def serve(parts: _Parts) -> None:
+        await _serve_fuse(fuse_fd, parts)
+
+    return _Front(PythonFront, serve)
+
+
+def _native(upcall_fd: int, shared_fd: int) -> _Front:
+    """A front in a process of its own, which the keeper starts when this one is ready."""
+
+    async def serve(parts: _Parts) -> None:
+        await _serve_upcalls(upcall_fd, shared_fd, parts)
+
+    return _Front(NativeFront, serve)
+
+
+async def _serve_upcalls(upcall_fd: int, shared_fd: int, parts: _Parts) -> None:
+    """Serve upcalls until SIGTERM: the keeper sends it when the mount is gone."""
+    assert isinstance(parts.front, NativeFront)
+    config, namespace = parts.config, parts.namespace
+    rules = Rules(
+        ttl_s=config.metadata_ttl,
+        negative_ttl_s=config.negative_ttl,
+        uid=config.uid if config.uid is not None else os.getuid(),
+        gid=config.gid if config.gid is not None else os.getgid(),
+        umask=config.umask,
+        lake_directory=os.fsencode(parts.directory),
+    )
+    server = UpcallServer(upcall_fd, shared_fd, namespace, parts.front, rules)
+    caches = KernelCaches(server.forget_entry, server.forget_content)
+    try:
+        namespace.on_change = caches.entry_changed
+        parts.front.on_content_dropped = caches.content_dropped
+        parts.commands.attach(server, caches)
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(server.run)
+                parts.reporter.ready()
+                async for number in signals:
+                    log.info("%s: draining", signal.Signals(number).name)
+                    parts.reporter.stopping()
+                    break
+                nursery.cancel_scope.cancel()
+    finally:
+        namespace.on_change = parts.front.on_content_dropped = None
+        caches.close()
+
+
+async def _serve_fuse(fuse_fd: int, parts: _Parts) -> None:
     """Run pyfuse3's loop on the inherited descriptor until an unmount or a signal ends it."""
     # Imported here so that everything above can be tested where libfuse3 is not installed.
     import pyfuse3
@@ -164,6 +238,7 @@ async def _serve_fuse(
     from tierfs.fs import receiving
     from tierfs.fs.operations import Operations
 
+    _, _, namespace, front, commands, reporter = parts
     session = _Session(reporter)
     operations = Operations(namespace, front, on_init=session.begun)
     pyfuse3.init(operations, f"/dev/fd/{fuse_fd}", {"default_permissions"})

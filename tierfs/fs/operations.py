@@ -20,27 +20,21 @@ import errno
 import functools
 import logging
 import os
-import stat
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import pyfuse3
 
-from tierfs.errors import NoAttribute, NotFound, ReadOnly, StaleVersion, TierfsError, show
+from tierfs.errors import TierfsError
 from tierfs.front.python import PythonFront
-from tierfs.fs.attributes import MAX_TTL_S, XATTR_NAMES, file_xattr
+from tierfs.fs.attributes import MAX_TTL_S
 from tierfs.fs.errno import errno_of, is_quiet
 from tierfs.fs.handles import DirectoryHandle, HandleTable
-from tierfs.index.records import Kind
+from tierfs.fs.view import KIND_BITS, View
 from tierfs.namespace import Absent, Attributes, Namespace
 
 log = logging.getLogger(__name__)
 
-_KIND_BITS = {
-    Kind.DIRECTORY: stat.S_IFDIR,
-    Kind.FILE: stat.S_IFREG,
-    Kind.SYMLINK: stat.S_IFLNK,
-}
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
 #: READDIR offsets of the two entries that are in every directory; real ones are inode numbers >=
 #: 16.
@@ -79,6 +73,8 @@ def _boundary(
 class Operations(pyfuse3.Operations):
     """The request handlers of one mount. *on_init* is called when the kernel has said INIT."""
 
+    #: Of this front, for `tierfs.control.commands.Serving`.
+    name = "python"
     supports_dot_lookup = True
     enable_writeback_cache = False
 
@@ -90,12 +86,16 @@ class Operations(pyfuse3.Operations):
         self._front = front
         self._on_init = on_init
         self._directories = HandleTable()
-        self._read_only_said = False
+        self._view = View(namespace, front)
 
     @property
     def open_directories(self) -> int:
         """How many directory handles the kernel holds (a gauge)."""
         return len(self._directories)
+
+    async def describe(self) -> dict[str, Any]:
+        """There is nothing more to say of this front."""
+        return {}
 
     def init(self) -> None:
         self._on_init()
@@ -122,16 +122,7 @@ class Operations(pyfuse3.Operations):
 
     @_boundary
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
-        try:
-            attributes = self._namespace.attributes(inode)
-        except (NotFound, StaleVersion):
-            opened = self._front.opened(inode)
-            if opened is None:
-                raise StaleVersion(
-                    "stat", f"inode {inode}", "the path names a newer version"
-                ) from None
-            attributes = self._namespace.detached_attributes(inode, opened[1])
-        return _fill(pyfuse3.EntryAttributes(), attributes)
+        return _fill(pyfuse3.EntryAttributes(), self._view.attributes(inode))
 
     @_boundary
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
@@ -180,7 +171,7 @@ class Operations(pyfuse3.Operations):
     @_boundary
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         if flags & _WRITE_FLAGS:
-            self._refuse_write(inode, "open for writing")
+            self._view.refuse_change(inode, "open for writing")
         found = self._namespace.object_cached(inode)
         if found is None:
             found = await self._namespace.open_object(inode)
@@ -220,15 +211,7 @@ class Operations(pyfuse3.Operations):
 
     @_boundary
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
-        if name not in XATTR_NAMES:
-            # Also security.capability, which the kernel asks for before it runs a file.
-            raise pyfuse3.FUSEError(errno.ENODATA)
-        opened = self._front.opened(inode)
-        reference, _ = opened or await self._namespace.open_object(inode)
-        value = file_xattr(name, reference, self._front.file_state(inode), ctx.uid)
-        if value is None:
-            raise NoAttribute("getxattr", name)
-        return value
+        return await self._view.xattr(inode, name, ctx.uid)
 
     @_boundary
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
@@ -236,21 +219,6 @@ class Operations(pyfuse3.Operations):
         return ()
 
     # ---- everything that would change the lake -----------------------------------------------
-
-    def _refuse_write(self, inode: int, op: str) -> None:
-        if not self._read_only_said:
-            self._read_only_said = True
-            try:
-                path = show(self._namespace.path_of(inode))
-            except NotFound:
-                path = f"inode {inode}"  # Open still, but without a name by now.
-            log.warning(
-                "/%s: %s: refused with EROFS, because this mount shows the lake read-only; "
-                "write to another file system (said once a mount)",
-                path,
-                op,
-            )
-        raise ReadOnly(op, "", "this mount is read-only")
 
     @_boundary
     async def setattr(
@@ -261,11 +229,11 @@ class Operations(pyfuse3.Operations):
         fh: int | None,
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
-        self._refuse_write(inode, "change attributes")
+        self._view.refuse_change(inode, "change attributes")
         raise AssertionError("unreachable")
 
     async def _refuse_in(self, parent: int, op: str) -> Any:
-        self._refuse_write(parent, op)
+        self._view.refuse_change(parent, op)
 
     @_boundary
     async def create(
@@ -337,7 +305,7 @@ def _fill(entry: pyfuse3.EntryAttributes, attributes: Attributes) -> pyfuse3.Ent
     entry.st_ino = attributes.ino
     entry.entry_timeout = ttl_s
     entry.attr_timeout = ttl_s
-    entry.st_mode = _KIND_BITS[attributes.kind] | attributes.mode
+    entry.st_mode = KIND_BITS[attributes.kind] | attributes.mode
     entry.st_uid = attributes.uid
     entry.st_gid = attributes.gid
     entry.st_size = size

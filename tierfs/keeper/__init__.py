@@ -6,6 +6,7 @@ keeper in the background and returns when the mount answers. Role by role:
     mounting, mountpoint  mount(2) or fusermount3; what is on the directory already, dead mounts
     child                 the control plane as a process, and its reports
     supervise, timing     the loop: start, watch, restart, drain, give up
+    native                the same for a native front: two processes, and a mount that outlives them
     runtime               the lock of one mount point, its log and state files
     notify, log           the service manager, log lines
     signals, process      signals as events, what a forked process does first
@@ -14,18 +15,22 @@ keeper in the background and returns when the mount answers. Role by role:
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from tierfs.config import Config
-from tierfs.errors import TierfsError
+from tierfs.errors import MountError, TierfsError
+from tierfs.front.program import native_front
 from tierfs.keeper.child import CONTROL_ARGV
 from tierfs.keeper.log import Log
 from tierfs.keeper.mounting import Mount, MountSpec, make_mount
 from tierfs.keeper.mountpoint import clear_mountpoint
+from tierfs.keeper.native import NativeSupervisor
 from tierfs.keeper.notify import Notifier
 from tierfs.keeper.process import close_all_but, fill_standard_streams
 from tierfs.keeper.runtime import Runtime, keeper_pid, wait_until_gone
@@ -46,6 +51,7 @@ class _Keeper:
             MountError: as `Runtime.claim`, `clear_mountpoint` and `make_mount`.
         """
         self._config = config
+        self._front = _choose_front(config)
         spec = MountSpec.from_config(config)
         self.runtime = Runtime.claim(config.state_dir, spec.mountpoint)
         try:
@@ -68,7 +74,11 @@ class _Keeper:
         if self.stale:
             log.warning(f"detached {self.stale} dead mount(s) of an earlier run")
         self.runtime.write_pid()
-        supervisor = Supervisor(
+        kind: Callable[..., Supervisor] = Supervisor
+        if self._front is not None:
+            mask = self._config.fuse_mask
+            kind = functools.partial(NativeSupervisor, front=self._front, fuse_mask=mask)
+        supervisor = kind(
             self.mount,
             self.runtime,
             self._config.to_json().encode(),
@@ -79,6 +89,21 @@ class _Keeper:
             timing=timing,
         )
         return supervisor.run(), supervisor.error
+
+
+def _choose_front(config: Config) -> Path | None:
+    """The program of the native front that *config* asks for; None: the Python one.
+
+    Raises:
+        MountError: it asks for one that is not here.
+    """
+    if config.front != "native":
+        return None
+    program = native_front()
+    if program is None:
+        hint = "install tierfs where there is a Rust toolchain, or mount with --front python"
+        raise MountError("there is no native front on this machine", "tierfs-front", hint)
+    return program
 
 
 def run(

@@ -1,8 +1,10 @@
-"""The control plane as the keeper sees it: a process, and a pipe on which it reports.
+"""The control plane, and a native front, as the keeper sees them: a process, and a pipe on which it
+reports.
 
-The child inherits three descriptors besides the standard streams, named on its command line:
-``--fuse-fd`` (``/dev/fuse``), ``--config-fd`` (a memfd with the configuration as JSON: none of it
-shows in argv or the environment) and ``--report-fd``, on which it writes lines::
+A child inherits some descriptors besides the standard streams, named on its command line: those it
+is to work with, such as ``--fuse-fd`` (``/dev/fuse``), ``--config-fd`` (a memfd with the
+configuration as JSON: none of it shows in argv or the environment) and ``--report-fd``, on which it
+writes lines::
 
     ready           it serves the mount
     alive           at least every half watchdog interval
@@ -16,7 +18,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tierfs.errors import MountError, TierfsError
@@ -28,7 +30,7 @@ _LINE_LIMIT_BYTES = 64 << 10
 
 
 class Child:
-    """One control-plane process."""
+    """One such process."""
 
     def __init__(self, pid: int, report_fd: int) -> None:
         self.pid = pid
@@ -38,34 +40,43 @@ class Child:
         self._partial = b""
 
     @classmethod
-    def start(cls, argv: Sequence[str], *, fuse_fd: int, config: bytes) -> Child:
-        """Fork and exec *argv* with the descriptors' numbers appended.
+    def start(
+        cls,
+        argv: Sequence[str],
+        *,
+        descriptors: Mapping[str, int],
+        config: bytes | None = None,
+    ) -> Child:
+        """Fork and exec *argv*, with the numbers of *descriptors* appended behind their flags, and
+        those of a memfd with *config* and of the report pipe.
 
         Raises:
             OSError: no process or descriptor to be had.
         """
-        config_fd = os.memfd_create("tierfs-config")
+        given = dict(descriptors)
         report_read, report_write = os.pipe()
         os.set_blocking(report_read, False)
+        given["--report-fd"] = report_write
+        config_fd = -1
         try:
-            _write_all(config_fd, config)
-            os.lseek(config_fd, 0, os.SEEK_SET)
-            command = [
-                *argv,
-                *("--fuse-fd", str(fuse_fd)),
-                *("--config-fd", str(config_fd)),
-                *("--report-fd", str(report_write)),
-            ]
+            if config is not None:
+                config_fd = given["--config-fd"] = os.memfd_create("tierfs-config")
+                _write_all(config_fd, config)
+                os.lseek(config_fd, 0, os.SEEK_SET)
+            command = [*argv]
+            for flag, fd in given.items():
+                command += [flag, str(fd)]
             pid = os.fork()
         except OSError:
             os.close(report_read)
             raise
         else:
             if pid == 0:
-                _become(command, (fuse_fd, config_fd, report_write))
+                _become(command, tuple(given.values()))
             return cls(pid, report_read)
         finally:
-            os.close(config_fd)
+            if config_fd >= 0:
+                os.close(config_fd)
             os.close(report_write)
 
     def lines(self) -> list[str]:
@@ -165,7 +176,7 @@ def _become(command: Sequence[str], keep: Sequence[int]) -> None:
             os.set_inheritable(fd, True)
         os.execve(command[0], list(command), child_environment())
     except BaseException as error:
-        os.write(2, f"tierfs: cannot start the control plane: {error}\n".encode())
+        os.write(2, f"tierfs: cannot start {command[0]}: {error}\n".encode())
     finally:
         os._exit(127)
 

@@ -23,6 +23,7 @@ import os
 import shutil
 import stat
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from tierfs.errors import MountError
@@ -97,7 +98,7 @@ class Runtime:
         os.ftruncate(self.lock_fd, 0)
         os.pwrite(self.lock_fd, b"%d\n" % os.getpid(), 0)
 
-    def write_state(self, state: dict[str, str | int | float | None]) -> None:
+    def write_state(self, state: Mapping[str, object]) -> None:
         """Replace ``mount.json`` in one step; a full disk leaves the old one."""
         scratch = self.directory / "mount.json.new"
         with contextlib.suppress(OSError):

@@ -2,7 +2,7 @@
 
 States of `Supervisor`, and the methods behind the arrows::
 
-                 _launch            _on_line "ready"           _on_probe: it answered
+                 _launch            "ready"                    _on_probe: it answered
     (mounted) -----------> STARTING ----------------> ANSWERING ---------------------> SERVING
                               ^  |                        |                              |
                       _relaunch  `------------------------+---- _on_child_end -----------+
@@ -89,6 +89,7 @@ class Supervisor:
         self._child: Child | None = None
         self._probe_pid = 0
         self._doomed: list[int] = []
+        self._doomed_children: list[Child] = []
         self._answered = False
         self._limits_told = False
         self._connected = True
@@ -120,28 +121,35 @@ class Supervisor:
         """Wait for one round of events and handle them."""
         poller = select.poll()
         poller.register(signals.fd, select.POLLIN)
-        child = self._child
-        if child is not None and child.report_fd >= 0:
-            poller.register(child.report_fd, select.POLLIN)
+        children = self._children()
+        for child in children:
+            if child.report_fd >= 0:
+                poller.register(child.report_fd, select.POLLIN)
         if self._connected and self._mount.fuse_fd >= 0:
             # With an empty mask /dev/fuse reports only that the connection has ended (POLLERR).
             poller.register(self._mount.fuse_fd, 0)
         now = time.monotonic()
         due = min(self._timers.values(), default=now + 3600.0)
         events = dict(poller.poll(max(0.0, due - now) * 1000 + 1))
-        if child is not None and events.get(child.report_fd, 0) & _READ_MASK:
-            self._read_report(child)
+        for child in children:
+            if events.get(child.report_fd, 0) & _READ_MASK:
+                self._read_report(child)
         if self._connected and events.get(self._mount.fuse_fd, 0):
             self._on_disconnect()
         self._reap_probes()
-        if child is not None and child.reap():
-            self._on_child_end(child)
+        for child in children:
+            if child.reap():
+                self._on_child_end(child)
         for number in signals.arrived():
             self._on_signal(number)
         now = time.monotonic()
         for name in [name for name, at in self._timers.items() if at <= now]:
             if self._timers.pop(name, None) is not None:
                 self._on_timer(name)
+
+    def _children(self) -> list[Child]:
+        """The processes that are watched."""
+        return [] if self._child is None else [self._child]
 
     def _after(self, name: str, seconds: float) -> None:
         self._timers[name] = time.monotonic() + seconds
@@ -180,7 +188,9 @@ class Supervisor:
         self._connected = True
         self._report = None
         self._reason = ""
-        self._child = Child.start(self._argv, fuse_fd=self._mount.fuse_fd, config=self._config)
+        self._child = Child.start(
+            self._argv, config=self._config, descriptors={"--fuse-fd": self._mount.fuse_fd}
+        )
         self._log.debug(f"control plane started (pid {self._child.pid})")
         self._after("silence", self._timing.start_s)
         self._after("pulse", self._timing.pulse_s)
@@ -209,9 +219,9 @@ class Supervisor:
 
     def _read_report(self, child: Child) -> None:
         for line in child.lines():
-            self._on_line(line)
+            self._on_child_line(child, line)
 
-    def _on_line(self, line: str) -> None:
+    def _on_child_line(self, child: Child, line: str) -> None:
         error = parse_error(line)
         if error is not None:
             self._report = error
@@ -369,6 +379,7 @@ class Supervisor:
         if child is not None:
             child.kill()
             child.close()
+            self._doomed_children.append(child)
         self._kill_probe()
         self._mount.close()
         self._mount.abort()
@@ -376,7 +387,7 @@ class Supervisor:
             self._log.error("the dead mount is covered by another one: umount both")
             self._exit_code = self._exit_code or 1
         deadline = time.monotonic() + self._timing.abort_s
-        while child is not None and not child.reap() and time.monotonic() < deadline:
+        while time.monotonic() < deadline and not all(c.reap() for c in self._doomed_children):
             time.sleep(0.005)
         self._runtime.release()
 
@@ -396,6 +407,16 @@ class Supervisor:
         log_file = self._runtime.log_file
         return f"see {log_file}" if log_file else "see the log"
 
+    @property
+    def _death_count(self) -> int:
+        """How many processes have died so far."""
+        return self._deaths.total
+
+    @property
+    def _pids(self) -> dict[str, int]:
+        """Processes that the control plane does not know of, by role."""
+        return {}
+
     def _record(self) -> None:
         """Tell `tierfs status` what the control plane cannot know."""
         log_file = self._runtime.log_file
@@ -407,6 +428,7 @@ class Supervisor:
                 "state": self._state.value,
                 "log": str(log_file) if log_file else None,
                 "started": self._started_s,
-                "deaths": self._deaths.total,
+                "deaths": self._death_count,
+                "pids": self._pids,
             }
         )

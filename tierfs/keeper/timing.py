@@ -43,14 +43,17 @@ class Deaths:
     """How often the control plane died lately, and how long to wait before the next start."""
 
     def __init__(self, timing: Timing) -> None:
-        self._timing = timing
+        self.timing = timing
         self._recent: deque[float] = deque()
         self.total = 0
 
-    def record(self, now_s: float) -> float | None:
-        """Count a death at *now_s*; seconds to wait, or None when it is time to give up."""
-        timing = self._timing
+    def record(self, now_s: float, *, counts: bool = True) -> float | None:
+        """A death at *now_s*; seconds to wait, or None when it is time to give up. One that does
+        not count is only added to the total."""
+        timing = self.timing
         self.total += 1
+        if not counts:
+            return 0.0
         self._recent.append(now_s)
         while self._recent[0] <= now_s - timing.crash_window_s:
             self._recent.popleft()

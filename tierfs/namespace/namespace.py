@@ -101,6 +101,11 @@ class Namespace:
     def on_change(self, callback: OnChange | None) -> None:
         self._entries.on_change = callback
 
+    @property
+    def directory_mtime_ns(self) -> int:
+        """The time that directories show."""
+        return self._presenter.directory_mtime_ns
+
     # Names and attributes.
 
     async def lookup(self, parent: int, name: bytes) -> Attributes:
@@ -177,6 +182,12 @@ class Namespace:
         place), NotFound when it is gone, IsADirectory, and the lake's errors.
         """
         return await self._lookups.open_object(ino)
+
+    def object_known(self, ino: int) -> tuple[ObjectRef, int] | None:
+        """As `open_object`, from the index alone and however old; None when it is not there. For
+        files that are open already. Never waits."""
+        inode, ref = self._names.inode(ino), self._names.object(ino)
+        return None if inode is None or ref is None else (ref, inode.size)
 
     # Freshness.
 

@@ -1,0 +1,320 @@
+//! The records of the index; their byte tables stand in `tierfs/index/schema.py`, and
+//! `tests/golden/index` holds both sides to them. A record of another shape is `None`: the control
+//! plane, which owns the index, finds out what is wrong with it.
+
+use xxhash_rust::xxh3::Xxh3;
+
+pub const BLOCK_SIZE: u64 = 1 << 20;
+pub const ROOT_INO: u64 = 1;
+
+const MOUNTS_OWN: u32 = u32::MAX;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Directory,
+    File,
+    Symlink,
+}
+
+impl Kind {
+    fn from_byte(byte: u8) -> Option<Self> {
+        match byte {
+            1 => Some(Self::Directory),
+            2 => Some(Self::File),
+            3 => Some(Self::Symlink),
+            _ => None,
+        }
+    }
+}
+
+/// `names/inodes`. A `mode` of 0, and a `uid` or `gid` of `None`, are the mount's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inode {
+    pub kind: Kind,
+    pub mode: u16,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub size: u64,
+    pub mtime_ns: i64,
+    pub parent: u64,
+}
+
+impl Inode {
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        let owner = |id| (id != MOUNTS_OWN).then_some(id);
+        let value: &[u8; 40] = value.try_into().ok()?;
+        Some(Self {
+            kind: Kind::from_byte(value[0])?,
+            mode: u16_at(value, 2)?,
+            uid: owner(u32_at(value, 4)?),
+            gid: owner(u32_at(value, 8)?),
+            size: u64_at(value, 16)?,
+            mtime_ns: u64_at(value, 24)?.cast_signed(),
+            parent: u64_at(value, 32)?,
+        })
+    }
+
+    /// What the root is while nothing is recorded of it.
+    pub fn root() -> Self {
+        Self {
+            kind: Kind::Directory,
+            mode: 0,
+            uid: None,
+            gid: None,
+            size: 0,
+            mtime_ns: 0,
+            parent: ROOT_INO,
+        }
+    }
+}
+
+/// `names/dentries`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dentry {
+    pub ino: u64,
+    pub kind: Kind,
+    pub checked_ns: i64,
+}
+
+impl Dentry {
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        let value: &[u8; 24] = value.try_into().ok()?;
+        Some(Self {
+            ino: u64_at(value, 0)?,
+            checked_ns: u64_at(value, 8)?.cast_signed(),
+            kind: Kind::from_byte(value[16])?,
+        })
+    }
+}
+
+/// `names/objects`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ObjectRef<'a> {
+    pub key: &'a [u8],
+    pub etag: &'a [u8],
+    pub version_id: &'a [u8],
+}
+
+impl<'a> ObjectRef<'a> {
+    pub fn parse(value: &'a [u8]) -> Option<Self> {
+        let key_end = 8 + usize::from(u16_at(value, 2)?);
+        let etag_end = key_end + usize::from(u16_at(value, 4)?);
+        let end = etag_end + usize::from(u16_at(value, 6)?);
+        Some(Self {
+            key: value.get(8..key_end)?,
+            etag: value.get(key_end..etag_end)?,
+            version_id: value.get(etag_end..end)?,
+        })
+    }
+
+    /// The name that the object has in its directory.
+    pub fn name(&self) -> &'a [u8] {
+        let start = self.key.iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
+        &self.key[start..]
+    }
+
+    /// What a cached copy is a copy of; `identity_of` in `tierfs/cache/blocks.py`.
+    pub fn identity(&self) -> [u8; 16] {
+        let mut hasher = Xxh3::new();
+        for field in [self.key, self.etag, self.version_id] {
+            hasher.update(&(field.len() as u64).to_le_bytes());
+            hasher.update(field);
+        }
+        hasher.digest128().to_be_bytes()
+    }
+}
+
+/// `names/listings`, as far as a reader of the index wants to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listing {
+    pub complete: bool,
+    pub checked_ns: i64,
+}
+
+impl Listing {
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        if value.len() < 24 {
+            return None;
+        }
+        Some(Self { complete: value[0] == 2, checked_ns: u64_at(value, 8)?.cast_signed() })
+    }
+}
+
+/// `cache/files`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CachedFile {
+    pub identity: [u8; 16],
+    pub size: u64,
+    pub present_bytes: u64,
+    pub verified: Stamp,
+    pub complete: bool,
+}
+
+/// When and as what a cache file was last verified as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    pub boot: [u8; 8],
+    pub size: u64,
+    pub ctime_ns: i64,
+}
+
+impl CachedFile {
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        let value: &[u8; 72] = value.try_into().ok()?;
+        Some(Self {
+            identity: value[..16].try_into().ok()?,
+            size: u64_at(value, 16)?,
+            present_bytes: u64_at(value, 24)?,
+            verified: Stamp {
+                boot: value[32..40].try_into().ok()?,
+                size: u64_at(value, 40)?,
+                ctime_ns: u64_at(value, 48)?.cast_signed(),
+            },
+            complete: u32_at(value, 64)? & 1 != 0,
+        })
+    }
+}
+
+/// `cache/blocks`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block {
+    pub length: u32,
+    pub xxh3: u64,
+}
+
+impl Block {
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        let value: &[u8; 24] = value.try_into().ok()?;
+        Some(Self { length: u32_at(value, 0)?, xxh3: u64_at(value, 8)? })
+    }
+}
+
+/// The key of an inode in `inodes`, `objects`, `listings` and `files`.
+pub fn ino_key(ino: u64) -> [u8; 8] {
+    ino.to_be_bytes()
+}
+
+/// The key of a name in `dentries`.
+pub fn dentry_key(parent: u64, name: &[u8]) -> Vec<u8> {
+    [&parent.to_be_bytes(), name].concat()
+}
+
+/// The key of a child in `children`.
+pub fn child_key(parent: u64, ino: u64) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&parent.to_be_bytes());
+    key[8..].copy_from_slice(&ino.to_be_bytes());
+    key
+}
+
+/// The key of a block in `blocks`.
+pub fn block_key(ino: u64, number: u32) -> [u8; 12] {
+    let mut key = [0; 12];
+    key[..8].copy_from_slice(&ino.to_be_bytes());
+    key[8..].copy_from_slice(&number.to_be_bytes());
+    key
+}
+
+fn u16_at(value: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_le_bytes(value.get(at..at + 2)?.try_into().ok()?))
+}
+
+fn u32_at(value: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(value.get(at..at + 4)?.try_into().ok()?))
+}
+
+fn u64_at(value: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(value.get(at..at + 8)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Hexadecimal text of the golden records, by name.
+    fn golden(name: &str) -> Vec<u8> {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/index/records.json");
+        let text = std::fs::read_to_string(path).unwrap();
+        let golden: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let text = golden["records"][name].as_str().unwrap_or_else(|| panic!("no {name}"));
+        let byte = |at| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
+        (0..text.len()).step_by(2).map(byte).collect()
+    }
+
+    #[test]
+    fn keys() {
+        assert_eq!(ino_key(0x0102_0304_0506_0708)[..], golden("inodes key"));
+        assert_eq!(dentry_key(0x10, b"caf\xc3\xa9\n\xff"), golden("dentries key"));
+        assert_eq!(child_key(0x10, 0x1122_3344_5566_7788)[..], golden("children key"));
+        assert_eq!(block_key(0x10, 0xA0B0_C0D0)[..], golden("blocks key"));
+    }
+
+    #[test]
+    fn inodes() {
+        let file = Inode::parse(&golden("inodes value, file")).unwrap();
+        let expected = Inode {
+            kind: Kind::File,
+            mode: 0o640,
+            uid: Some(1000),
+            gid: Some(100),
+            size: 110_000,
+            mtime_ns: 1_700_000_000_123_456_789,
+            parent: 16,
+        };
+        assert_eq!(file, expected);
+        let directory = Inode::parse(&golden("inodes value, directory")).unwrap();
+        assert_eq!(directory, Inode::root());
+        let extremes = Inode::parse(&golden("inodes value, extremes")).unwrap();
+        assert_eq!((extremes.uid, extremes.gid), (Some(u32::MAX - 1), Some(0)));
+        assert_eq!((extremes.size, extremes.mtime_ns), (u64::MAX, i64::MIN));
+    }
+
+    #[test]
+    fn dentries_and_listings() {
+        let dentry = Dentry::parse(&golden("dentries value")).unwrap();
+        let expected = Dentry { ino: 0x1122_3344_5566_7788, kind: Kind::File, checked_ns: -2 };
+        assert_eq!(dentry, expected);
+        let listing = Listing::parse(&golden("listings value, complete")).unwrap();
+        assert_eq!(listing, Listing { complete: true, checked_ns: 1_700_000_000_000_000_000 });
+        assert!(!Listing::parse(&golden("listings value, partial")).unwrap().complete);
+    }
+
+    #[test]
+    fn objects() {
+        let value = golden("objects value, plain");
+        let object = ObjectRef::parse(&value).unwrap();
+        assert_eq!(object.key, b"train/a.jpg");
+        assert_eq!(object.name(), b"a.jpg");
+        assert_eq!(object.etag, b"\"d41d8cd98f00b204\"");
+        assert_eq!(object.version_id, b"");
+        let value = golden("objects value, all");
+        let object = ObjectRef::parse(&value).unwrap();
+        assert_eq!(
+            (object.key.len(), object.etag.len(), object.version_id.len()),
+            (1024, 64, 1024)
+        );
+        assert_eq!(ObjectRef::parse(&value[..value.len() - 1]), None);
+    }
+
+    #[test]
+    fn cached_files_and_blocks() {
+        let whole = CachedFile::parse(&golden("files value, whole")).unwrap();
+        assert!(whole.complete);
+        assert_eq!((whole.size, whole.present_bytes), (1 << 40, 1 << 40));
+        let stamp = Stamp { boot: *b"bootboot", size: 1 << 40, ctime_ns: -1 };
+        assert_eq!((whole.identity, whole.verified), ([0xFE; 16], stamp));
+        let block = Block::parse(&golden("blocks value, last")).unwrap();
+        assert_eq!(block, Block { length: 1, xxh3: 0x0123_4567_89AB_CDEF });
+    }
+
+    #[test]
+    fn damage_is_none() {
+        for length in 0..200 {
+            let bytes = vec![0xFF; length];
+            assert_eq!(Inode::parse(&bytes), None);
+            assert_eq!(Dentry::parse(&bytes), None);
+            let _ = (ObjectRef::parse(&bytes), Listing::parse(&bytes));
+            let _ = (CachedFile::parse(&bytes), Block::parse(&bytes));
+        }
+    }
+}

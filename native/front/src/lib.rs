@@ -1,0 +1,35 @@
+//! The native front of tierfs: between the kernel and the control plane.
+//!
+//! ```text
+//!   kernel --/dev/fuse--> serve ------> index, copies        what is known and cached: answered here
+//!      ^                    |  `------> opened, sys/device   whole files: the kernel reads by itself
+//!      |                    v
+//!      `--- answers --- upcall/client <--socket, arena--> control plane (Python): everything else
+//! ```
+//!
+//! - `fuse/` what the kernel's messages look like
+//! - `shared` what outlives this process: requests without an answer, files that are open
+//! - `serve` from a request to its answer
+//! - `index/` LMDB as the control plane writes it; `attributes` what is shown of it
+//! - `copies` cached copies, verified; `opened` how each open inode is read
+//! - `upcall/` what the control plane is asked; `arena` where large answers are put
+//! - `sys/` system calls
+//!
+//! A library for its tests' sake; `main` is the one program.
+
+#![allow(clippy::similar_names)] // ino and inode are the field's own words.
+
+pub mod arena;
+pub mod attributes;
+pub mod copies;
+pub mod fuse;
+pub mod index;
+pub mod log;
+pub mod opened;
+pub mod options;
+pub mod run;
+pub mod serve;
+pub mod shared;
+pub mod stats;
+pub mod sys;
+pub mod upcall;

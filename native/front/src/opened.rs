@@ -1,0 +1,180 @@
+//! Inodes that are open, and how each is read.
+//!
+//! The kernel lets an inode be read in one of two ways at a time: passed through to one backing
+//! file, or by asking us. A second open of the other kind fails with EIO. So the way is chosen at
+//! the first OPEN and remembered until the last RELEASE:
+//!
+//! ```text
+//!          join() or add(), with a backing id          release() of the last handle
+//! (closed) ----------------------------------> passed through ----------------> (closed), id closed
+//!          join() or add(), without one                release() of the last handle
+//! (closed) ----------------------------------> asked          ----------------> (closed)
+//! ```
+//!
+//! O1. While an inode has a handle its backing id is open, and is that of all its handles.
+//! O2. A backing id is closed before the row of its last handle is emptied, so that none outlives
+//!     its rows.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::attributes::Attributes;
+use crate::copies::Copy;
+use crate::shared::{Opened, Shared};
+use crate::sys::device::Device;
+
+const SHARDS: usize = 16;
+/// Backing ids on either side of the last known one that a dying front may have left without a row:
+/// more than there are threads that open.
+const LOST_IDS: i32 = 64;
+
+/// How an open inode is read.
+#[derive(Clone, Debug)]
+pub struct Inode {
+    pub handles: u32,
+    /// 0: asked.
+    pub backing: i32,
+    /// As they were at the first OPEN; `None` where that was before this front.
+    pub attributes: Option<Attributes>,
+    /// What the cached copy must be a copy of.
+    pub identity: Option<[u8; 16]>,
+    /// The cached copy, where it is read here.
+    pub copy: Option<Arc<Copy>>,
+    /// How many of the handles the control plane counts: OPENs that it answered.
+    pub upcalled: u32,
+}
+
+/// A handle for the answer to OPEN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handle {
+    pub fh: u64,
+    pub backing: i32,
+    /// The first of its inode.
+    pub first: bool,
+}
+
+#[derive(Default)]
+pub struct OpenInodes {
+    shards: [Mutex<HashMap<u64, Inode>>; SHARDS],
+}
+
+impl OpenInodes {
+    /// What an earlier front left open. Backing ids that no row names are closed (O1).
+    pub fn restore(rows: &[Opened], shared: &Shared, device: &Device) -> Self {
+        let opened = Self::default();
+        for row in rows {
+            let mut shard = opened.shard(row.ino);
+            let inode = shard.entry(row.ino).or_insert_with(|| Inode::new(row.backing));
+            inode.handles += 1;
+        }
+        let last = shared.saw_backing(0);
+        for id in (last - LOST_IDS).max(1)..=last.saturating_add(LOST_IDS) {
+            if last > 0 && !rows.iter().any(|row| row.backing == id) {
+                device.close_backing(id);
+            }
+        }
+        opened
+    }
+
+    fn shard(&self, ino: u64) -> MutexGuard<'_, HashMap<u64, Inode>> {
+        let shard = usize::try_from(ino % SHARDS as u64).unwrap_or(0);
+        self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn get(&self, ino: u64) -> Option<Inode> {
+        self.shard(ino).get(&ino).cloned()
+    }
+
+    /// Every open inode, and its backing id.
+    pub fn all(&self) -> Vec<(u64, i32)> {
+        let shards = self.shards.iter();
+        let locked = shards.map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner));
+        locked
+            .flat_map(|s| s.iter().map(|(&ino, i)| (ino, i.backing)).collect::<Vec<_>>())
+            .collect()
+    }
+
+    /// One more handle of an inode that is open: `None` if it is not, `Some(None)` if there is no
+    /// room for a handle. `upcalled`: the control plane has counted an OPEN.
+    pub fn join(
+        &self,
+        shared: &Shared,
+        ino: u64,
+        unique: u64,
+        upcalled: bool,
+    ) -> Option<Option<Handle>> {
+        let mut shard = self.shard(ino);
+        let inode = shard.get_mut(&ino)?;
+        Some(inode.add_handle(shared, ino, unique, upcalled, false))
+    }
+
+    /// The first handle of an inode, or one more if another thread was faster. Without `backing`,
+    /// or where the kernel refuses it (`refused` hears why), the inode is asked for.
+    pub fn add(
+        &self,
+        shared: &Shared,
+        ino: u64,
+        unique: u64,
+        new: Inode,
+        backing: impl FnOnce() -> i32,
+    ) -> Option<Handle> {
+        let mut shard = self.shard(ino);
+        let upcalled = new.upcalled > 0;
+        match shard.entry(ino) {
+            Entry::Occupied(mut entry) => {
+                entry.get_mut().add_handle(shared, ino, unique, upcalled, false)
+            }
+            Entry::Vacant(entry) => {
+                let mut inode = Inode { upcalled: 0, backing: backing(), ..new };
+                let handle = inode.add_handle(shared, ino, unique, upcalled, true)?;
+                entry.insert(inode);
+                Some(handle)
+            }
+        }
+    }
+
+    /// Remember the copy that reads of `ino` come from.
+    pub fn set_copy(&self, ino: u64, copy: &Arc<Copy>) {
+        if let Some(inode) = self.shard(ino).get_mut(&ino) {
+            inode.copy = Some(copy.clone());
+        }
+    }
+
+    /// Close a handle; what its inode was, if that was the last one.
+    pub fn release(&self, shared: &Shared, device: &Device, ino: u64, fh: u64) -> Option<Inode> {
+        let mut shard = self.shard(ino);
+        let Entry::Occupied(mut entry) = shard.entry(ino) else {
+            shared.close_row(fh);
+            return None;
+        };
+        if entry.get().handles == 1 && entry.get().backing > 0 && shared.has_row(fh) {
+            device.close_backing(entry.get().backing); // O2
+        }
+        if !shared.close_row(fh) {
+            return None;
+        }
+        entry.get_mut().handles -= 1;
+        (entry.get().handles == 0).then(|| entry.remove())
+    }
+}
+
+impl Inode {
+    pub fn new(backing: i32) -> Self {
+        Self { handles: 0, backing, attributes: None, identity: None, copy: None, upcalled: 0 }
+    }
+
+    fn add_handle(
+        &mut self,
+        shared: &Shared,
+        ino: u64,
+        unique: u64,
+        upcalled: bool,
+        first: bool,
+    ) -> Option<Handle> {
+        let fh = shared.open_row(ino, unique, self.backing)?;
+        self.handles += 1;
+        self.upcalled += u32::from(upcalled);
+        Some(Handle { fh, backing: self.backing, first })
+    }
+}

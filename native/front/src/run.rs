@@ -1,0 +1,249 @@
+//! The life of a front: it meets the control plane, takes over what the last front left, serves,
+//! and ends with the connection.
+//!
+//! Threads: `WORKERS` that read requests; one, the main one, that has the control plane's answers
+//! and reports to the keeper; one that verifies; one that tells the kernel what to forget, which may
+//! wait for requests that the others answer.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::attributes::Rules;
+use crate::fuse::init;
+use crate::log;
+use crate::options::Options;
+use crate::serve::{Front, Then, Worker};
+use crate::shared::{Shared, Slot};
+use crate::sys::device::Device;
+use crate::sys::socket::Socket;
+use crate::sys::{self, file};
+use crate::upcall::client::{Client, Event};
+
+/// More than the cores: a worker waits for the disk when a block is not in the page cache.
+const WORKERS: usize = 16;
+/// How often the keeper hears that all is well, and the control plane of accesses.
+const TURN: Duration = Duration::from_millis(500);
+/// A worker that is busy with one request for longer hangs in the disk. If all of them do, nothing
+/// is reported any more, and the keeper's watchdog draws its conclusion.
+const HANGING: Duration = Duration::from_secs(20);
+/// Copies that wait to be verified.
+const UNVERIFIED: usize = 1024;
+/// Another index than before: the keeper starts a front that opens the new one.
+const EXIT_OTHER_INDEX: u8 = 75;
+
+/// Something that the kernel is to forget, for the command `id`.
+enum Forget {
+    Entry { id: u64, parent: u64, name: Vec<u8> },
+    Content { id: u64, ino: u64 },
+}
+
+/// Serve until the end; the exit code.
+pub fn run(options: Options) -> Result<u8, Box<dyn std::error::Error>> {
+    let report = std::fs::File::from(options.report);
+    let device = Device::new(options.fuse);
+    let shared = Shared::map(options.shared)?;
+    let client = Client::new(Socket::new(options.upcall));
+    let (rules, lake_directory) = meet(&client, &shared)?;
+    let left = shared.scan(|unique| device.waits_for(unique));
+    let uniques: Vec<u64> = left.iter().map(|slot| unique_of(&shared, slot)).collect();
+    let (rows, pending) = shared.rows(|unique| uniques.contains(&unique));
+    let begun = shared.init_flags();
+    let (unverified, to_verify) = sync_channel(UNVERIFIED);
+    let front = Front::new(
+        device,
+        shared,
+        client,
+        &rows,
+        pending,
+        rules,
+        lake_directory,
+        options.masked,
+        unverified,
+    )?;
+    let front = Arc::new(front);
+    front.client.resume();
+    front.tell_what_is_open();
+    if let Some(flags) = begun {
+        log::info(&format!(
+            "a new front goes on: {} requests, {} open files, {}",
+            left.len(),
+            rows.len(),
+            init::names(flags)
+        ));
+        let _ = front.ready.set(());
+    }
+    serve(&front, left, to_verify, &report)
+}
+
+/// Begin a session with the control plane; waits for it.
+fn meet(client: &Client<Then>, shared: &Shared) -> io::Result<(Rules, std::path::PathBuf)> {
+    let mut met = None;
+    client.start(shared.next_session());
+    while met.is_none() {
+        let mut start = false;
+        client.pump(1000, |event| match event {
+            Event::Hello(rules, lake_directory) => met = Some((rules, lake_directory)),
+            Event::Ready => start = true,
+            _ => {}
+        })?;
+        if start && met.is_none() {
+            client.start(shared.next_session());
+        }
+    }
+    met.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+}
+
+fn unique_of(shared: &Shared, slot: &Slot) -> u64 {
+    shared.message(slot)[8..16].try_into().map_or(0, u64::from_ne_bytes)
+}
+
+fn serve(
+    front: &Arc<Front>,
+    left: Vec<Slot>,
+    to_verify: Receiver<u64>,
+    report: &std::fs::File,
+) -> Result<u8, Box<dyn std::error::Error>> {
+    let left = Arc::new(Mutex::new(left));
+    let busy: Arc<Vec<AtomicU64>> = Arc::new((0..WORKERS).map(|_| AtomicU64::new(0)).collect());
+    let born = Instant::now();
+    let (end, ended) = channel();
+    for number in 0..WORKERS {
+        let (front, left, busy, end) = (front.clone(), left.clone(), busy.clone(), end.clone());
+        thread::Builder::new().name(format!("front-{number}")).spawn(move || {
+            let _ = end.send(work(&front, &left, &busy[number], born));
+        })?;
+    }
+    let (forget, forgotten) = channel();
+    {
+        let front = front.clone();
+        thread::Builder::new()
+            .name("notify".into())
+            .spawn(move || forget_all(&front, forgotten))?;
+    }
+    {
+        let front = front.clone();
+        thread::Builder::new().name("verify".into()).spawn(move || {
+            let mut worker = Worker::new(front);
+            for ino in to_verify {
+                worker.verify(ino);
+            }
+        })?;
+    }
+    attend(front, &forget, &ended, &busy, born, report)
+}
+
+fn work(
+    front: &Arc<Front>,
+    left: &Mutex<Vec<Slot>>,
+    busy: &AtomicU64,
+    born: Instant,
+) -> io::Result<()> {
+    let mut worker = Worker::new(front.clone());
+    loop {
+        let slot = left.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let Some(slot) = slot else { break };
+        worker.replay(slot);
+    }
+    worker.run(|begins| {
+        let since = if begins { now_ms(born) } else { 0 };
+        busy.store(since, Ordering::Relaxed);
+    })
+}
+
+/// Milliseconds since `born`, at least 1.
+fn now_ms(born: Instant) -> u64 {
+    u64::try_from(born.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
+}
+
+/// The main thread's part: the control plane and the keeper.
+fn attend(
+    front: &Arc<Front>,
+    forget: &Sender<Forget>,
+    ended: &Receiver<io::Result<()>>,
+    busy: &[AtomicU64],
+    born: Instant,
+    report: &std::fs::File,
+) -> Result<u8, Box<dyn std::error::Error>> {
+    let mut worker = Worker::new(front.clone());
+    let mut said_ready = false;
+    let mut last_turn = Instant::now();
+    let mut over = None;
+    loop {
+        if let Ok(result) = ended.try_recv() {
+            result?;
+            return Ok(0);
+        }
+        if !said_ready && front.ready.get().is_some() {
+            said_ready = true;
+            say(report, "ready");
+        }
+        if last_turn.elapsed() >= TURN {
+            last_turn = Instant::now();
+            front.client.flush_accesses();
+            let longest = Duration::from_millis(now_ms(born)).saturating_sub(HANGING);
+            let limit = u64::try_from(longest.as_millis()).unwrap_or(0);
+            let hangs = |since: &AtomicU64| (1..limit).contains(&since.load(Ordering::Relaxed));
+            if !busy.iter().all(hangs) {
+                say(report, "alive");
+            }
+        }
+        // Before INIT, which `ready` waits for, the keeper waits for every millisecond of ours.
+        let timeout_ms = if said_ready { 100 } else { 1 };
+        front.client.pump(timeout_ms, |event| match event {
+            Event::Answered(pending, answer) => worker.answered(pending, &answer),
+            Event::Ready => front.client.start(front.shared.next_session()),
+            Event::Hello(_, lake_directory) => {
+                if lake_directory == front.lake_directory && front.index_is_the_same() {
+                    front.client.resume();
+                    front.tell_what_is_open();
+                } else {
+                    over = Some(EXIT_OTHER_INDEX);
+                }
+            }
+            Event::ForgetEntry { id, parent, name } => {
+                let _ = forget.send(Forget::Entry { id, parent, name: name.to_vec() });
+            }
+            Event::ForgetContent { id, ino } => {
+                let _ = forget.send(Forget::Content { id, ino });
+            }
+            Event::Stats { id } => front.client.done(id, 0, front.status().as_bytes()),
+        })?;
+        if let Some(code) = over {
+            log::warning("the control plane has another index: starting again with it");
+            return Ok(code);
+        }
+    }
+}
+
+/// A line for the keeper. One that does not listen will notice the missing `alive`.
+fn say(mut report: &std::fs::File, line: &str) {
+    let _ = io::Write::write_all(&mut report, format!("{line}\n").as_bytes());
+}
+
+/// The notifying thread's part.
+fn forget_all(front: &Front, notices: Receiver<Forget>) {
+    for notice in notices {
+        let (id, result) = match notice {
+            Forget::Entry { id, parent, name } => (id, front.device.forget_entry(parent, &name)),
+            Forget::Content { id, ino } => (id, front.device.forget_content(ino)),
+        };
+        let errno = result.err().and_then(|error| error.raw_os_error()).unwrap_or(0);
+        front.client.done(id, errno.unsigned_abs(), &[]);
+    }
+}
+
+/// Set this process up, before its first thread.
+pub fn prepare(mountpoint: &str) {
+    log::set_up(mountpoint);
+    sys::keep_few_heaps();
+    sys::raise_open_files();
+}
+
+/// The numbers of the index files, by which another index in the same place is told.
+pub fn index_numbers(lake_directory: &std::path::Path) -> Vec<Option<u64>> {
+    ["names", "cache"].map(|name| file::inode(&lake_directory.join(name).join("data.mdb"))).into()
+}

@@ -1,0 +1,54 @@
+//! Cache files: opened, looked at and read as `tierfs/cache/store.py` leaves them.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::result;
+
+/// Where the cache file of `ino` is, or would be.
+pub fn path(lake_directory: &Path, ino: u64) -> PathBuf {
+    let (third, second) = (ino >> 16 & 0xFF, ino >> 8 & 0xFF);
+    lake_directory.join(format!("objects/{third:02x}/{second:02x}/{ino:016x}"))
+}
+
+pub fn open(path: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_NOFOLLOW).open(path)
+}
+
+/// Size and ctime, by which a change since the last verification shows.
+pub fn size_and_ctime(file: &File) -> io::Result<(u64, i64)> {
+    let status = file.metadata()?;
+    Ok((status.size(), status.ctime() * 1_000_000_000 + status.ctime_nsec()))
+}
+
+/// The number of the file at `path`, or `None` if there is none.
+pub fn inode(path: &Path) -> Option<u64> {
+    Some(std::fs::metadata(path).ok()?.ino())
+}
+
+/// Fill `buffer` from `offset` with what is in the page cache; false if that is not all of it.
+pub fn read_resident(file: &File, buffer: &mut [u8], offset: u64) -> bool {
+    let part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let Ok(offset) = libc::off_t::try_from(offset) else { return false };
+    // SAFETY: one iovec over a buffer that is ours to write.
+    let read =
+        unsafe { libc::preadv2(file.as_raw_fd(), &raw const part, 1, offset, libc::RWF_NOWAIT) };
+    // File systems without RWF_NOWAIT (tmpfs) refuse it.
+    matches!(result(read), Ok(length) if length == buffer.len())
+}
+
+/// Fill `buffer` from `offset`, waiting for the disk. A shorter file is an error.
+pub fn read(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+    file.read_exact_at(buffer, offset)
+}
+
+/// The first eight bytes of this boot's random id.
+pub fn boot_id() -> io::Result<[u8; 8]> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).take(16).collect();
+    let id = u64::from_str_radix(&digits, 16).map_err(io::Error::other)?;
+    Ok(id.to_be_bytes())
+}

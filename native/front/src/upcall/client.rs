@@ -1,0 +1,282 @@
+//! Upcalls under way: sent to the control plane, kept until it answers, sent again to the next one.
+//!
+//! ```text
+//!   call() --> pending --send--> control plane --answer--> pump() --> the caller of `pump`
+//!                ^  |                 |
+//!                |  `- no room in the arena, in the socket, no session: sent later
+//!                `---- resume(): a new control plane gets all of them again
+//! ```
+//!
+//! Invariants:
+//!
+//! U1. An upcall is pending until its answer is taken. Its slot stays busy meanwhile, so that it
+//!     outlives this process, too.
+//! U2. Messages carry the session in which they were said, and each side drops those of another
+//!     one. A session begins with START here and HELLO there; from START on the control plane
+//!     writes into the arena for this session alone. So no late answer of an earlier life, on
+//!     either side, finds its way into a part of the arena that has another holder by now.
+//! U3. Nothing here waits for the control plane: what finds no room in the socket is queued, in
+//!     order. The queue is bounded by the slots; accesses are dropped when they find no room.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::wire::{
+    AccessKind, Answer, Ask, Incoming, LONGEST, Request, What, push_access, set_session,
+};
+use crate::arena::{Arena, Part};
+use crate::attributes::Rules;
+use crate::shared::{ARENA_AT, ARENA_BYTES, Slot};
+use crate::sys::{self, socket::Socket};
+
+/// Accesses in one message.
+const ACCESSES: usize = 1024;
+const ACCESS_BYTES: usize = 24;
+
+/// A request of the kernel's that waits for an answer to an upcall; `then` says what becomes of it.
+pub struct Pending<T> {
+    pub slot: Slot,
+    pub part: Option<Part>,
+    pub then: T,
+    ask: Ask,
+    request: Request,
+}
+
+/// What `Client::pump` found.
+pub enum Event<'a, T> {
+    Answered(Pending<T>, Answer<'a>),
+    /// A control plane has started: begin a session with it.
+    Ready,
+    /// The session that was begun is answered. To be followed by `resume`.
+    Hello(Rules, std::path::PathBuf),
+    ForgetEntry {
+        id: u64,
+        parent: u64,
+        name: &'a [u8],
+    },
+    ForgetContent {
+        id: u64,
+        ino: u64,
+    },
+    Stats {
+        id: u64,
+    },
+}
+
+struct State<T> {
+    /// Of the last START.
+    session: u64,
+    /// Whether HELLO has answered it.
+    met: bool,
+    next_id: u64,
+    pending: HashMap<u64, Pending<T>>,
+    /// Messages that found no room in the socket.
+    outgoing: VecDeque<Vec<u8>>,
+    /// Pending ones that found no room in the arena.
+    starved: VecDeque<u64>,
+    accesses: Vec<u8>,
+}
+
+pub struct Client<T> {
+    socket: Socket,
+    arena: Arena,
+    state: Mutex<State<T>>,
+}
+
+impl<T> Client<T> {
+    pub fn new(socket: Socket) -> Self {
+        let state = State {
+            session: 0,
+            met: false,
+            next_id: 1,
+            pending: HashMap::new(),
+            outgoing: VecDeque::new(),
+            starved: VecDeque::new(),
+            accesses: Vec::new(),
+        };
+        Self { socket, arena: Arena::default(), state: Mutex::new(state) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many upcalls wait for an answer.
+    pub fn waiting(&self) -> usize {
+        self.lock().pending.len()
+    }
+
+    // Sessions.
+
+    /// Begin `session`: what is said in an earlier one counts no more. HELLO is to follow.
+    pub fn start(&self, session: u64) {
+        let mut state = self.lock();
+        state.session = session;
+        state.met = false;
+        state.outgoing.clear();
+        state.starved.clear();
+        let start = Request {
+            offset: ARENA_AT as u64,
+            arena_length: ARENA_BYTES as u64,
+            ..Default::default()
+        };
+        self.send(&mut state, start.encode(Ask::Start, session, 0));
+    }
+
+    /// HELLO has come: say again what was not answered, the oldest first.
+    pub fn resume(&self) {
+        let mut state = self.lock();
+        state.met = true;
+        let mut ids: Vec<u64> = state.pending.keys().copied().collect();
+        ids.sort_unstable();
+        for id in ids {
+            self.submit(&mut state, id);
+        }
+    }
+
+    // Out.
+
+    /// Ask the control plane, for the request in `slot`. The answer comes out of `pump`.
+    pub fn call(&self, slot: Slot, ask: Ask, request: Request, then: T) {
+        let mut state = self.lock();
+        let id = state.next_id;
+        state.next_id += 1;
+        state.pending.insert(id, Pending { slot, part: None, then, ask, request });
+        if state.met {
+            self.submit(&mut state, id);
+        }
+    }
+
+    /// Say something that needs no answer.
+    pub fn tell(&self, ask: Ask, request: &Request) {
+        let mut state = self.lock();
+        if state.met {
+            let message = request.encode(ask, state.session, 0);
+            self.send(&mut state, message);
+        }
+    }
+
+    /// Answer a command.
+    pub fn done(&self, id: u64, errno: u32, answer: &[u8]) {
+        let mut state = self.lock();
+        let done = Request { size: errno, tail: answer.to_vec(), ..Default::default() };
+        let message = done.encode(Ask::Done, state.session, id);
+        self.send(&mut state, message);
+    }
+
+    /// Report an access, with the next message of them.
+    pub fn access(&self, ino: u64, at_ns: i64, kind: AccessKind) {
+        let mut state = self.lock();
+        // Of a control plane that does not listen for long only the newest are of interest, but it
+        // has to hear what is in use: `Front::tell_what_is_open` says so when it comes back.
+        if state.met && state.outgoing.len() < ACCESSES {
+            push_access(&mut state.accesses, ino, at_ns, kind);
+            if state.accesses.len() >= ACCESSES * ACCESS_BYTES {
+                self.send_accesses(&mut state);
+            }
+        }
+    }
+
+    /// Send the accesses that wait for company.
+    pub fn flush_accesses(&self) {
+        let mut state = self.lock();
+        if state.met {
+            self.send_accesses(&mut state);
+        }
+    }
+
+    fn send_accesses(&self, state: &mut State<T>) {
+        if state.accesses.is_empty() {
+            return;
+        }
+        let tail = std::mem::take(&mut state.accesses);
+        let request = Request { tail, ..Default::default() };
+        let message = request.encode(Ask::Accesses, state.session, 0);
+        self.send(state, message);
+    }
+
+    /// Send a pending upcall, or leave it among the starved.
+    fn submit(&self, state: &mut State<T>, id: u64) {
+        let session = state.session;
+        let Some(pending) = state.pending.get_mut(&id) else { return };
+        let wanted = usize::try_from(pending.request.arena_length).unwrap_or(usize::MAX);
+        if wanted > 0 && pending.part.is_none() {
+            let Some(part) = self.arena.take(wanted) else {
+                state.starved.push_back(id);
+                return;
+            };
+            pending.request.arena_at = part.at as u64;
+            pending.part = Some(part);
+        }
+        let message = pending.request.encode(pending.ask, session, id);
+        self.send(state, message);
+    }
+
+    fn send(&self, state: &mut State<T>, mut message: Vec<u8>) {
+        set_session(&mut message, state.session);
+        // An error is that of a socket whose other end is closed: the keeper's end, so ours is near.
+        if !state.outgoing.is_empty() || !self.socket.send(&message).unwrap_or(true) {
+            state.outgoing.push_back(message); // U3
+        }
+    }
+
+    /// A part of the arena is not needed any more.
+    pub fn give_back(&self, part: Part) {
+        self.arena.give_back(part);
+        let mut state = self.lock();
+        if let Some(id) = state.starved.pop_front() {
+            self.submit(&mut state, id);
+        }
+    }
+
+    // In.
+
+    /// Wait up to `timeout_ms` for messages, send what found no room, and hand each event to
+    /// `take`. The error is the end: the keeper is gone.
+    pub fn pump(&self, timeout_ms: i32, mut take: impl FnMut(Event<'_, T>)) -> io::Result<()> {
+        let queued = !self.lock().outgoing.is_empty();
+        let (_, writable) = sys::wait(self.socket.as_fd(), queued, timeout_ms);
+        if writable {
+            self.flush();
+        }
+        let mut buffer = vec![0; LONGEST];
+        while let Some(message) = self.socket.receive(&mut buffer)? {
+            if let Some(event) = self.event(message) {
+                take(event);
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&self) {
+        let mut state = self.lock();
+        while let Some(message) = state.outgoing.front() {
+            if !self.socket.send(message).unwrap_or(true) {
+                return;
+            }
+            state.outgoing.pop_front();
+        }
+    }
+
+    fn event<'a>(&self, message: &'a [u8]) -> Option<Event<'a, T>> {
+        let incoming = Incoming::parse(message)?;
+        let id = incoming.id;
+        if matches!(incoming.what, What::Ready) {
+            return Some(Event::Ready);
+        }
+        let mut state = self.lock();
+        if incoming.session != state.session {
+            return None; // U2
+        }
+        match incoming.what {
+            What::Hello { rules, lake_directory } => Some(Event::Hello(rules, lake_directory)),
+            What::ForgetEntry { parent, name } => Some(Event::ForgetEntry { id, parent, name }),
+            What::ForgetContent { ino } => Some(Event::ForgetContent { id, ino }),
+            What::Stats => Some(Event::Stats { id }),
+            What::Answer(answer) => Some(Event::Answered(state.pending.remove(&id)?, answer)),
+            What::Ready => None,
+        }
+    }
+}

@@ -1,0 +1,106 @@
+"""With a native front the death of a process is a pause, and no more (K10, K11; S1..S6)."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench.bars import survival
+from tests.mount.mounting import Mount, wait_until
+
+Make = Callable[..., Mount]
+Content = Callable[[int, int], bytes]
+
+pytestmark = pytest.mark.parametrize("front", ["native"], indirect=True)
+
+
+def replaced(made: Mount, role: str, pid: int) -> bool:
+    """Whether another process has the *role* by now, and answers."""
+    try:
+        return made.pids().get(role) not in (None, pid)
+    except AssertionError:
+        return False  # The control plane is the one that answers.
+
+
+@pytest.mark.parametrize("role", ["front", "control"])
+def test_what_is_open_goes_on_after_a_kill(
+    mount: Make, lake: Path, content: Content, role: str
+) -> None:
+    small, large = content(1, 5000), content(2, 5 << 20)
+    (lake / "small").write_bytes(small)
+    (lake / "large").write_bytes(large)
+    with mount("--metadata-ttl", "inf") as made:
+        assert (made.directory / "small").read_bytes() == small
+        wait_until(lambda: made.status()["cache"]["cached_files"] == 1, "a cached file")
+        held = [os.open(made.directory / name, os.O_RDONLY) for name in ("small", "large")]
+        view = mmap.mmap(held[0], 0, prot=mmap.PROT_READ)
+        ino = os.fstat(held[1]).st_ino
+        pid = made.pids()[role]
+        os.kill(pid, signal.SIGKILL)
+        assert os.pread(held[0], 5000, 0) == small
+        assert os.pread(held[1], 1 << 20, 3 << 20) == large[3 << 20 : 4 << 20]
+        assert view[:] == small
+        assert (made.directory / "large").read_bytes() == large
+        assert sorted(os.listdir(made.directory)) == ["large", "small"]
+        assert os.stat(made.directory / "large").st_ino == ino
+        wait_until(lambda: replaced(made, role, pid), f"another {role}")
+        for fd in held:
+            os.close(fd)
+        view.close()
+        details = made.status
+        wait_until(lambda: details()["front_details"]["open_inodes"] == 0, "all to be closed")
+        assert made.status()["restarts"] == 1
+
+
+def test_a_request_under_way_is_answered_by_the_successor(
+    mount: Make, lake: Path, content: Content
+) -> None:
+    (lake / "f").write_bytes(content(3, 200_000))
+    # A first byte after two seconds: the request waits in the lake when its front dies.
+    with mount("--link", "2000,2001,100,100") as made:
+        pid = made.pids()["front"]
+        reader = os.fork()
+        if reader == 0:
+            try:
+                ok = (made.directory / "f").read_bytes() == content(3, 200_000)
+                os._exit(0 if ok else 1)
+            finally:
+                os._exit(2)
+        time.sleep(1)
+        os.kill(pid, signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(reader, 0)[1]) == 0
+        assert made.status()["front_details"]["replayed"] >= 1
+
+
+def test_a_stopped_control_plane_holds_up_nothing_that_is_cached(
+    mount: Make, lake: Path, content: Content
+) -> None:
+    for n in range(20):
+        (lake / f"f{n}").write_bytes(content(n, 10_000))
+    with mount("--metadata-ttl", "inf") as made:
+        for name in sorted(os.listdir(made.directory)):
+            (made.directory / name).read_bytes()
+        wait_until(lambda: made.status()["cache"]["cached_files"] == 20, "all to be cached")
+        control = made.pids()["control"]
+        os.kill(control, signal.SIGSTOP)
+        try:
+            for n in range(20):
+                assert (made.directory / f"f{n}").read_bytes() == content(n, 10_000)
+            assert len(os.listdir(made.directory)) == 20
+            assert not (made.directory / "absent").exists()
+        finally:
+            os.kill(control, signal.SIGCONT)
+
+
+def test_kills_at_random_are_not_seen_by_readers(tmp_path: Path, front: str) -> None:
+    outcome = survival.strike(tmp_path, kills=40, files=600)
+    assert not outcome.errors
+    assert outcome.wrong == 0
+    assert outcome.kills >= 30
+    assert outcome.open_files == 0

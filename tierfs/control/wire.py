@@ -1,0 +1,171 @@
+"""The messages between control plane and native front, as bytes.
+
+The byte tables stand in ``native/front/src/upcall/wire.rs``; ``tests/golden/upcalls`` holds both
+sides to them. Nothing here waits, and nothing here knows what a message means.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Iterator
+from struct import Struct
+from typing import NamedTuple
+
+from tierfs.errors import InvalidRequest
+
+VERSION = 1
+#: No message is longer; larger things go through the arena.
+LONGEST = 64 << 10
+
+REQUEST = Struct("<HHIQQQQIIQQ")
+ANSWER = Struct("<HHIQQIIQ")
+ATTRIBUTES = Struct("<QQqIII4x")
+RULES = Struct("<QQqIII4x")
+ENTRY_NAME = Struct("<H")
+ACCESS = Struct("<QqQ")
+PARENT = Struct("<Q")
+
+FOREVER_NS = (1 << 64) - 1
+_ANSWER_BIT = 0x8000
+
+
+class Ask(enum.IntEnum):
+    """What the front asks or says. Values are on the wire; never renumber."""
+
+    START = 1
+    LOOKUP = 2
+    GETATTR = 3
+    CONFIRM = 4
+    OPEN = 5
+    READ = 6
+    CLOSE = 7
+    READDIR = 8
+    GETXATTR = 9
+    CHANGE = 10
+    ACCESSES = 11
+    VERIFIED = 12
+    DONE = 13
+
+
+class Command(enum.IntEnum):
+    """What the control plane says by itself. Values are on the wire; never renumber."""
+
+    HELLO = 0x4001
+    READY = 0x4002
+    FORGET_ENTRY = 0x4003
+    FORGET_CONTENT = 0x4004
+    STATS = 0x4005
+
+
+class AccessKind(enum.IntEnum):
+    """What an access in ACCESSES was. Values are on the wire; never renumber."""
+
+    #: An open run begins; the file stays in use until RELEASED.
+    OPENED = 1
+    #: The last handle of a file that was OPENED is closed.
+    RELEASED = 2
+    #: A file was open already when the front began.
+    OPEN = 3
+    #: An open run begins of a file that the control plane has open itself, or that has begun.
+    READ = 4
+
+
+class Request(NamedTuple):
+    """One message of the front's. Fields that its kind does not use are 0."""
+
+    ask: Ask
+    session: int
+    id: int
+    ino: int
+    offset: int
+    size: int
+    uid: int
+    arena_at: int
+    arena_length: int
+    tail: bytes
+
+
+def parse_request(message: bytes) -> Request:
+    """Take a message apart. Raises InvalidRequest where it is none of this version."""
+    if len(message) < REQUEST.size:
+        raise InvalidRequest("read a message of the front", f"{len(message)} bytes")
+    version, kind, length, *fields = REQUEST.unpack_from(message)
+    if version != VERSION or length != len(message):
+        raise InvalidRequest("read a message of the front", f"version {version}, {length} bytes")
+    try:
+        ask = Ask(kind)
+    except ValueError:
+        raise InvalidRequest("read a message of the front", f"kind {kind}") from None
+    return Request._make((ask, *fields, message[REQUEST.size :]))
+
+
+def pack_request(request: Request) -> bytes:
+    """The message; what the front does."""
+    ask, session, id_, ino, offset, size, uid, arena_at, arena_length, tail = request
+    length = REQUEST.size + len(tail)
+    head = REQUEST.pack(
+        VERSION, ask, length, session, id_, ino, offset, size, uid, arena_at, arena_length
+    )
+    return head + tail
+
+
+def pack_answer(
+    request: Request, *, errno: int = 0, count: int = 0, ttl_s: float = 0.0, tail: bytes = b""
+) -> bytes:
+    """The answer to *request*."""
+    return _pack(
+        request.ask | _ANSWER_BIT, request.session, request.id, errno, count, to_ns(ttl_s), tail
+    )
+
+
+def pack_command(command: Command, session: int, id_: int, tail: bytes = b"") -> bytes:
+    """A message that answers none."""
+    return _pack(command, session, id_, 0, 0, 0, tail)
+
+
+def _pack(
+    kind: int, session: int, id_: int, errno: int, count: int, ttl_ns: int, tail: bytes
+) -> bytes:
+    length = ANSWER.size + len(tail)
+    return ANSWER.pack(VERSION, kind, length, session, id_, errno, count, ttl_ns) + tail
+
+
+def pack_rules(
+    *,
+    ttl_s: float,
+    negative_ttl_s: float,
+    directory_mtime_ns: int,
+    uid: int,
+    gid: int,
+    umask: int,
+    lake_directory: bytes,
+) -> bytes:
+    """The tail of HELLO."""
+    head = RULES.pack(to_ns(ttl_s), to_ns(negative_ttl_s), directory_mtime_ns, uid, gid, umask)
+    return head + lake_directory
+
+
+def pack_attributes(ino: int, size: int, mtime_ns: int, mode: int, uid: int, gid: int) -> bytes:
+    """Attributes; *mode* has the kind in it."""
+    return ATTRIBUTES.pack(ino, size, mtime_ns, mode, uid, gid)
+
+
+def pack_entry(attributes: bytes, name: bytes) -> bytes:
+    """A directory entry in the arena."""
+    return attributes + ENTRY_NAME.pack(len(name)) + name
+
+
+def accesses(tail: bytes) -> Iterator[tuple[int, int, AccessKind]]:
+    """``(ino, at_ns, kind)`` of each access in the tail of ACCESSES; those of unknown kinds are
+    left out."""
+    for ino, at_ns, kind in ACCESS.iter_unpack(tail[: len(tail) - len(tail) % ACCESS.size]):
+        if kind in AccessKind.__members__.values():
+            yield ino, at_ns, AccessKind(kind)
+
+
+def to_ns(seconds: float) -> int:
+    """Seconds as the wire has them: nanoseconds, all ones for ``inf``."""
+    if math.isinf(seconds):
+        return FOREVER_NS
+    return min(max(int(seconds * 1e9), 0), FOREVER_NS - 1)

@@ -1,0 +1,74 @@
+"""What both fronts show of an inode, and how they refuse: domain functions, without FUSE.
+
+`tierfs.fs.operations` calls them for pyfuse3, `tierfs.control.upcalls` for a native front. Errors
+are `TierfsError`s; `tierfs.fs.errno` has their numbers.
+"""
+
+from __future__ import annotations
+
+import logging
+import stat
+
+from tierfs.errors import NoAttribute, NotFound, ReadOnly, StaleVersion, show
+from tierfs.front.python import PythonFront
+from tierfs.fs.attributes import XATTR_NAMES, file_xattr
+from tierfs.index.records import Kind
+from tierfs.namespace import Attributes, Namespace
+
+log = logging.getLogger(__name__)
+
+KIND_BITS = {
+    Kind.DIRECTORY: stat.S_IFDIR,
+    Kind.FILE: stat.S_IFREG,
+    Kind.SYMLINK: stat.S_IFLNK,
+}
+
+
+class View:
+    """One mount's."""
+
+    def __init__(self, namespace: Namespace, front: PythonFront) -> None:
+        self._namespace = namespace
+        self._front = front
+        self._read_only_said = False
+
+    def attributes(self, ino: int) -> Attributes:
+        """The attributes of *ino*, also of one that lost its name while it is open. Raises
+        StaleVersion. Never waits."""
+        try:
+            return self._namespace.attributes(ino)
+        except (NotFound, StaleVersion):
+            opened = self._front.opened(ino)
+            if opened is None:
+                raise StaleVersion(
+                    "stat", f"inode {ino}", "the path names a newer version"
+                ) from None
+            return self._namespace.detached_attributes(ino, opened[1])
+
+    async def xattr(self, ino: int, name: bytes, uid: int) -> bytes:
+        """The extended attribute *name* for a caller with *uid*. Raises NoAttribute (also for
+        ``security.capability``, which the kernel asks for before it runs a file), and as
+        `Namespace.open_object`."""
+        if name not in XATTR_NAMES:
+            raise NoAttribute("getxattr", name)
+        reference, _ = self._front.opened(ino) or await self._namespace.open_object(ino)
+        value = file_xattr(name, reference, self._front.file_state(ino), uid)
+        if value is None:
+            raise NoAttribute("getxattr", name)
+        return value
+
+    def refuse_change(self, ino: int, op: str) -> None:
+        """Raise ReadOnly for *op* on *ino*, or in it; the first time a mount, say so in the log."""
+        if not self._read_only_said:
+            self._read_only_said = True
+            try:
+                path = show(self._namespace.path_of(ino))
+            except NotFound:
+                path = f"inode {ino}"  # Open still, but without a name by now.
+            log.warning(
+                "/%s: %s: refused with EROFS, because this mount shows the lake read-only; "
+                "write to another file system (said once a mount)",
+                path,
+                op,
+            )
+        raise ReadOnly(op, "", "this mount is read-only")
