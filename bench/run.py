@@ -20,7 +20,7 @@ from bench.results import Run
 from bench.scenarios import QUICK, SCENARIOS
 from bench.scenarios.base import Scenario
 from bench.subjects import SUBJECTS
-from bench.subjects.base import CannotError, Subject
+from bench.subjects.base import CannotError, Subject, When
 from bench.workspace import default_workspace, workspace
 
 EXIT_WRONG_BYTES = 3
@@ -43,7 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--subjects",
         metavar="NAME,...",
-        help=f"of {', '.join(_KNOWN)}; default: those that are on this machine",
+        help=f"of {', '.join(_KNOWN)}; default: those that are on this machine, in a quick run"
+        " one tierfs",
     )
     parser.add_argument(
         "--link",
@@ -127,7 +128,8 @@ def _scenarios(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -
 
 def _subjects(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[Subject]:
     if arguments.subjects is None:
-        wanted = list(_KNOWN)
+        skipped = {When.NAMED, When.FULL} if arguments.quick else {When.NAMED}
+        wanted = [name for name, subject in _KNOWN.items() if subject.when not in skipped]
     else:
         wanted = arguments.subjects.split(",")
         unknown = sorted(set(wanted) - set(_KNOWN))

@@ -6,7 +6,14 @@ from bench.subjects.base import Subject
 from bench.subjects.client import Client
 from bench.subjects.local import Local
 from bench.subjects.peers import PEERS
-from bench.subjects.tierfs import Tierfs
+from bench.subjects.tierfs import Tierfs, TierfsCopying, TierfsNative
 
 #: In the order in which they take their turns and are shown.
-SUBJECTS: list[type[Subject]] = [Local, Client, Tierfs, *PEERS]
+SUBJECTS: list[type[Subject]] = [
+    Local,
+    Client,
+    Tierfs,
+    TierfsNative,
+    TierfsCopying,
+    *PEERS,
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import enum
 import subprocess
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -103,11 +104,20 @@ class Settings:
     notes: list[str] = field(default_factory=list)
 
 
+class When(enum.Enum):
+    """When a subject takes part without being named."""
+
+    ALWAYS = "in every run"
+    FULL = "in runs that are not quick"
+    NAMED = "only if it is named"
+
+
 class Subject(abc.ABC):
     """One row of the table."""
 
     name: str
     settings: Settings
+    when = When.ALWAYS
     #: Whether each file is an object of its own name in the bucket, which others can read.
     plain_objects = True
     #: Whether the names that it has listed are known again after a remount of the same place.

@@ -12,10 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from bench import processes
-from bench.subjects.base import Bucket, CannotError, Mounted, Place, Settings, Subject
+from bench.subjects.base import Bucket, CannotError, Mounted, Place, Settings, Subject, When
+from tierfs.front.program import native_front
 
 #: A warm-up of very many objects takes long; nothing takes longer than this.
-_COMMAND_S = 3600
+_LONGEST_S = 3600
+
+
+_COMMAND = (
+    "tierfs mount s3://BUCKET/PREFIX DIR --endpoint URL --cache DIR --cache-size SIZE"
+    " --metadata-ttl 10m [--memory SIZE]"
+)
+_NOTES = [
+    "everything else is the default",
+    "metadata-ttl 10m: as long as the peers are told to keep metadata",
+]
 
 
 class TierfsMount(Mounted):
@@ -37,7 +48,7 @@ class TierfsMount(Mounted):
             text=True,
             env=self._environment,
             stdin=subprocess.DEVNULL,
-            timeout=_COMMAND_S,
+            timeout=_LONGEST_S,
             check=False,
         )
         if done.returncode:
@@ -60,15 +71,11 @@ class Tierfs(Subject):
     name = "tierfs"
     keeps_names = True
     #: More options of ``tierfs mount``.
-    options: tuple[str, ...] = ()
+    options: tuple[str, ...] = ("--front", "python")
     settings = Settings(
-        "tierfs mount s3://BUCKET/PREFIX DIR --endpoint URL --cache DIR --cache-size SIZE"
-        " --metadata-ttl 10m [--memory SIZE]",
+        f"{_COMMAND} --front python",
         "docs/configuration.md",
-        [
-            "everything else is the default",
-            "metadata-ttl 10m: as long as the peers are told to keep metadata",
-        ],
+        _NOTES,
     )
 
     def version(self) -> str:
@@ -104,3 +111,30 @@ class Tierfs(Subject):
                 pids = []
             mounted.command("umount", str(place.directory))
             processes.wait_for_end(pids)
+
+
+class TierfsNative(Tierfs):
+    """The native front, with the same control plane."""
+
+    name = "tierfs-native"
+    when = When.FULL
+    options: tuple[str, ...] = ("--front", "native")
+    settings = Settings(f"{_COMMAND} --front native", "docs/configuration.md", _NOTES)
+
+    def version(self) -> str:
+        if native_front() is None:
+            raise CannotError("there is no native front on this machine")
+        return super().version()
+
+
+class TierfsCopying(TierfsNative):
+    """The native front where the kernel does not pass reads through: Linux before 6.9."""
+
+    name = "tierfs-copying"
+    when = When.NAMED
+    options: tuple[str, ...] = ("--front", "native", "--fuse-mask", "passthrough")
+    settings = Settings(
+        f"{_COMMAND} --front native --fuse-mask passthrough",
+        "docs/configuration.md",
+        [*_NOTES, "fuse-mask passthrough: as on Ubuntu 22.04 and 24.04 and on Debian 12"],
+    )
