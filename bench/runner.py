@@ -1,6 +1,10 @@
 """Run scenarios: subjects alternate round by round, so that what disturbs one disturbs all.
 
 The order is turned by one each round: nobody is always the one who runs after the noisy one.
+
+A subject that is slow does not make everybody wait: it sits out the rounds that are left when it
+has had `Scenario.patience_s` and at least `FEWEST_ROUNDS`, or twice as long. Its ratios are those
+of the rounds that it had, against the others in the same ones.
 """
 
 from __future__ import annotations
@@ -15,6 +19,9 @@ from bench.scenarios.base import EXCUSES, Measure, PartlyError, Scenario
 from bench.subjects.base import Subject
 
 Say = Callable[[str], None]
+
+#: Pairs of which a median says something.
+FEWEST_ROUNDS = 3
 
 
 class Clock:
@@ -89,11 +96,13 @@ def _run_scenario(
                 record.cannot.append(Cannot(scenario.name, subject.name, str(error)))
             step()
         names = [subject.name for subject in subjects]
+        spent_s = dict.fromkeys(names, 0.0)
         for n in range(rounds):
             turn = n % len(names)
             for name in names[turn:] + names[:turn]:
                 if name in measures:
                     say(f"{scenario.name}: round {n + 1} of {rounds}, {name}; {clock.left}")
+                    began = time.monotonic()
                     try:
                         values = measures[name](n)
                     except EXCUSES as error:
@@ -107,6 +116,9 @@ def _run_scenario(
                         record.record(scenario.name, name, n, partly.figures)
                     else:
                         record.record(scenario.name, name, n, values)
+                    spent_s[name] += time.monotonic() - began
+                    if _has_had_its_time(scenario, n + 1, spent_s[name]):
+                        measures.pop(name, None)
                 step()
 
 
@@ -117,3 +129,9 @@ def _excused(record: Run, scenario: Scenario, subject: Subject) -> Iterator[None
         yield
     except EXCUSES as error:
         record.cannot.append(Cannot(scenario.name, subject.name, str(error)))
+
+
+def _has_had_its_time(scenario: Scenario, rounds: int, spent_s: float) -> bool:
+    """Whether a subject that took part in *rounds* sits out what is left."""
+    enough = scenario.patience_s if rounds >= FEWEST_ROUNDS else 2 * scenario.patience_s
+    return spent_s > enough

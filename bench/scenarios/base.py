@@ -65,6 +65,8 @@ class Scenario(abc.ABC):
     name: str
     #: About how long one subject takes in all its rounds, for the first guess of the time left.
     expected_s = 60.0
+    #: How long one subject is waited for in all its rounds; see `bench.runner`.
+    patience_s = 60.0
 
     @property
     def question(self) -> str:

@@ -27,9 +27,10 @@ class ColdSeq(Scenario):
 
     name = "cold-seq"
     expected_s = 30.0
+    patience_s = 120.0
 
     def rounds(self, quick: bool) -> int:
-        return 4 if quick else 11
+        return 3 if quick else 11
 
     def sizes(self, quick: bool) -> dict[str, Any]:
         return {"file_bytes": self._size(quick), "files": [1, FILES], "client": CONNECTIONS}

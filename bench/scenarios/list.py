@@ -14,7 +14,9 @@ from bench.subjects.base import CannotError, Subject
 
 PER_DIRECTORY = 1000
 #: Nobody waits longer for a listing; a subject that takes more cannot do it.
-DEADLINE_S = {True: 20.0, False: 600.0}
+DEADLINE_S = {True: 12.0, False: 180.0}
+#: The second listing takes a moment; the one in the middle of so many counts.
+SECOND_WALKS = 3
 
 
 class List(Scenario):
@@ -28,7 +30,7 @@ class List(Scenario):
     expected_s = 40.0
 
     def rounds(self, quick: bool) -> int:
-        return 3 if quick else 7
+        return 3 if quick else 5
 
     def sizes(self, quick: bool) -> dict[str, Any]:
         return {
@@ -58,8 +60,12 @@ class List(Scenario):
                     with lab.cost(mounted) as first_cost:
                         first = lab.loadgen.walk(mounted.directory, deadline_s)
                     with lab.cost(mounted) as cost:
-                        second = lab.loadgen.walk(mounted.directory, deadline_s)
-                for answer in (first, second):
+                        walks = [
+                            lab.loadgen.walk(mounted.directory, deadline_s)
+                            for _ in range(SECOND_WALKS)
+                        ]
+                second = sorted(walks, key=lambda answer: answer["seconds"])[SECOND_WALKS // 2]
+                for answer in (first, *walks):
                     files = answer["entries"] - (answer["directories"] - 1)
                     if files != len(dataset.files):
                         raise CannotError(f"shows {files} of {len(dataset.files)} files")

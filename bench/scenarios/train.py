@@ -109,7 +109,7 @@ class Train(Scenario):
         self._step_ms: dict[str, float] = {}
 
     def rounds(self, quick: bool) -> int:
-        return 3 if quick else 5
+        return 3
 
     def _later(self, quick: bool) -> int:
         return 1 if quick else 2

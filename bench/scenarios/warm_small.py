@@ -16,9 +16,9 @@ from bench.subjects.base import Subject
 
 COUNT, SIZE, READERS, FILLERS = 4000, 110_000, 4, 16
 #: A pass that takes longer ends early: its rate is known by then.
-LIMIT_S = {True: 3.0, False: 60.0}
+LIMIT_S = {True: 3.0, False: 12.0}
 #: So long the cache is filled; what is not in it by then is not read afterwards.
-FILL_S = {True: 12.0, False: 300.0}
+FILL_S = {True: 12.0, False: 60.0}
 
 
 class WarmSmall(Scenario):

@@ -15,7 +15,7 @@ import pytest
 from bench import ratios, runner
 from bench.lab import BUCKET, Lab
 from bench.lakesim import lakesim
-from bench.loadgen import PROGRAM, File, Loadgen, WrongBytesError
+from bench.loadgen import PROGRAM, Loadgen, WrongBytesError
 from bench.results import Run
 from bench.scenarios.cold_small import ColdSmall
 from bench.scenarios.warm_seq import WarmSeq
@@ -142,8 +142,7 @@ def test_clearing_up_does_not_reach_through_a_mount(lab: Lab, tmp_path: Path) ->
 def test_what_a_subject_cannot_do_is_said_and_the_others_go_on(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench.scenarios.warm_seq.SIZE", 1 << 20)
-    monkeypatch.setattr("bench.scenarios.warm_seq.FILE", File("large.bin", 1 << 20))
+    monkeypatch.setattr("bench.scenarios.warm_seq.SIZE", {True: 1 << 20})
     record = empty_run()
     runner.run(lab, [WarmSeq()], [Client(), Local()], record, lambda line: None)
     assert [(c.subject, c.error) for c in record.cannot] == [("client", "it is not a file system")]

@@ -27,7 +27,7 @@ from tierfs.clock import SystemClock
 from tierfs.config import Config
 from tierfs.control.commands import Commands
 from tierfs.control.kernel_caches import KernelCaches
-from tierfs.control.limits import keep_few_heaps, raise_open_files
+from tierfs.control.limits import raise_open_files, set_up_heaps, trim_heaps
 from tierfs.control.report import Reporter
 from tierfs.control.server import serve_control
 from tierfs.control.upcalls import Rules, UpcallServer
@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 
 #: How often ``alive`` is reported; the keeper's watchdog allows many of these to be missed.
 ALIVE_INTERVAL_S = 2.0
+#: How often it is looked whether heaps can be trimmed.
+TRIM_INTERVAL_S = 5.0
 #: Tasks that pyfuse3 keeps for the next requests. With its own choice of one they come and go all
 #: the time, each with a request buffer of 1 MiB.
 IDLE_TASKS = 16
@@ -68,7 +70,7 @@ def main(argv: list[str]) -> int:
         config = Config.from_json(source.read())
     tierfs_log.set_up(str(config.mountpoint), config.log_level)
     reporter = Reporter(arguments.report_fd)
-    keep_few_heaps()
+    set_up_heaps(config.memory)
     raise_open_files()
     try:
         if arguments.fuse_fd is not None:
@@ -163,6 +165,7 @@ async def _serve(config: Config, kind: _Front, reporter: Reporter) -> None:
                 )
                 await front.start()
                 background.start_soon(_report_alive, reporter)
+                background.start_soon(_trim_when_quiet, front)
                 commands = Commands(config, lake, index, namespace, front)
                 background.start_soon(serve_control, config.control_socket, commands)
                 parts = _Parts(config, directory, namespace, front, commands, reporter)
@@ -302,3 +305,15 @@ async def _report_alive(reporter: Reporter) -> None:
     while True:
         reporter.alive()
         await trio.sleep(ALIVE_INTERVAL_S)
+
+
+async def _trim_when_quiet(front: PythonFront) -> None:
+    """Give memory back once nothing is fetched any more: who waits for the next burst needs
+    none."""
+    trimmed_at = 0
+    while True:
+        await trio.sleep(TRIM_INTERVAL_S)
+        fetched = front.bytes_from_lake
+        if fetched != trimmed_at and front.in_flight == 0:
+            trimmed_at = fetched
+            await trio.to_thread.run_sync(trim_heaps)

@@ -253,6 +253,16 @@ class PythonFront:
         if handle is not None:
             self._table.release(handle.object)
 
+    @property
+    def in_flight(self) -> int:
+        """How many GETs are under way (a gauge)."""
+        return self._fetcher.in_flight
+
+    @property
+    def bytes_from_lake(self) -> int:
+        """How many bytes came from the lake so far (a counter)."""
+        return self._fetcher.bytes_from_lake
+
     def opened(self, ino: int) -> tuple[ObjectRef, int] | None:
         """The version and size that *ino* is open as, or None."""
         o = self._table.get(ino)

@@ -106,9 +106,16 @@ pub struct Opened {
     pub backing: i32,
 }
 
+#[derive(Default)]
+struct FreeSlots {
+    slots: Vec<usize>,
+    /// Threads that wait for one: telling them costs a system call, even if there is none.
+    waiting: usize,
+}
+
 pub struct Shared {
     memory: Memory,
-    free_slots: Mutex<Vec<usize>>,
+    free_slots: Mutex<FreeSlots>,
     slot_freed: Condvar,
     free_rows: Mutex<Vec<usize>>,
 }
@@ -178,7 +185,7 @@ impl Shared {
                 free.push(slot);
             }
         }
-        *self.free_slots.lock().unwrap_or_else(PoisonError::into_inner) = free;
+        self.free_slots.lock().unwrap_or_else(PoisonError::into_inner).slots = free;
         left
     }
 
@@ -186,10 +193,12 @@ impl Shared {
     pub fn take(&self) -> Slot {
         let mut free = self.free_slots.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            if let Some(slot) = free.pop() {
+            if let Some(slot) = free.slots.pop() {
                 return Slot(slot);
             }
+            free.waiting += 1;
             free = self.slot_freed.wait(free).unwrap_or_else(PoisonError::into_inner);
+            free.waiting -= 1;
         }
     }
 
@@ -207,8 +216,11 @@ impl Shared {
     #[allow(clippy::needless_pass_by_value)] // Who releases it has it no more.
     pub fn release(&self, slot: Slot) {
         self.unique(slot.0).store(0, Ordering::Release);
-        self.free_slots.lock().unwrap_or_else(PoisonError::into_inner).push(slot.0);
-        self.slot_freed.notify_one();
+        let mut free = self.free_slots.lock().unwrap_or_else(PoisonError::into_inner);
+        free.slots.push(slot.0);
+        if free.waiting > 0 {
+            self.slot_freed.notify_one();
+        }
     }
 
     // Rows.
