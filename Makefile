@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LAKE ?=
+FUZZ_S ?= 600
 
 # The S3 server and the clients of the measurements are in Rust; without a recent one the tests that
 # need them are skipped, and there is no `make bench`.
@@ -14,7 +15,7 @@ NATIVE := native/target/release
 export CARGO_TARGET_DIR := $(CURDIR)/native/target
 
 .DEFAULT_GOAL := help
-.PHONY: help build system-packages test check test-native check-native native demo bench bench-quick bars docs clean
+.PHONY: help build system-packages test check test-native check-native native demo bench bench-quick bars fuzz docs clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -68,8 +69,12 @@ bench-quick: $(VENV)/.dev native ## the same in ten minutes: smaller data, fewer
 bars: $(VENV)/.dev ## tierfs's own bars, without peers
 	$(BIN)/python -m bench bar
 
+fuzz: ## fuzz the native front's decoders, ten minutes each (needs cargo-fuzz: cargo install cargo-fuzz)
+	cd native/fuzz && for target in request record upcall; do \
+		RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=target cargo fuzz run $$target -- -max_total_time=$(FUZZ_S) || exit 1; done
+
 docs: $(VENV)/.built ## write docs/configuration.md from the option table
 	$(BIN)/tierfs reference > docs/configuration.md
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis native/target
+	rm -rf native/fuzz/target $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis native/target

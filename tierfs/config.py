@@ -139,12 +139,18 @@ class Config:
         return json.dumps(dataclasses.asdict(self), default=os.fspath)
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> Config:
-        """The inverse of `to_json`; raises ConfigError when *text* is another version's."""
+    def from_json(cls, text: str | bytes, *, strict: bool = True) -> Config:
+        """The inverse of `to_json`; raises ConfigError when *text* is another version's. If not
+        *strict*, options that this version does not know are left out, and those that the other did
+        not know have their defaults."""
         try:
             values: dict[str, Any] = json.loads(text)
+            if not strict:
+                known = {field.name for field in dataclasses.fields(cls)}
+                values = {name: value for name, value in values.items() if name in known}
+                values.setdefault("security", ())
             for name in _PATH_FIELDS:
-                if values[name] is not None:
+                if (strict or name in values) and values[name] is not None:
                     values[name] = Path(values[name])
             values["security"] = tuple(values["security"])
             return cls(**values)

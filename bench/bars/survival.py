@@ -29,7 +29,7 @@ KILLS, FILES, FILE_BYTES = 1000, 20_000, 24_000
 #: Files that are larger than a block, so that reads of parts of them are under way, too.
 LARGE, LARGE_BYTES = 40, 3_000_000
 #: Between two kills.
-PAUSE_S = (0.05, 0.4)
+PAUSE_S = (0.2, 1.0)
 ROLES = ("front", "front", "control")
 #: An operation that took longer is written down.
 SLOW_S = 0.02

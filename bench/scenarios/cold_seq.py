@@ -27,7 +27,7 @@ class ColdSeq(Scenario):
 
     name = "cold-seq"
     expected_s = 30.0
-    patience_s = 120.0
+    patience_s = 80.0
 
     def rounds(self, quick: bool) -> int:
         return 3 if quick else 11

@@ -32,7 +32,7 @@ class ColdSmall(Scenario):
 
     name = "cold-small"
     expected_s = 40.0
-    patience_s = 120.0
+    patience_s = 80.0
 
     def rounds(self, quick: bool) -> int:
         return 4 if quick else 11

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,14 @@ def fuse_missing() -> str | None:
 
 
 def tierfs(
-    *arguments: str | Path, env: dict[str, str] | None = None, timeout_s: float = 60
+    *arguments: str | Path,
+    env: dict[str, str] | None = None,
+    timeout_s: float = 60,
+    prefix: Sequence[str] = (),
 ) -> subprocess.CompletedProcess[str]:
-    """Run the ``tierfs`` command and return what it said."""
+    """Run the ``tierfs`` command, behind *prefix*, and return what it said."""
     return subprocess.run(
-        [sys.executable, "-m", "tierfs.cli", *map(str, arguments)],
+        [*prefix, sys.executable, "-m", "tierfs.cli", *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=timeout_s,
@@ -81,6 +85,8 @@ class Mount:
     runtime: Path
     options: list[str] = field(default_factory=list)
     env: dict[str, str] = field(default_factory=dict)
+    #: A program that runs the mount command, with its arguments.
+    prefix: list[str] = field(default_factory=list)
 
     def start(self) -> subprocess.CompletedProcess[str]:
         self.directory.mkdir(exist_ok=True)
@@ -94,6 +100,7 @@ class Mount:
             self.runtime,
             *self.options,
             env=self.env,
+            prefix=self.prefix,
         )
 
     def __enter__(self) -> Mount:

@@ -80,6 +80,13 @@ def test_the_cache_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert checks.cache_disk(tmp_path / "file").level is Level.FAIL
 
 
+def test_the_front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert str(tmp_path) in checks.front(tmp_path).message
+    monkeypatch.setattr(checks, "native_front", lambda: None)
+    result = checks.front()
+    assert (result.level, "Rust" in result.remedy) == (Level.OK, True)
+
+
 def test_updatedb(tmp_path: Path) -> None:
     conf = tmp_path / "updatedb.conf"
     assert checks.updatedb(conf).level is Level.OK

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 from pathlib import Path
@@ -215,3 +216,13 @@ def test_places_below_the_runtime_directory() -> None:
     assert config.control_socket.parent == config.state_dir
     assert config.state_dir.parent == Path("/run/t")
     assert len(config.state_dir.name) == 16
+
+
+def test_another_versions_configuration_is_read_where_that_is_asked_for() -> None:
+    config = Config(url="s3://b", mountpoint=Path("/mnt"), cache=Path("/c"), memory=1 << 26)
+    values = json.loads(config.to_json())
+    del values["fuse_mask"], values["ca_bundle"]
+    values["from_the_future"] = 7
+    with pytest.raises(ConfigError):
+        Config.from_json(json.dumps(values))
+    assert Config.from_json(json.dumps(values), strict=False) == config

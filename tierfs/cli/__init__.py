@@ -27,6 +27,7 @@ COMMANDS = {
     "warmup": "fetch everything below some paths into the cache",
     "evict": "drop cached bytes of a path, or of everything",
     "refresh": "ask the lake anew what is below a path",
+    "reexec": "upgrade the package under a live mount",
     "doctor": "check this machine and a lake, with remedies",
     "install": "put the mount(8) helpers and systemd units in place",
 }

@@ -23,6 +23,7 @@ from tierfs.cli.preflight import (
     user_allow_other,
 )
 from tierfs.errors import TierfsError, show
+from tierfs.front.program import native_front
 from tierfs.mountinfo import MOUNT_TYPE
 from tierfs.units import human_size
 
@@ -82,6 +83,15 @@ def fuse_device(device: Path = FUSE_DEVICE) -> Result:
     except TierfsError as error:
         return failed("fuse device", error)
     return Result(Level.OK, "fuse device", f"{device} opens")
+
+
+def front(program: Path | None = None) -> Result:
+    """Which fronts there are."""
+    program = native_front() if program is None else program
+    if program is None:
+        remedy = "for the native front install tierfs where there is a Rust toolchain"
+        return Result(Level.OK, "front", "python; the native one is not built", remedy)
+    return Result(Level.OK, "front", f"native ({program}) and python")
 
 
 def capabilities(status: Path = Path("/proc/self/status"), euid: int | None = None) -> Result:

@@ -60,6 +60,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _results(config: Config | None, cache: Path) -> Iterator[Result]:
     yield checks.kernel()
+    yield checks.front()
     yield checks.fuse_device()
     yield checks.capabilities()
     yield checks.user_mounts()

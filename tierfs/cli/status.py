@@ -17,6 +17,9 @@ from tierfs.units import human_size
 #: Status comes from memory; a mount that needs longer is hanging.
 TIMEOUT_S = 10.0
 
+#: Names of processes, whose values are their ids.
+_PIDS = ("keeper", "control", "front", "spare", "pid")
+
 EXAMPLES = """\
   tierfs status                    # every mount
   tierfs status /mnt/lake --json | jq .cache
@@ -106,7 +109,7 @@ def _leaf(key: str, value: object) -> tuple[str, str]:
         if key.endswith(("_rate", "_share")):
             return name, f"{value:.1%}"
         # Process ids are names, not quantities: no thousands separators.
-        return name, f"{value:,}" if key not in ("keeper", "control", "pid") else str(value)
+        return name, str(value) if key in _PIDS else f"{value:,}"
     # A limit that was not set, a reason that does not exist.
     return name.removesuffix(" bytes"), "-" if value in (None, "") else str(value)
 

@@ -30,6 +30,7 @@ from tierfs.control.kernel_caches import KernelCaches
 from tierfs.control.limits import raise_open_files, set_up_heaps, trim_heaps
 from tierfs.control.report import Reporter
 from tierfs.control.server import serve_control
+from tierfs.control.upcall_channel import UpcallChannel
 from tierfs.control.upcalls import Rules, UpcallServer
 from tierfs.errors import CacheError, MountError, TierfsError
 from tierfs.front.native import NativeFront
@@ -62,6 +63,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--fuse-fd", type=int, help="serve the kernel here, through pyfuse3")
     parser.add_argument("--upcall-fd", type=int, help="serve a native front here")
     parser.add_argument("--shared-fd", type=int, help="memory shared with a native front")
+    parser.add_argument("--standby-fd", type=int, help="wait here for a word, or for the end")
     parser.add_argument("--config-fd", type=int, required=True)
     parser.add_argument("--report-fd", type=int, required=True)
     arguments = parser.parse_args(argv)
@@ -70,6 +72,8 @@ def main(argv: list[str]) -> int:
         config = Config.from_json(source.read())
     tierfs_log.set_up(str(config.mountpoint), config.log_level)
     reporter = Reporter(arguments.report_fd)
+    if arguments.standby_fd is not None and not _stand_by(arguments.standby_fd, reporter):
+        return 0
     set_up_heaps(config.memory)
     raise_open_files()
     try:
@@ -88,6 +92,13 @@ def main(argv: list[str]) -> int:
             reporter.error(TierfsError("the control plane failed", repr(cause), "see the log"))
         return 1
     return 0
+
+
+def _stand_by(fd: int, reporter: Reporter) -> bool:
+    """Wait, with everything imported, for the keeper's word; False if it does not come."""
+    reporter.standby()
+    with os.fdopen(fd, "rb") as word:
+        return bool(word.readline())
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -212,9 +223,11 @@ async def _serve_upcalls(upcall_fd: int, shared_fd: int, parts: _Parts) -> None:
         gid=config.gid if config.gid is not None else os.getgid(),
         umask=config.umask,
         lake_directory=os.fsencode(parts.directory),
+        fuse_mask=config.fuse_mask,
     )
-    server = UpcallServer(upcall_fd, shared_fd, namespace, parts.front, rules)
-    caches = KernelCaches(server.forget_entry, server.forget_content)
+    channel = UpcallChannel(upcall_fd, shared_fd)
+    server = UpcallServer(channel, namespace, parts.front, rules)
+    caches = KernelCaches(channel.forget_entry, channel.forget_content)
     try:
         namespace.on_change = caches.entry_changed
         parts.front.on_content_dropped = caches.content_dropped
@@ -231,6 +244,7 @@ async def _serve_upcalls(upcall_fd: int, shared_fd: int, parts: _Parts) -> None:
     finally:
         namespace.on_change = parts.front.on_content_dropped = None
         caches.close()
+        channel.close()
 
 
 async def _serve_fuse(fuse_fd: int, parts: _Parts) -> None:

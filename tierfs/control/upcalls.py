@@ -2,39 +2,35 @@
 
 ::
 
-    socket --> _receive() --parse--> START: _begin()    a session; all handlers of the last one end
-                                     tells:  at once     CLOSE, ACCESSES, VERIFIED, DONE
-                                     asks:   a task      _handle() --> one domain call --> _answer()
+    UpcallChannel.receive() --> START: _begin()    a session; all handlers of the last one end
+                                tells:  at once     CLOSE, ACCESSES, VERIFIED, DONE
+                                asks:   a task      _handle() --> one domain call --> _answer()
 
-The socket's other end is the front's, and both are held by the keeper too: a front that dies leaves
-its messages, and its successor begins another session. The messages: `tierfs.control.wire`.
+Invariants (U1 and U3 are in ``native/front/src/upcall/client.rs``, U2 is in
+`tierfs.control.upcall_channel`, too):
 
-Invariants (U1 and U2 are in ``native/front/src/upcall/client.rs``):
-
-U2. Nothing is written into the arena but by a handler of the present session, in the same plain
-    stretch of code that sends its answer: a handler that was cancelled writes nothing.
 U4. Nothing ends the loop but the end of the mount: what a handler raises becomes an errno, a
     message that cannot be read is logged and dropped.
 U5. What changes the lake would be made exactly once, by (mount id, unique), in the transaction that
     makes it. This mount is read-only, so a change that is asked for again is refused again.
+U6. Handlers of an earlier session are cancelled. One whose last wait was over by then still runs,
+    and is stopped by U2.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
-import mmap
 import os
-import socket
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 import trio
 
 from tierfs.control import wire
+from tierfs.control.upcall_channel import SessionOver, UpcallChannel
 from tierfs.control.wire import AccessKind, Ask, Command, Request
-from tierfs.errors import InvalidRequest, StaleVersion, TierfsError
+from tierfs.errors import StaleVersion, TierfsError
 from tierfs.front.native import NativeFront
 from tierfs.fs.errno import errno_of, is_quiet
 from tierfs.fs.view import KIND_BITS, View
@@ -44,8 +40,6 @@ log = logging.getLogger(__name__)
 
 #: How long `status` waits for the front's counters.
 STATS_S = 1.0
-#: Messages taken in a row before other tasks have their turn.
-BURST = 32
 
 #: What a change was, for the one line of the log. Opcodes are FUSE's (<linux/fuse.h>).
 _CHANGES = {
@@ -78,22 +72,12 @@ class Rules(NamedTuple):
     gid: int
     umask: int
     lake_directory: bytes
-
-
-class _Command:
-    """A command that waits for the front's DONE."""
-
-    __slots__ = ("answer", "done", "kind", "tail")
-
-    def __init__(self, kind: Command, tail: bytes) -> None:
-        self.kind = kind
-        self.tail = tail
-        self.done = trio.Event()
-        self.answer = b""
+    #: What the front was told not to ask the kernel for.
+    fuse_mask: str = ""
 
 
 class UpcallServer:
-    """Serves one front at a time. *socket_fd* and *shared_fd* are inherited from the keeper."""
+    """Serves the front at the other end of *channel*."""
 
     #: Of this front, for `tierfs.control.commands.Serving`.
     name = "native"
@@ -101,31 +85,16 @@ class UpcallServer:
     open_directories = 0
 
     def __init__(
-        self,
-        socket_fd: int,
-        shared_fd: int,
-        namespace: Namespace,
-        front: NativeFront,
-        rules: Rules,
+        self, channel: UpcallChannel, namespace: Namespace, front: NativeFront, rules: Rules
     ) -> None:
-        self._socket = socket.socket(fileno=socket_fd)
-        self._socket.setblocking(False)
-        self._shared_fd = shared_fd
+        self._channel = channel
         self._namespace = namespace
         self._front = front
         self._view = View(namespace, front)
         self._rules = rules
-        self._arena: mmap.mmap | None = None
-        self._arena_at = 0
-        self._session = 0
         #: Handlers of this session.
         self._running: set[trio.CancelScope] = set()
-        self._outgoing: deque[bytes] = deque()
-        self._sendable = trio.Event()
-        self._commands: dict[int, _Command] = {}
-        self._next_command = 1
         self._features: list[str] = []
-        self._token = trio.lowlevel.current_trio_token()
         self._asks: dict[Ask, Callable[[Request], Awaitable[None]]] = {
             Ask.LOOKUP: self._lookup,
             Ask.GETATTR: self._getattr,
@@ -142,36 +111,15 @@ class UpcallServer:
     async def run(self) -> None:
         """Serve until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._send_outgoing)
-            self._send(wire.pack_command(Command.READY, 0, 0))
-            await self._receive(nursery)
-
-    async def _receive(self, nursery: trio.Nursery) -> None:
-        in_a_row = 0
-        while True:
-            try:
-                message = self._socket.recv(wire.LONGEST)
-            except BlockingIOError:
-                in_a_row = 0
-                await trio.lowlevel.wait_readable(self._socket)
-                continue
-            if not message:
-                raise StaleVersion("serve a front", "upcalls", "the keeper is gone")
-            try:
-                request = wire.parse_request(message)
-            except InvalidRequest as error:
-                log.warning("%s", error)  # U4
-                continue
-            await self._take(request, nursery)
-            in_a_row += 1
-            if in_a_row >= BURST:
-                in_a_row = 0
-                await trio.lowlevel.checkpoint()
+            nursery.start_soon(self._channel.send_outgoing)
+            self._channel.send(wire.pack_command(Command.READY, 0, 0))
+            while True:
+                await self._take(await self._channel.receive(), nursery)
 
     async def _take(self, request: Request, nursery: trio.Nursery) -> None:
         if request.ask is Ask.START:
             await self._begin(request)
-        elif request.session != self._session:
+        elif not self._channel.is_current(request):
             return
         elif request.ask in self._asks:
             nursery.start_soon(self._handle, request)
@@ -183,26 +131,16 @@ class UpcallServer:
             ctime_ns = int.from_bytes(request.offset.to_bytes(8, "little"), "little", signed=True)
             self._front.verified(request.ino, request.arena_at, ctime_ns)
         elif request.ask is Ask.DONE:
-            command = self._commands.pop(request.id, None)
-            if command is not None:
-                command.answer = request.tail
-                command.done.set()
+            self._channel.done(request)
 
     async def _begin(self, start: Request) -> None:
         """A front, or the same one anew, begins a session."""
-        self._session = start.session
         for scope in self._running:
-            scope.cancel()
+            scope.cancel()  # U6
         self._running.clear()
-        self._outgoing.clear()
-        if self._arena is None:
-            # Mapped from the file's beginning, because an offset would have to be of whole pages.
-            length = os.fstat(self._shared_fd).st_size
-            self._arena = mmap.mmap(self._shared_fd, length)
-        self._arena_at = start.offset
         await self._front.begin_session()
         rules = self._rules
-        tail = wire.pack_rules(
+        hello = wire.pack_rules(
             ttl_s=rules.ttl_s,
             negative_ttl_s=rules.negative_ttl_s,
             directory_mtime_ns=self._namespace.directory_mtime_ns,
@@ -211,18 +149,18 @@ class UpcallServer:
             umask=rules.umask,
             lake_directory=rules.lake_directory,
         )
-        self._send(wire.pack_command(Command.HELLO, self._session, 0, tail))
-        for id_, command in self._commands.items():
-            self._send(wire.pack_command(command.kind, self._session, id_, command.tail))
+        self._channel.begin(start, hello)
 
     async def _handle(self, request: Request) -> None:
         """One upcall, in a task of its own, which ends with its session."""
-        if request.session != self._session:
+        if not self._channel.is_current(request):
             return
         with trio.CancelScope() as scope:
             self._running.add(scope)
             try:
                 await self._asks[request.ask](request)
+            except SessionOver:
+                return
             except TierfsError as error:
                 if not is_quiet(error):
                     log.warning("%s: %s", request.ask.name.lower(), error)
@@ -233,8 +171,6 @@ class UpcallServer:
             finally:
                 self._running.discard(scope)
 
-    # ---- sending -------------------------------------------------------------------------------
-
     def _answer(
         self,
         request: Request,
@@ -244,29 +180,8 @@ class UpcallServer:
         ttl_s: float = 0.0,
         tail: bytes = b"",
     ) -> None:
-        self._send(wire.pack_answer(request, errno=errno, count=count, ttl_s=ttl_s, tail=tail))
-
-    def _send(self, message: bytes) -> None:
-        if not self._outgoing:
-            try:
-                self._socket.send(message, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-                return
-            except BlockingIOError:
-                pass
-        self._outgoing.append(message)
-        self._sendable.set()
-
-    async def _send_outgoing(self) -> None:
-        while True:
-            await self._sendable.wait()
-            self._sendable = trio.Event()
-            while self._outgoing:
-                await trio.lowlevel.wait_writable(self._socket)
-                try:
-                    self._socket.send(self._outgoing[0], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-                except BlockingIOError:
-                    continue
-                self._outgoing.popleft()
+        message = wire.pack_answer(request, errno=errno, count=count, ttl_s=ttl_s, tail=tail)
+        self._channel.send(message)
 
     # ---- what is asked -------------------------------------------------------------------------
 
@@ -297,13 +212,13 @@ class UpcallServer:
         if known is None:
             raise StaleVersion("read", f"inode {ino}", "it changed in the lake; open it again")
         data = await self._front.read_for(ino, *known, request.offset, request.size)
-        self._put(request, data)
+        self._channel.put(request, data)
         self._answer(request, count=len(data))
 
     async def _readdir(self, request: Request) -> None:
         entries = await self._namespace.readdir(request.ino, request.offset, request.size)
         packed = b"".join(wire.pack_entry(_pack(found), name) for _, name, found in entries)
-        self._put(request, packed)
+        self._channel.put(request, packed)
         ttl_s = min((found.ttl_s for _, _, found in entries), default=0.0)
         self._answer(request, count=len(entries), ttl_s=ttl_s)
 
@@ -313,13 +228,6 @@ class UpcallServer:
 
     async def _change(self, request: Request) -> None:
         self._view.refuse_change(request.ino, _CHANGES.get(request.size, "change"))  # U5
-
-    def _put(self, request: Request, data: bytes | bytearray | memoryview) -> None:
-        """Put *data* where the request has room for it. The answer follows without waiting (U2)."""
-        if self._arena is None or len(data) > request.arena_length:
-            raise InvalidRequest("answer a front", f"{len(data)} bytes", "there is no room for it")
-        at = self._arena_at + request.arena_at
-        self._arena[at : at + len(data)] = data
 
     # ---- what is told --------------------------------------------------------------------------
 
@@ -333,44 +241,31 @@ class UpcallServer:
             if kind is not AccessKind.OPEN:
                 self._front.accessed(ino, at_ns)
 
-    # ---- what the front is told ----------------------------------------------------------------
-
-    async def _command(self, kind: Command, tail: bytes = b"") -> bytes:
-        """Tell the front, or the next one, and wait until it is done; its answer."""
-        id_, command = self._next_command, _Command(kind, tail)
-        self._next_command += 1
-        self._commands[id_] = command
-        try:
-            if self._session:
-                self._send(wire.pack_command(kind, self._session, id_, tail))
-            await command.done.wait()
-        finally:
-            self._commands.pop(id_, None)
-        return command.answer
-
-    def forget_entry(self, parent: int, name: bytes) -> None:
-        """Have the kernel forget a name. For threads: waits for it."""
-        self._from_thread(Command.FORGET_ENTRY, wire.PARENT.pack(parent) + name)
-
-    def forget_content(self, ino: int) -> None:
-        """Have the kernel forget what it keeps of a file. For threads: waits for it."""
-        self._from_thread(Command.FORGET_CONTENT, wire.PARENT.pack(ino))
-
-    def _from_thread(self, kind: Command, tail: bytes) -> None:
-        trio.from_thread.run(self._command, kind, tail, trio_token=self._token)
+    # ---- what is said of it --------------------------------------------------------------------
 
     async def describe(self) -> dict[str, Any]:
         """What the front says of itself, or said last if it does not answer; see
         `tierfs.control.commands.Serving`."""
         with trio.move_on_after(STATS_S):
-            answer = await self._command(Command.STATS)
+            answer = await self._channel.command(Command.STATS)
             lines = (line.partition(" ") for line in answer.decode("ascii", "replace").splitlines())
             said = {name: value for name, _, value in lines}
             self._features = list(filter(None, said.pop("features", "").split(",")))
             self._front.front_stats = {
                 name: int(value) for name, value in said.items() if value.isdigit()
             }
-        return {"features": self._features, **self._front.front_stats}
+        return {"reads": self._reads(), "features": self._features, **self._front.front_stats}
+
+    def _reads(self) -> str:
+        """How whole cached files are read, and why not in the best way."""
+        if "passthrough" not in self._features:
+            if "passthrough" in self._rules.fuse_mask.split(","):
+                return "copied: fuse_mask switches passthrough off"
+            return "copied: this kernel passes no reads through (Linux 6.9 does)"
+        refused = self._front.front_stats.get("passthrough_errno", 0)
+        if refused:
+            return f"copied, some or all: the kernel refused passthrough: {os.strerror(refused)}"
+        return "passed through"
 
 
 def _pack(found: Attributes) -> bytes:

@@ -6,7 +6,8 @@ keeper in the background and returns when the mount answers. Role by role:
     mounting, mountpoint  mount(2) or fusermount3; what is on the directory already, dead mounts
     child                 the control plane as a process, and its reports
     supervise, timing     the loop: start, watch, restart, drain, give up
-    native                the same for a native front: two processes, and a mount that outlives them
+    native, channel       the same for a native front: two processes, and a mount that outlives them
+    handover, resume      another version of the package takes over under a live mount
     runtime               the lock of one mount point, its log and state files
     notify, log           the service manager, log lines
     signals, process      signals as events, what a forked process does first
@@ -76,8 +77,12 @@ class _Keeper:
         self.runtime.write_pid()
         kind: Callable[..., Supervisor] = Supervisor
         if self._front is not None:
-            mask = self._config.fuse_mask
-            kind = functools.partial(NativeSupervisor, front=self._front, fuse_mask=mask)
+            kind = functools.partial(
+                NativeSupervisor,
+                front=self._front,
+                fuse_mask=self._config.fuse_mask,
+                memory=self._config.memory,
+            )
         supervisor = kind(
             self.mount,
             self.runtime,

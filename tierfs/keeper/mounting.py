@@ -95,6 +95,26 @@ class Mount:
         self._abort_fd = _open_abort(made.device)
         self._root_fd = _open_root(spec.mountpoint)
 
+    @classmethod
+    def resume(cls, spec: MountSpec, fuse_fd: int, mount_id: int, device: str) -> Mount:
+        """A mount that an earlier program of this process made.
+
+        Raises:
+            MountError: it is not in the mount table any more.
+        """
+        wanted = (mount_id, device)
+        found = next((e for e in mountinfo.mounts() if (e.mount_id, e.device) == wanted), None)
+        if found is None:
+            raise MountError("the mount is gone", spec.mountpoint, "mount again")
+        mount = cls(spec, fuse_fd, found)
+        mount._close_root()
+        return mount
+
+    @property
+    def mount_id(self) -> int:
+        """Its number in the mount table."""
+        return self._id
+
     def _entry(self) -> mountinfo.MountEntry | None:
         """Our row, wherever it is by now (a parent can have been renamed); no bind mount of it.
 

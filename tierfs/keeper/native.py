@@ -2,7 +2,7 @@
 
 The mount outlives both. ``/dev/fuse``, the memory with the requests that are not answered yet, and
 both ends of the socket between the two are the keeper's; so a death is a pause (invariants S1..S6
-in ``native/front/src/shared.rs``, U1..U5 in `tierfs.control.upcalls`).
+in ``native/front/src/shared.rs``, U1..U6 in `tierfs.control.upcalls`).
 
 States of the whole are those of `tierfs.keeper.supervise`; with this front the arrows are::
 
@@ -19,6 +19,10 @@ K10. Of each role at most one process lives: a successor starts when its predece
 K11. A death by SIGKILL is made good at once, and counts for nothing: somebody, or the kernel for
      want of memory, ended the process. Before it was ready it counts for a tenth. Other deaths
      count, and too many of them end the mount, because the next one would die of the same.
+K12. A spare control plane waits, with everything imported and nothing open, for the one that serves
+     to die: to import it takes Python half a second, for which readers would wait. It is started
+     when the one that serves has been ready for `SPARE_S`, and is not kept where memory is scarce
+     (`SPARE_MEMORY_BYTES`).
 """
 
 from __future__ import annotations
@@ -26,55 +30,59 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-import socket
 import time
 from pathlib import Path
 
 from tierfs.errors import MountError
+from tierfs.keeper import handover
+from tierfs.keeper.channel import Channel
 from tierfs.keeper.child import Child, parse_error
 from tierfs.keeper.supervise import State, Supervisor
 from tierfs.keeper.timing import Deaths
 
-#: Bytes that either end of the upcall socket may have queued: some thousands of messages.
-SOCKET_BYTES = 4 << 20
-
-
+#: A spare is made when a start is over, which it would slow down.
+SPARE_S = 0.5
+#: Where less is allowed for buffers, the 40 MB of a spare are too many.
+SPARE_MEMORY_BYTES = 256 << 20
 #: So many kills of a process that is not ready weigh as much as one crash (K11).
 KILLS_FOR_A_CRASH = 10
 
 
 class NativeSupervisor(Supervisor):
     """As `Supervisor`, with a front of its own. *front* is the program; *fuse_mask* names what the
-    kernel is not to be asked for."""
+    kernel is not to be asked for; *memory* is what the mount may use for buffers, in bytes."""
 
-    def __init__(self, *args: object, front: Path, fuse_mask: str, **kwargs: object) -> None:
+    def __init__(
+        self,
+        *args: object,
+        front: Path,
+        fuse_mask: str,
+        memory: int,
+        channel: Channel | None = None,
+        **kwargs: object,
+    ) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self._keeps_spare = memory >= SPARE_MEMORY_BYTES
+        self._spare: Child | None = None
+        self._spare_go = -1
+        self._spare_ready = False
         self._front_program = front
         self._fuse_mask = fuse_mask
         self._front: Child | None = None
         self._ready: dict[str, bool] = {"control": False, "front": False}
         self._front_reason = ""
+        self._resumes = False
         limit = self._timing.crash_limit * KILLS_FOR_A_CRASH
         self._kills = Deaths(dataclasses.replace(self._timing, crash_limit=limit))
-        self._shared_fd = os.memfd_create("tierfs-front", os.MFD_CLOEXEC)
-        ours, theirs = socket.socketpair(
-            socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
-        )
-        for end in (ours, theirs):
-            for force, plain in (
-                (_SO_SNDBUFFORCE, socket.SO_SNDBUF),
-                (_SO_RCVBUFFORCE, socket.SO_RCVBUF),
-            ):
-                try:
-                    end.setsockopt(socket.SOL_SOCKET, force, SOCKET_BYTES)
-                except PermissionError:
-                    end.setsockopt(socket.SOL_SOCKET, plain, SOCKET_BYTES)
-        self._control_end, self._front_end = ours.detach(), theirs.detach()
+        self._channel = channel or Channel.make()
+        #: Processes that are to be replaced by those of another version.
+        self._renewed: list[str] = []
 
     # The loop.
 
     def _children(self) -> list[Child]:
-        return [child for child in (self._child, self._front) if child is not None]
+        children = (self._child, self._front, self._spare)
+        return [child for child in children if child is not None]
 
     def _on_timer(self, name: str) -> None:
         if name == "front silence":
@@ -86,6 +94,10 @@ class NativeSupervisor(Supervisor):
             self._restart_control()
         elif name == "restart front":
             self._launch_front()
+        elif name == "spare":
+            self._start_spare()
+        elif name == "renew":
+            self._renew()
         elif name == "silence" and self._state is State.SERVING:
             limit = self._timing.watchdog_s if self._ready["control"] else self._timing.start_s
             self._abort_control(f"said nothing for {limit:g} s")
@@ -109,9 +121,16 @@ class NativeSupervisor(Supervisor):
     # Starting.
 
     def _launch(self) -> None:
-        self._state = State.STARTING
         self._connected = True
         self._report = None
+        if self._resumes:
+            self._state = State.SERVING
+            for timer in ("silence", "front silence"):
+                self._after(timer, self._timing.watchdog_s)
+            self._after("renew", 0)
+            self._record()
+            return
+        self._state = State.STARTING
         self._start_control()
         self._after("pulse", self._timing.pulse_s)
         self._record()
@@ -119,13 +138,54 @@ class NativeSupervisor(Supervisor):
     def _start_control(self) -> None:
         self._ready["control"] = False
         self._reason = ""
-        self._child = Child.start(
-            self._argv,
-            config=self._config,
-            descriptors={"--upcall-fd": self._control_end, "--shared-fd": self._shared_fd},
-        )
+        if self._spare is not None and self._spare_ready:
+            self._child, self._spare = self._spare, None
+            self._tell_spare(b"go\n")
+        else:
+            self._child = Child.start(
+                self._argv, config=self._config, descriptors=self._control_descriptors()
+            )
         self._log.debug(f"control plane started (pid {self._child.pid})")
         self._after("silence", self._timing.start_s)
+
+    def _control_descriptors(self) -> dict[str, int]:
+        return {"--upcall-fd": self._channel.control_fd, "--shared-fd": self._channel.shared_fd}
+
+    def _start_spare(self) -> None:
+        """See K12."""
+        if self._spare is not None or self._state is not State.SERVING:
+            return
+        wait_fd, self._spare_go = os.pipe()
+        try:
+            self._spare = Child.start(
+                self._argv,
+                config=self._config,
+                descriptors={**self._control_descriptors(), "--standby-fd": wait_fd},
+            )
+        finally:
+            os.close(wait_fd)
+        self._spare_ready = False
+        self._record()
+
+    def _tell_spare(self, word: bytes) -> None:
+        """Say what it waits for; nothing: it ends."""
+        try:
+            os.write(self._spare_go, word)
+        except BrokenPipeError:
+            pass  # It is dead already, which shows when it is reaped.
+        finally:
+            os.close(self._spare_go)
+            self._spare_go = -1
+
+    def _end_spare(self) -> None:
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            self._tell_spare(b"")
+            spare.kill()
+            spare.close()
+            deadline = time.monotonic() + self._timing.abort_s
+            while not spare.reap() and time.monotonic() < deadline:
+                time.sleep(0.005)
 
     def _launch_front(self) -> None:
         self._ready["front"] = False
@@ -138,8 +198,8 @@ class NativeSupervisor(Supervisor):
             argv,
             descriptors={
                 "--fuse-fd": self._mount.fuse_fd,
-                "--shared-fd": self._shared_fd,
-                "--upcall-fd": self._front_end,
+                "--shared-fd": self._channel.shared_fd,
+                "--upcall-fd": self._channel.front_fd,
             },
         )
         self._log.debug(f"front started (pid {self._front.pid})")
@@ -156,6 +216,8 @@ class NativeSupervisor(Supervisor):
     def _on_child_line(self, child: Child, line: str) -> None:
         if child is self._front:
             self._on_front_line(line)
+        elif child is self._spare:
+            self._spare_ready = self._spare_ready or line == "standby"
         else:
             self._on_control_line(line)
 
@@ -167,10 +229,14 @@ class NativeSupervisor(Supervisor):
         self._heard("silence", self._ready["control"] or line == "ready")
         if line == "ready" and not self._ready["control"]:
             self._ready["control"] = True
+            if self._keeps_spare:
+                self._after("spare", SPARE_S)
             if self._front is None and self._state is State.STARTING:
                 self._launch_front()
             elif self._state is State.SERVING:
                 self._log.info("the control plane is back")
+                if self._renewed:
+                    self._after("renew", 0)
 
     def _on_front_line(self, line: str) -> None:
         self._heard("front silence", self._ready["front"] or line == "ready")
@@ -192,6 +258,9 @@ class NativeSupervisor(Supervisor):
     # Dying.
 
     def _on_child_end(self, child: Child) -> None:
+        if child is self._spare:
+            self._on_spare_end(child)
+            return
         role = "front" if child is self._front else "control"
         self._read_report(child)
         child.close()
@@ -203,6 +272,11 @@ class NativeSupervisor(Supervisor):
             self._timers.pop("silence", None)
         if self._state is State.STOPPING or not self._mount.present:
             self._on_end_of_serving(role)
+        elif role in self._renewed:
+            self._renewed.remove(role)
+            self._timers.pop("kill", None)
+            self._log.info(f"the {role} is replaced by that of the package that is installed now")
+            self._on_timer(f"restart {role}")
         elif self._answered:
             self._replace_soon(role, child)
         else:
@@ -210,6 +284,13 @@ class NativeSupervisor(Supervisor):
             reason = self._reason or self._front_reason or child.ending()
             error = MountError(f"the {words} failed to start", reason, self._where)
             self._give_up(self._report or error)
+
+    def _on_spare_end(self, child: Child) -> None:
+        """Nobody needed it; another one is made with the next control plane."""
+        child.close()
+        self._spare = None
+        self._tell_spare(b"")
+        self._log.debug(f"the spare control plane {child.ending()}")
 
     def _on_end_of_serving(self, role: str) -> None:
         """The mount is gone, or going: the control plane, which commits what it has, is last."""
@@ -249,6 +330,72 @@ class NativeSupervisor(Supervisor):
         if self._front is not None:
             self._after("front kill", self._timing.stop_s)
 
+    # Another version.
+
+    def _reexec(self) -> None:
+        """Become the keeper of the package that is installed now, if it would start."""
+        if self._state is not State.SERVING or self._child is None or self._front is None:
+            self._log.warning("not upgraded now: a process is being replaced; try again")
+            return
+        why = handover.check()
+        if why:
+            self._log.error(f"not upgraded: the installed package does not start: {why}")
+            return
+        self._log.info("going on as the package that is installed now")
+        self._end_spare()
+        handover.leave(self.state_to_resume(), keep=self._descriptors_to_keep())
+
+    def state_to_resume(self) -> dict[str, object]:
+        """What `tierfs.keeper.resume` needs to make another one of this."""
+        assert self._child is not None
+        assert self._front is not None
+        return {
+            "config": self._config.decode(),
+            "mount": [self._mount.fuse_fd, self._mount.mount_id, self._mount.device],
+            "runtime": [
+                str(self._runtime.directory),
+                self._runtime.lock_fd,
+                str(self._runtime.log_file) if self._runtime.log_file else None,
+            ],
+            "channel": self._channel.descriptors,
+            "control": [self._child.pid, self._child.report_fd],
+            "front": [self._front.pid, self._front.report_fd],
+            "notifier": [self._notifier.address, self._notifier.watchdog_s],
+            "started_s": self._started_s,
+            "deaths": self._death_count,
+        }
+
+    def _descriptors_to_keep(self) -> tuple[int, ...]:
+        assert self._child is not None
+        assert self._front is not None
+        reports = (self._child.report_fd, self._front.report_fd)
+        return (
+            self._mount.fuse_fd,
+            self._runtime.lock_fd,
+            *self._channel.descriptors,
+            *reports,
+        )
+
+    def resume(self, control: Child, front: Child, *, started_s: float, deaths: int) -> int:
+        """As `run`, from where another program of this process left off: both processes are there,
+        and are replaced, one after the other."""
+        self._child, self._front = control, front
+        self._ready = {"control": True, "front": True}
+        self._started_s = started_s
+        self._deaths.total = deaths
+        self._answered = True
+        self._resumes = True
+        self._renewed = ["control", "front"]
+        return self.run()
+
+    def _renew(self) -> None:
+        """Replace the next process: the control plane first, which may commit what it has."""
+        if "control" in self._renewed and self._child is not None:
+            self._child.signal(signal.SIGTERM)
+            self._after("kill", self._timing.stop_s)
+        elif "front" in self._renewed and self._front is not None:
+            self._front.kill()
+
     # The end.
 
     def _finish(self, code: int) -> None:
@@ -257,8 +404,9 @@ class NativeSupervisor(Supervisor):
             front.kill()
             front.close()
             self._doomed_children.append(front)
+        self._end_spare()
         super()._finish(code)
-        for fd in (self._shared_fd, self._control_end, self._front_end):
+        for fd in self._channel.descriptors:
             os.close(fd)
 
     @property
@@ -269,9 +417,5 @@ class NativeSupervisor(Supervisor):
     @property
     def _pids(self) -> dict[str, int]:
         """See `Supervisor._pids`."""
-        pids = {"control": self._child, "front": self._front}
+        pids = {"control": self._child, "front": self._front, "spare": self._spare}
         return {role: child.pid for role, child in pids.items() if child is not None}
-
-
-# <asm-generic/socket.h>
-_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33

@@ -26,6 +26,18 @@ class Notifier:
         self.watchdog_s = int(interval_us) / 1e6 if interval_us.isdigit() and mine else None
         """How long the service manager waits for WATCHDOG=1; None when it does not watch."""
 
+    @classmethod
+    def resume(cls, address: str, watchdog_s: float | None) -> Notifier:
+        """One that goes on as another did; see `address`."""
+        notifier = cls({})
+        notifier._address, notifier.watchdog_s = address, watchdog_s
+        return notifier
+
+    @property
+    def address(self) -> str:
+        """Where messages go; "" if nowhere."""
+        return self._address
+
     @property
     def enabled(self) -> bool:
         """Whether somebody listens."""

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 _HELD = (signal.SIGTERM, signal.SIGINT)
-_HANDLED = (*_HELD, signal.SIGHUP, signal.SIGCHLD)
+_HANDLED = (*_HELD, signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD)
 
 
 def hold_signals() -> None:
@@ -25,7 +25,8 @@ def let_signals() -> None:
 
 
 class SignalPipe:
-    """While entered, SIGTERM, SIGINT, SIGHUP and SIGCHLD only make `fd` readable; see `arrived`."""
+    """While entered, SIGTERM, SIGINT, SIGHUP, SIGUSR2 and SIGCHLD only make `fd` readable; see
+    `arrived`."""
 
     def __enter__(self) -> SignalPipe:
         self.fd, self._write_fd = os.pipe()

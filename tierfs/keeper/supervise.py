@@ -180,6 +180,12 @@ class Supervisor:
             self._stop(number.name)
         elif number == signal.SIGHUP:
             self._log.info("SIGHUP ignored: options change with a new mount")
+        elif number == signal.SIGUSR2:
+            self._reexec()
+
+    def _reexec(self) -> None:
+        """Go on as the package that is installed now. This front cannot take over a session."""
+        self._log.warning("SIGUSR2 ignored: the Python front is upgraded by a new mount")
 
     # Starting.
 

@@ -9,7 +9,7 @@
 //!
 //! - `fuse/` what the kernel's messages look like
 //! - `shared` what outlives this process: requests without an answer, files that are open
-//! - `serve` from a request to its answer
+//! - `serve/` from a request to its answer; `front` what its threads share
 //! - `index/` LMDB as the control plane writes it; `attributes` what is shown of it
 //! - `copies` cached copies, verified; `opened` how each open inode is read
 //! - `upcall/` what the control plane is asked; `arena` where large answers are put
@@ -22,7 +22,9 @@
 pub mod arena;
 pub mod attributes;
 pub mod copies;
+pub mod front;
 pub mod fuse;
+pub mod fuzzing;
 pub mod index;
 pub mod log;
 pub mod opened;

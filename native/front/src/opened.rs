@@ -127,6 +127,9 @@ impl OpenInodes {
             }
             Entry::Vacant(entry) => {
                 let mut inode = Inode { upcalled: 0, backing: backing(), ..new };
+                if inode.backing > 0 {
+                    inode.copy = None; // The kernel has it; a descriptor here would only take room.
+                }
                 let handle = inode.add_handle(shared, ino, unique, upcalled, true)?;
                 entry.insert(inode);
                 Some(handle)

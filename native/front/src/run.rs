@@ -13,15 +13,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::attributes::Rules;
+use crate::front::Front;
 use crate::fuse::init;
 use crate::log;
 use crate::options::Options;
-use crate::serve::{Front, Then, Worker};
+use crate::serve::{Then, Worker};
 use crate::shared::{Shared, Slot};
 use crate::sys::device::Device;
 use crate::sys::socket::Socket;
 use crate::sys::{self, file};
 use crate::upcall::client::{Client, Event};
+use crate::upcall::wire::LONGEST;
 
 /// More than the cores, because a worker waits for the disk when a block is not in the page cache.
 /// Small warm files on two cores: 4,900 a second with 16, 5,950 with 8, 5,500 with 4, 4,900 with 2.
@@ -83,10 +85,11 @@ pub fn run(options: Options) -> Result<u8, Box<dyn std::error::Error>> {
 /// Begin a session with the control plane; waits for it.
 fn meet(client: &Client<Then>, shared: &Shared) -> io::Result<(Rules, std::path::PathBuf)> {
     let mut met = None;
+    let mut buffer = vec![0; LONGEST];
     client.start(shared.next_session());
     while met.is_none() {
         let mut start = false;
-        client.pump(1000, |event| match event {
+        client.pump(&mut buffer, 1000, |event| match event {
             Event::Hello(rules, lake_directory) => met = Some((rules, lake_directory)),
             Event::Ready => start = true,
             _ => {}
@@ -170,6 +173,7 @@ fn attend(
     report: &std::fs::File,
 ) -> Result<u8, Box<dyn std::error::Error>> {
     let mut worker = Worker::new(front.clone());
+    let mut buffer = vec![0; LONGEST];
     let mut said_ready = false;
     let mut last_turn = Instant::now();
     let mut over = None;
@@ -194,7 +198,7 @@ fn attend(
         }
         // Before INIT, which `ready` waits for, the keeper waits for every millisecond of ours.
         let timeout_ms = if said_ready { 100 } else { 1 };
-        front.client.pump(timeout_ms, |event| match event {
+        front.client.pump(&mut buffer, timeout_ms, |event| match event {
             Event::Answered(pending, answer) => worker.answered(pending, &answer),
             Event::Ready => front.client.start(front.shared.next_session()),
             Event::Hello(_, lake_directory) => {

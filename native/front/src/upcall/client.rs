@@ -23,9 +23,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::wire::{
-    AccessKind, Answer, Ask, Incoming, LONGEST, Request, What, push_access, set_session,
-};
+use super::wire::{AccessKind, Answer, Ask, Incoming, Request, What, push_access, set_session};
 use crate::arena::{Arena, Part};
 use crate::attributes::Rules;
 use crate::shared::{ARENA_AT, ARENA_BYTES, Slot};
@@ -233,16 +231,20 @@ impl<T> Client<T> {
 
     // In.
 
-    /// Wait up to `timeout_ms` for messages, send what found no room, and hand each event to
-    /// `take`. The error is the end: the keeper is gone.
-    pub fn pump(&self, timeout_ms: i32, mut take: impl FnMut(Event<'_, T>)) -> io::Result<()> {
+    /// Wait up to `timeout_ms` for messages, which are read into `buffer` (`LONGEST`), send what found no room,
+    /// and hand each event to `take`. The error is the end: the keeper is gone.
+    pub fn pump(
+        &self,
+        buffer: &mut [u8],
+        timeout_ms: i32,
+        mut take: impl FnMut(Event<'_, T>),
+    ) -> io::Result<()> {
         let queued = !self.lock().outgoing.is_empty();
         let (_, writable) = sys::wait(self.socket.as_fd(), queued, timeout_ms);
         if writable {
             self.flush();
         }
-        let mut buffer = vec![0; LONGEST];
-        while let Some(message) = self.socket.receive(&mut buffer)? {
+        while let Some(message) = self.socket.receive(buffer)? {
             if let Some(event) = self.event(message) {
                 take(event);
             }

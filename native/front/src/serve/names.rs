@@ -1,0 +1,192 @@
+//! Names, directories and attributes: LOOKUP, GETATTR, READDIR, STATFS, GETXATTR.
+
+use zerocopy::IntoBytes;
+
+use super::Outcome::{self, Upcall};
+use super::{Then, Worker};
+use crate::attributes::Ttl;
+use crate::fuse::abi::{GetxattrOut, InHeader, StatfsOut};
+use crate::fuse::reply;
+use crate::index::names::Lookup;
+use crate::upcall::wire::{self, Answer, Ask};
+
+const XATTR_PREFIX: &[u8] = b"user.tierfs.";
+/// Offsets of the two entries that are in every directory; real ones are inode numbers >= 16.
+const DOT: u64 = 1;
+const DOT_DOT: u64 = 2;
+/// The lake has no capacity: `df` shows 1 PiB, all of it free.
+const STATFS_BLOCKS: u64 = (1 << 50) / 4096;
+/// Entries in one answer of the control plane.
+const MOST_ENTRIES: u32 = 1000;
+/// Attributes, the length of a name, and the longest name.
+const LONGEST_ENTRY: u64 = 40 + 2 + 255;
+
+impl Worker {
+    pub(super) fn lookup(&mut self, unique: u64, parent: u64, name: &[u8]) -> Outcome {
+        let front = self.front.clone();
+        // Asked only by who has a handle of an inode and wants its name (open_by_handle_at).
+        if name == b"." {
+            return self.entry_of(unique, parent);
+        }
+        if name == b".." {
+            return match self.names.attributes(&front.rules, parent) {
+                Some((_, above)) => self.entry_of(unique, above),
+                None => self.refuse(unique, libc::ESTALE),
+            };
+        }
+        match self.names.lookup(&front.rules, parent, name) {
+            Lookup::Found(found, ttl) => {
+                self.answer(unique, &[reply::entry(&found, ttl).as_bytes()])
+            }
+            Lookup::Absent(ttl) => self.answer(unique, &[reply::absence(ttl).as_bytes()]), // F4
+            Lookup::Ask => {
+                let request = wire::Request { tail: name.to_vec(), ..wire::Request::of(parent) };
+                Upcall(Ask::Lookup, request, Then::Entry)
+            }
+        }
+    }
+
+    pub(super) fn entry_of(&mut self, unique: u64, ino: u64) -> Outcome {
+        match self.names.attributes(&self.front.rules, ino) {
+            Some((found, _)) => {
+                let entry = reply::entry(&found, self.front.rules.ttl);
+                self.answer(unique, &[entry.as_bytes()])
+            }
+            None => self.refuse(unique, libc::ESTALE),
+        }
+    }
+
+    pub(super) fn getattr(&mut self, unique: u64, ino: u64) -> Outcome {
+        let front = self.front.clone();
+        let named = self.names.attributes(&front.rules, ino).map(|(found, _)| found);
+        let found = named.or_else(|| front.opened.get(ino)?.attributes);
+        match found {
+            Some(found) => {
+                let out = reply::attr_out(&found, front.rules.ttl);
+                self.answer(unique, &[out.as_bytes()])
+            }
+            None => Upcall(Ask::Getattr, wire::Request::of(ino), Then::Attributes),
+        }
+    }
+
+    pub(super) fn readdir(
+        &mut self,
+        unique: u64,
+        ino: u64,
+        offset: u64,
+        size: u32,
+        plus: bool,
+    ) -> Outcome {
+        let front = self.front.clone();
+        let mut directory = reply::Directory::new(size, plus);
+        let mut after = offset;
+        if after < DOT_DOT {
+            let Some((own, _)) = self.names.attributes(&front.rules, ino) else {
+                return self.refuse(unique, libc::ENOENT);
+            };
+            for (next, name) in [(DOT, &b"."[..]), (DOT_DOT, b"..")] {
+                if after < next {
+                    if !directory.add(name, &own, Ttl::ZERO, next) {
+                        return self.answer(unique, &[directory.bytes()]);
+                    }
+                    after = next;
+                }
+            }
+        }
+        let after = if after == DOT_DOT { 0 } else { after };
+        let listed = self.names.readdir(&front.rules, ino, after, |name, found, ttl| {
+            directory.add(name, found, ttl, found.ino)
+        });
+        if listed {
+            return self.answer(unique, &[directory.bytes()]);
+        }
+        let most = directory.most_left().min(MOST_ENTRIES);
+        let request = wire::Request {
+            offset: after,
+            size: most,
+            arena_length: u64::from(most) * LONGEST_ENTRY,
+            ..wire::Request::of(ino)
+        };
+        let asked = reply::DirectoryRequest { offset, size, plus };
+        Upcall(Ask::Readdir, request, Then::Readdir(asked))
+    }
+
+    pub(super) fn statfs(&mut self, unique: u64) -> Outcome {
+        let out = StatfsOut {
+            blocks: STATFS_BLOCKS,
+            bfree: STATFS_BLOCKS,
+            bavail: STATFS_BLOCKS,
+            files: self.names.entry_count() + (1 << 32),
+            ffree: 1 << 32,
+            bsize: 4096,
+            frsize: 4096,
+            namelen: 255,
+            ..Default::default()
+        };
+        self.answer(unique, &[out.as_bytes()])
+    }
+
+    pub(super) fn getxattr(&self, header: &InHeader, name: &[u8], size: u32) -> Outcome {
+        if !name.starts_with(XATTR_PREFIX) {
+            // Also security.capability, which the kernel asks for before it runs a file.
+            return self.refuse(header.unique, libc::ENODATA);
+        }
+        let request = wire::Request {
+            uid: header.uid,
+            tail: name.to_vec(),
+            ..wire::Request::of(header.nodeid)
+        };
+        Upcall(Ask::Getxattr, request, Then::Xattr { size })
+    }
+
+    /// Empty on purpose: what a listing shows, `cp -a` copies.
+    pub(super) fn listxattr(&self, unique: u64, size: u32) -> Outcome {
+        if size == 0 {
+            return self.answer(unique, &[GetxattrOut::default().as_bytes()]);
+        }
+        self.answer(unique, &[])
+    }
+
+    pub(super) fn readdir_answered(
+        &mut self,
+        unique: u64,
+        ino: u64,
+        asked: reply::DirectoryRequest,
+        answer: &Answer<'_>,
+        mut bytes: &[u8],
+    ) -> Outcome {
+        let front = self.front.clone();
+        let mut directory = reply::Directory::new(asked.size, asked.plus);
+        if asked.offset < DOT_DOT
+            && let Some((own, _)) = self.names.attributes(&front.rules, ino)
+        {
+            for (next, name) in [(DOT, &b"."[..]), (DOT_DOT, b"..")] {
+                if asked.offset < next {
+                    directory.add(name, &own, Ttl::ZERO, next);
+                }
+            }
+        }
+        for _ in 0..answer.count {
+            let Some((found, name, rest)) = wire::entry(bytes) else {
+                return self.refuse(unique, libc::EIO);
+            };
+            if !directory.add(name, &found, answer.ttl, found.ino) {
+                break;
+            }
+            bytes = rest;
+        }
+        self.answer(unique, &[directory.bytes()])
+    }
+
+    pub(super) fn xattr(&self, unique: u64, size: u32, value: &[u8]) -> Outcome {
+        let length = u32::try_from(value.len()).unwrap_or(u32::MAX);
+        if size == 0 {
+            let out = GetxattrOut { size: length, padding: 0 };
+            return self.answer(unique, &[out.as_bytes()]);
+        }
+        if length > size {
+            return self.refuse(unique, libc::ERANGE);
+        }
+        self.answer(unique, &[value])
+    }
+}
