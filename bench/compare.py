@@ -121,11 +121,22 @@ class Disagreement:
     after: Estimate
 
 
-def disagreements(before: Run, after: Run, share: float) -> tuple[int, list[Disagreement]]:
-    """How many headline ratios (of every subject to local, of tierfs to the best peer of *before*)
-    the runs have in common, and those of which one median is more than 1 + *share* times the
-    other."""
-    common, found = 0, []
+@dataclass(frozen=True)
+class Agreement:
+    """How far two runs agree on the headline ratios that both have: of every subject to local, of
+    tierfs to the best peer of the first."""
+
+    #: Ratios that both runs stand by.
+    compared: int
+    #: Those of them that differ too much.
+    found: list[Disagreement]
+    #: Ratios that one of the runs itself calls meaningless (`Estimate.doubt`), and does not show.
+    doubted: int
+
+
+def agreement(before: Run, after: Run, share: float) -> Agreement:
+    """Ratios differ too much if one median is more than 1 + *share* times the other."""
+    compared, doubted, found = 0, 0, []
     for series in before.series:
         scenario, subject, metric = series.scenario, series.subject, series.metric
         if not metric.headline:
@@ -137,11 +148,15 @@ def disagreements(before: Run, after: Run, share: float) -> tuple[int, list[Disa
         for other in others:
             one = ratios.ratio(before, scenario, metric, subject, other)
             two = ratios.ratio(after, scenario, metric, subject, other)
-            if one is not None and two is not None:
-                common += 1
-                if _apart(one, two) > 1 + share:
-                    found.append(Disagreement(scenario, subject, metric, other, one, two))
-    return common, found
+            if one is None or two is None:
+                continue
+            if one.doubt or two.doubt:
+                doubted += 1
+                continue
+            compared += 1
+            if _apart(one, two) > 1 + share:
+                found.append(Disagreement(scenario, subject, metric, other, one, two))
+    return Agreement(compared, found, doubted)
 
 
 def _apart(one: Estimate, two: Estimate) -> float:
@@ -198,9 +213,12 @@ def _heading(arguments: argparse.Namespace, before: Run, after: Run) -> Iterator
 
 
 def _agree(before: Run, after: Run, percent: float) -> int:
-    common, found = disagreements(before, after, percent / 100)
+    both = agreement(before, after, percent / 100)
+    common, found = both.compared, both.found
     one_only = lost(before, after) + lost(after, before)
     print(f"{common - len(found)} of {common} ratios agree within {percent:g} %")
+    if both.doubted:
+        print(f"{both.doubted} more are left out, for whose spread a run gives no ratio")
     if found:
         rows = [
             (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,9 +14,11 @@ from bench.results import Metric
 from bench.scenarios.base import Measure, Scenario
 from bench.subjects.base import Subject
 from bench.subjects.client import Client
+from bench.subjects.local import Local
 
 FILES = 4
 CONNECTIONS = (1, 2, 4, 8, 16, 32, 64)
+LOCAL_PASSES = 3
 
 
 class ColdSeq(Scenario):
@@ -50,6 +53,9 @@ class ColdSeq(Scenario):
         if isinstance(subject, Client):
             yield self._client(lab)
             return
+        if isinstance(subject, Local):
+            yield self._local(lab, subject)
+            return
         seed = self._data.seed
 
         def measure(n: int) -> dict[Metric, float]:
@@ -63,6 +69,24 @@ class ColdSeq(Scenario):
             return figures
 
         yield measure
+
+    def _local(self, lab: Lab, subject: Local) -> Measure:
+        """The local disk is done in a moment, and is fast and slow by turns where others use it as
+        well: the pass in the middle of some counts."""
+
+        def measure(n: int) -> dict[Metric, float]:
+            figures: dict[Metric, float] = {}
+            with lab.mounted(subject, self._data) as mounted:
+                for variant, files in self._variants.items():
+                    rates = []
+                    for _ in range(LOCAL_PASSES):
+                        processes.drop_caches()
+                        answer = lab.loadgen.sequential(mounted.directory, self._data.seed, files)
+                        rates.append(float(answer["bytes"] / answer["seconds"] / 1e6))
+                    figures[metrics.throughput(variant)] = statistics.median(rates)
+            return figures
+
+        return measure
 
     def _client(self, lab: Lab) -> Measure:
         objects = {

@@ -56,6 +56,8 @@ def test_what_is_open_goes_on_after_a_kill(
         details = made.status
         wait_until(lambda: details()["front_details"]["open_inodes"] == 0, "all to be closed")
         assert made.status()["restarts"] == 1
+        # Nobody but a service manager keeps the mount when its keeper dies.
+        assert made.status()["outlives_keeper"] is False
 
 
 def test_a_request_under_way_is_answered_by_the_successor(

@@ -19,6 +19,7 @@ from tests.mount import system_manager
 from tests.mount.mounting import wait_until
 from tests.mount.system_manager import SystemManager
 from tierfs import mountinfo
+from tierfs.front.program import native_front
 
 _MISSING = system_manager.missing()
 pytestmark = pytest.mark.skipif(_MISSING is not None, reason=str(_MISSING))
@@ -217,6 +218,51 @@ def test_a_killed_keeper_is_started_again(service: Lake) -> None:
     # The dead mount is gone, not covered.
     assert service.mounts() == [b"fuse.tierfs"]
     assert len(service.ours()) == 2
+
+
+@pytest.fixture
+def native(service: Lake) -> Lake:
+    """The same lake with a native front."""
+    if native_front() is None:
+        pytest.skip("the native front is not built: no Rust toolchain")
+    service.write_configuration('front = "native"')
+    return service
+
+
+def test_a_native_mount_outlives_its_keeper(native: Lake) -> None:
+    native.write_drop_in("[Service]\nRestartSec=100ms\n")
+    native.manager.systemctl("start", native.unit)
+    told = native.manager.run(TIERFS, "status", native.mountpoint, "--json").stdout
+    assert json.loads(told)["outlives_keeper"] is True
+    first = native.processes()
+    (entry,) = native.manager.mounts_on(native.mountpoint)
+    # Holds the file open, kills the keeper, and goes on at once with it and with a new one.
+    script = "exec 9<$2; kill -9 $1; cat $2 && cat <&9"
+    path = f"{native.mountpoint}/f"
+    done = native.manager.run("sh", "-c", script, "sh", str(first["keeper"]), path, timeout_s=60)
+    assert done.stdout == WORDS * 2
+    wait_until(lambda: native.show("SubState") == "running", "the service")
+    second = native.processes()
+    assert not set(first.values()) & set(second.values())
+    assert native.show("NRestarts") == "1"
+    assert native.manager.mounts_on(native.mountpoint) == [entry]
+    assert "an earlier keeper died: going on with its mount" in native.manager.printed()
+    native.manager.systemctl("stop", native.unit)
+    assert native.mounts() == []
+    assert native.ours() == {}
+
+
+def test_a_native_service_restarts_and_stops(native: Lake) -> None:
+    native.manager.systemctl("start", native.unit)
+    first = native.processes()
+    native.manager.systemctl("restart", native.unit)
+    assert native.read() == WORDS
+    assert not set(first.values()) & set(native.processes().values())
+    # Nothing of the first mount was kept for the second one.
+    assert native.mounts() == [b"fuse.tierfs"]
+    native.manager.systemctl("stop", native.unit)
+    assert native.mounts() == []
+    assert native.ours() == {}
 
 
 @pytest.mark.parametrize("stopped", ["keeper", "control"])

@@ -163,6 +163,17 @@ def test_runs_that_do_not_agree_on_one_ratio(
     assert run_compare(tmp_path, after, before, "--agree", "25") == 1
 
 
+def test_a_ratio_that_a_run_does_not_stand_by_is_left_out_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calm, wild = build_run(), build_run(seed=2, noise=0.8)
+    both = compare.agreement(calm, wild, 0.25)
+    assert both.doubted > 0
+    assert both.compared + both.doubted == 20
+    run_compare(tmp_path, calm, wild, "--agree", "25")
+    assert f"{both.doubted} more are left out" in capsys.readouterr().out
+
+
 def test_agreement_wants_something_to_agree_on(tmp_path: Path) -> None:
     empty = Run("", {}, {}, {}, {})
     assert run_compare(tmp_path, build_run(), empty, "--agree", "25") == 1

@@ -158,13 +158,18 @@ def _paths(args: dict[str, Any]) -> list[bytes]:
 
 
 def _keepers_words(path: Path) -> dict[str, Any]:
-    """What the keeper wrote down: where the log is, how often it had to start something again, and
-    which processes there are besides."""
+    """What the keeper wrote down: where the log is, how often it had to start something again,
+    whether the mount would survive its death, and which processes there are besides."""
     try:
         words = json.loads(path.read_bytes())
-        return {"log": words["log"], "restarts": words["deaths"], "pids": dict(words["pids"])}
+        return {
+            "log": words["log"],
+            "restarts": words["deaths"],
+            "outlives_keeper": words["outlives_keeper"],
+            "pids": dict(words["pids"]),
+        }
     except (OSError, ValueError, KeyError, TypeError):
-        return {"log": None, "restarts": None, "pids": {}}
+        return {"log": None, "restarts": None, "outlives_keeper": None, "pids": {}}
 
 
 def memory_of_processes(pids: tuple[int, ...]) -> int:

@@ -8,6 +8,7 @@ keeper in the background and returns when the mount answers. Role by role:
     supervise, timing     the loop: start, watch, restart, drain, give up
     native, channel       the same for a native front: two processes, and a mount that outlives them
     handover, resume      another version of the package takes over under a live mount
+    stored                what outlives the keeper itself, with the service manager
     runtime               the lock of one mount point, its log and state files
     notify, log           the service manager, log lines
     signals, process      signals as events, what a forked process does first
@@ -27,6 +28,7 @@ from pathlib import Path
 from tierfs.config import Config
 from tierfs.errors import MountError, TierfsError
 from tierfs.front.program import native_front
+from tierfs.keeper.channel import Channel
 from tierfs.keeper.child import CONTROL_ARGV
 from tierfs.keeper.log import Log
 from tierfs.keeper.mounting import Mount, MountSpec, make_mount
@@ -36,6 +38,7 @@ from tierfs.keeper.notify import Notifier
 from tierfs.keeper.process import close_all_but, fill_standard_streams
 from tierfs.keeper.runtime import Runtime, keeper_pid, wait_until_gone
 from tierfs.keeper.signals import hold_signals, let_signals
+from tierfs.keeper.stored import Stored
 from tierfs.keeper.supervise import Supervisor
 from tierfs.keeper.timing import Timing
 
@@ -45,20 +48,29 @@ __all__ = ["Timing", "keeper_pid", "run", "spawn", "wait_until_gone"]
 class _Keeper:
     """A claimed mount point with a mount on it that waits for its control plane."""
 
-    def __init__(self, config: Config) -> None:
-        """Claim, clean, mount.
+    mount: Mount
+
+    def __init__(self, config: Config, stored: Stored | None = None) -> None:
+        """Claim, clean, mount; or go on with a mount that an earlier keeper left *stored*.
 
         Raises:
             MountError: as `Runtime.claim`, `clear_mountpoint` and `make_mount`.
         """
         self._config = config
+        self._channel: Channel | None = None
         self._front = _choose_front(config)
         spec = MountSpec.from_config(config)
         self.runtime = Runtime.claim(config.state_dir, spec.mountpoint)
         try:
-            self.stale = clear_mountpoint(spec.mountpoint, nonempty=spec.nonempty)
+            left = stored.resume(spec) if stored is not None and self._front is not None else None
+            self.resumed = left is not None
+            self.stale = 0
             hold_signals()
-            self.mount: Mount = make_mount(spec)
+            if left is not None:
+                self.mount, self._channel = left
+            else:
+                self.stale = clear_mountpoint(spec.mountpoint, nonempty=spec.nonempty)
+                self.mount = make_mount(spec)
         except BaseException:
             self.runtime.release()
             let_signals()
@@ -72,6 +84,8 @@ class _Keeper:
     ) -> tuple[int, TierfsError | None]:
         """Serve until the end: exit code, and the reason when it is not 0."""
         log = Log(self.mount.spec.mountpoint, level=self._config.log_level)
+        if self.resumed:
+            log.warning("an earlier keeper died: going on with its mount")
         if self.stale:
             log.warning(f"detached {self.stale} dead mount(s) of an earlier run")
         self.runtime.write_pid()
@@ -82,6 +96,7 @@ class _Keeper:
                 front=self._front,
                 fuse_mask=self._config.fuse_mask,
                 memory=self._config.memory,
+                channel=self._channel,
             )
         supervisor = kind(
             self.mount,
@@ -121,9 +136,10 @@ def run(
 
     Waits for as long as the mount lives. Errors are one line on standard error and a 1.
     """
+    stored = Stored.take(os.environ)
     fill_standard_streams()
     try:
-        keeper = _Keeper(config)
+        keeper = _Keeper(config, stored)
     except TierfsError as error:
         print(f"tierfs: {error}", file=sys.stderr)
         return 1

@@ -34,7 +34,7 @@ import time
 from pathlib import Path
 
 from tierfs.errors import MountError
-from tierfs.keeper import handover
+from tierfs.keeper import handover, stored
 from tierfs.keeper.channel import Channel
 from tierfs.keeper.child import Child, parse_error
 from tierfs.keeper.supervise import State, Supervisor
@@ -130,6 +130,7 @@ class NativeSupervisor(Supervisor):
             self._after("renew", 0)
             self._record()
             return
+        stored.leave(self._notifier, self._mount, self._channel)
         self._state = State.STARTING
         self._start_control()
         self._after("pulse", self._timing.pulse_s)
@@ -405,9 +406,15 @@ class NativeSupervisor(Supervisor):
             front.close()
             self._doomed_children.append(front)
         self._end_spare()
+        stored.discard(self._notifier)
         super()._finish(code)
         for fd in self._channel.descriptors:
             os.close(fd)
+
+    @property
+    def _outlives_us(self) -> bool:
+        """See `Supervisor._outlives_us`, and `tierfs.keeper.stored`."""
+        return self._notifier.enabled
 
     @property
     def _death_count(self) -> int:

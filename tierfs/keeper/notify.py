@@ -56,6 +56,22 @@ class Notifier:
         except OSError:
             return
 
+    def store(self, name: str, fd: int) -> None:
+        """Have the service manager keep a copy of *fd* for the next start of this service."""
+        if not self._address:
+            return
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+                sender.setblocking(False)
+                sender.connect(self._address)
+                socket.send_fds(sender, [f"FDSTORE=1\nFDNAME={name}".encode()], [fd])
+        except OSError:
+            return
+
+    def discard(self, name: str) -> None:
+        """Have it drop what it keeps by that name."""
+        self.send(FDSTOREREMOVE=1, FDNAME=name)
+
     def watchdog(self) -> None:
         """Say that all is well, if the service manager asked to be told."""
         if self.watchdog_s is not None:

@@ -414,6 +414,11 @@ class Supervisor:
         return f"see {log_file}" if log_file else "see the log"
 
     @property
+    def _outlives_us(self) -> bool:
+        """Whether the mount goes on when this very process dies."""
+        return False
+
+    @property
     def _death_count(self) -> int:
         """How many processes have died so far."""
         return self._deaths.total
@@ -436,5 +441,6 @@ class Supervisor:
                 "started": self._started_s,
                 "deaths": self._death_count,
                 "pids": self._pids,
+                "outlives_keeper": self._outlives_us,
             }
         )
