@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -141,6 +142,19 @@ def test_records_that_are_no_records(mount: Make, lake: Path, names: list[str]) 
     with mount() as made:
         read_again(made, lake, names)
         read_again(made, lake, names)
+
+
+def test_a_large_cold_file_is_read_ahead(mount: Make, lake: Path) -> None:
+    """Also while most of its reads are answered by the front, from what came ahead of them."""
+    size = 256 * MIB
+    with open(lake / "f", "wb") as file:
+        file.truncate(size)
+    with mount("--link", "20,30,90,400") as made:
+        with open(made.directory / "f", "rb", buffering=0) as file:
+            while file.read(MIB):
+                time.sleep(0.004)  # A reader that is slower than what comes ahead of it.
+        assert made.lake_gets() < 120, made.lake_gets()
+        assert made.lake_bytes() < size + 4 * MIB
 
 
 def test_more_open_files_than_descriptors(mount: Make, lake: Path, content: Content) -> None:

@@ -84,6 +84,9 @@ class FakeFront:
     def verified(self, *what: int) -> None:
         self.told.append(("verified", *what))
 
+    def note_for(self, ino: int, offset: int, size: int) -> None:
+        self.told.append(("note", ino, offset, size))
+
     def used(self, ino: int) -> None:
         self.told.append(("used", ino))
 
@@ -200,8 +203,9 @@ async def test_messages_of_another_session_are_dropped() -> None:
         await played.say(Ask.READ, 1, 77, session=99)
         await played.say(Ask.VERIFIED, 0, 77, session=99)
         await played.say(Ask.VERIFIED, 0, 78, offset=(1 << 64) - 5, arena_at=1000)
+        await played.say(Ask.NOTE, 0, 79, offset=4096, size=100)
         await trio.testing.wait_all_tasks_blocked()
-        assert front.told == [("verified", 78, 1000, -5)]
+        assert front.told == [("verified", 78, 1000, -5), ("note", 79, 4096, 100)]
 
 
 async def test_accesses() -> None:

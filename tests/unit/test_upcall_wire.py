@@ -40,6 +40,7 @@ def encoded() -> dict[str, str]:
     messages = {
         "lookup": wire.pack_request(LOOKUP),
         "read": wire.pack_request(READ),
+        "note": wire.pack_request(Request(Ask.NOTE, 7, 0, 77, 1 << 20, 1 << 17, 0, 0, 0, b"")),
         "getxattr": wire.pack_request(
             Request(Ask.GETXATTR, 7, 10, 77, 0, 0, 1000, 0, 0, b"user.tierfs.etag")
         ),

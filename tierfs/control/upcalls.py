@@ -3,7 +3,7 @@
 ::
 
     UpcallChannel.receive() --> START: _begin()    a session; all handlers of the last one end
-                                tells:  at once     CLOSE, ACCESSES, VERIFIED, DONE
+                                tells:  at once     CLOSE, NOTE, ACCESSES, VERIFIED, DONE
                                 asks:   a task      _handle() --> one domain call --> _answer()
 
 Invariants (U1 and U3 are in ``native/front/src/upcall/client.rs``, U2 is in
@@ -125,6 +125,8 @@ class UpcallServer:
             nursery.start_soon(self._handle, request)
         elif request.ask is Ask.CLOSE:
             await self._front.close_for(request.ino, request.size)
+        elif request.ask is Ask.NOTE:
+            self._front.note_for(request.ino, request.offset, request.size)
         elif request.ask is Ask.ACCESSES:
             self._accesses(request.tail)
         elif request.ask is Ask.VERIFIED:

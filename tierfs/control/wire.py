@@ -46,6 +46,7 @@ class Ask(enum.IntEnum):
     ACCESSES = 11
     VERIFIED = 12
     DONE = 13
+    NOTE = 14
 
 
 class Command(enum.IntEnum):

@@ -52,6 +52,13 @@ class NativeFront(PythonFront):
         held = self._held.get(ino) or await self._hold(ino, ref, size)
         return await self.read(held.fh, offset, n)
 
+    def note_for(self, ino: int, offset: int, size: int) -> None:
+        """The front answered a read of an object that is being filled: read-ahead goes by all of
+        them."""
+        held = self._held.get(ino)
+        if held is not None:
+            self.note(held.fh, offset, size)
+
     async def _hold(self, ino: int, ref: ObjectRef, size: int) -> _Held:
         fh = await self.open(ino, ref, size)
         held = self._held.get(ino)

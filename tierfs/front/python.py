@@ -35,7 +35,13 @@ from tierfs.index.cache import CacheIndex
 from tierfs.index.records import BLOCK_SIZE, Extent, ObjectRef
 from tierfs.lake.protocol import Lake
 from tierfs.readahead.policy import EvictionPolicy, SampledLru
-from tierfs.readahead.streams import MAX_WINDOW_BYTES, RANDOM, OpenStreams, StreamDetector
+from tierfs.readahead.streams import (
+    MAX_WINDOW_BYTES,
+    RANDOM,
+    Advice,
+    OpenStreams,
+    StreamDetector,
+)
 
 #: Verified blocks kept in memory, at most, and at most this part of all memory.
 HOT_BYTES = 32 << 20
@@ -237,15 +243,27 @@ class PythonFront:
         end = min(offset + size, o.size)
         if offset >= end:
             return b""
-        advice = RANDOM
-        if handle.streams is not None:
-            advice = handle.streams.note(offset, end - offset)
-            if advice.ahead_hi > advice.ahead_lo:
-                self._read_ahead(o, advice.ahead_lo, advice.ahead_hi, advice.part_bytes)
+        advice = self._advise(handle, offset, end - offset)
         data = self._reader.now(o, offset, end)
         if data is not None:
             return data
         return await self._reader.read(o, offset, end, whole_blocks=advice.sequential)
+
+    def note(self, fh: int, offset: int, size: int) -> None:
+        """A read that was answered elsewhere: what it says of where reading goes on. Does not
+        wait."""
+        handle = self._handles.get(fh)
+        if handle is not None and size > 0:
+            self._advise(handle, offset, size)
+
+    def _advise(self, handle: _Handle, offset: int, length: int) -> Advice:
+        """What a read is, after what is to come beside it was sent for."""
+        if handle.streams is None:
+            return RANDOM
+        advice = handle.streams.note(offset, length)
+        if advice.ahead_hi > advice.ahead_lo:
+            self._read_ahead(handle.object, advice.ahead_lo, advice.ahead_hi, advice.part_bytes)
+        return advice
 
     async def release(self, fh: int) -> None:
         """Close a handle; an unknown one is a no-op. Does not wait."""

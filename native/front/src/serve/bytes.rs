@@ -142,6 +142,15 @@ impl Worker {
         if self.read_copy(inode.as_ref(), ino, size.size, read.offset, length) {
             Stats::count(&front.stats.hits);
             front.stats.hit_bytes.fetch_add(length, Ordering::Relaxed);
+            if inode.is_some_and(|inode| inode.upcalled > 0) {
+                // Who fills what is missing wants to see where reading goes on.
+                let request = wire::Request {
+                    offset: read.offset,
+                    size: u32::try_from(length).unwrap_or(u32::MAX),
+                    ..wire::Request::of(ino)
+                };
+                front.client.tell(Ask::Note, &request);
+            }
             return self.answer(unique, &[&self.buffer]);
         }
         ask_for_bytes(ino, read)

@@ -22,6 +22,7 @@
 //! ACCESSES 11  tail: 24 bytes each: ino, at_ns, what              no answer
 //! VERIFIED 12  offset: ctime_ns; arena where: the size             no answer
 //! DONE     13  id: a command's; size: errno; tail: its answer
+//! NOTE     14  offset, size: a READ that the front answered          no answer
 //! ```
 //!
 //! From the control plane (40 bytes, then a tail); an answer's kind is the request's plus 0x8000:
@@ -71,6 +72,7 @@ pub enum Ask {
     Accesses = 11,
     Verified = 12,
     Done = 13,
+    Note = 14,
 }
 
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
@@ -302,6 +304,8 @@ mod tests {
             ..Request::of(77)
         };
         assert_eq!(read.encode(Ask::Read, 7, 9), golden("read"));
+        let note = Request { offset: 1 << 20, size: 1 << 17, ..Request::of(77) };
+        assert_eq!(note.encode(Ask::Note, 7, 0), golden("note"));
         let xattr = Request { uid: 1000, tail: b"user.tierfs.etag".to_vec(), ..Request::of(77) };
         assert_eq!(xattr.encode(Ask::Getxattr, 7, 10), golden("getxattr"));
         let mut tail = Vec::new();
