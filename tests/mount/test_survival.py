@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,8 @@ def test_what_is_open_goes_on_after_a_kill(
         view.close()
         details = made.status
         wait_until(lambda: details()["front_details"]["open_inodes"] == 0, "all to be closed")
+        # Nor does the control plane keep what it opened for a read of the earlier front's.
+        wait_until(lambda: made.status()["cache"]["open_handles"] == 0, "nothing to be held")
         assert made.status()["restarts"] == 1
         # Nobody but a service manager keeps the mount when its keeper dies.
         assert made.status()["outlives_keeper"] is False
@@ -98,6 +102,30 @@ def test_a_stopped_control_plane_holds_up_nothing_that_is_cached(
             assert not (made.directory / "absent").exists()
         finally:
             os.kill(control, signal.SIGCONT)
+
+
+def test_many_dead_fronts_leave_the_index_readable(
+    mount: Make, lake: Path, content: Content
+) -> None:
+    """Each front has a score of readers in LMDB, which has room for 512, the dead ones among
+    them."""
+    (lake / "f").write_bytes(content(1, 5000))
+    with mount("--metadata-ttl", "inf") as made, ThreadPoolExecutor(16) as readers:
+        for _ in range(80):
+            # All workers of the front have work, and their readers with it.
+            list(readers.map(lambda _: os.listdir(made.directory), range(64)))
+            (state,) = made.runtime.glob("*/mount.json")
+            pid = json.loads(state.read_text())["pids"]["front"]
+            os.kill(pid, signal.SIGKILL)
+            assert (made.directory / "f").read_bytes() == content(1, 5000)
+            wait_until(
+                lambda pid=pid, state=state: (
+                    json.loads(state.read_text())["pids"].get("front", pid) != pid
+                ),
+                "another front",
+            )
+        assert (made.directory / "f").read_bytes() == content(1, 5000)
+        assert made.status()["front_details"]["index_errors"] == 0
 
 
 def test_kills_at_random_are_not_seen_by_readers(tmp_path: Path, front: str) -> None:

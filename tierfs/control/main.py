@@ -137,6 +137,7 @@ class _Parts(NamedTuple):
 
     config: Config
     directory: Path
+    lake_index: Index
     namespace: Namespace
     front: PythonFront
     commands: Commands
@@ -179,7 +180,7 @@ async def _serve(config: Config, kind: _Front, reporter: Reporter) -> None:
                 background.start_soon(_trim_when_quiet, front)
                 commands = Commands(config, lake, index, namespace, front)
                 background.start_soon(serve_control, config.control_socket, commands)
-                parts = _Parts(config, directory, namespace, front, commands, reporter)
+                parts = _Parts(config, directory, index, namespace, front, commands, reporter)
                 try:
                     await kind.serve(parts)
                 finally:
@@ -226,7 +227,7 @@ async def _serve_upcalls(upcall_fd: int, shared_fd: int, parts: _Parts) -> None:
         fuse_mask=config.fuse_mask,
     )
     channel = UpcallChannel(upcall_fd, shared_fd)
-    server = UpcallServer(channel, namespace, parts.front, rules)
+    server = UpcallServer(channel, namespace, parts.front, rules, parts.lake_index.reap_readers)
     caches = KernelCaches(channel.forget_entry, channel.forget_content)
     try:
         namespace.on_change = caches.entry_changed
@@ -255,7 +256,7 @@ async def _serve_fuse(fuse_fd: int, parts: _Parts) -> None:
     from tierfs.fs import receiving
     from tierfs.fs.operations import Operations
 
-    _, _, namespace, front, commands, reporter = parts
+    _, _, _, namespace, front, commands, reporter = parts
     session = _Session(reporter)
     operations = Operations(namespace, front, on_init=session.begun)
     pyfuse3.init(operations, f"/dev/fd/{fuse_fd}", {"default_permissions"})

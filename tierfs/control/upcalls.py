@@ -77,7 +77,8 @@ class Rules(NamedTuple):
 
 
 class UpcallServer:
-    """Serves the front at the other end of *channel*."""
+    """Serves the front at the other end of *channel*. *on_session* is called when another front, or
+    the same one anew, begins a session: the last one may be dead."""
 
     #: Of this front, for `tierfs.control.commands.Serving`.
     name = "native"
@@ -85,13 +86,19 @@ class UpcallServer:
     open_directories = 0
 
     def __init__(
-        self, channel: UpcallChannel, namespace: Namespace, front: NativeFront, rules: Rules
+        self,
+        channel: UpcallChannel,
+        namespace: Namespace,
+        front: NativeFront,
+        rules: Rules,
+        on_session: Callable[[], None],
     ) -> None:
         self._channel = channel
         self._namespace = namespace
         self._front = front
         self._view = View(namespace, front)
         self._rules = rules
+        self._on_session = on_session
         #: Handlers of this session.
         self._running: set[trio.CancelScope] = set()
         self._features: list[str] = []
@@ -140,6 +147,7 @@ class UpcallServer:
         for scope in self._running:
             scope.cancel()  # U6
         self._running.clear()
+        self._on_session()
         await self._front.begin_session()
         rules = self._rules
         hello = wire.pack_rules(

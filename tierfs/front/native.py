@@ -151,5 +151,4 @@ class NativeFront(PythonFront):
         front = self.front_stats
         stats["hits"] += front.get("hits", 0) + front.get("opens_passed_through", 0)
         stats["hit_bytes"] += front.get("hit_bytes", 0)
-        stats["open_handles"] = front.get("open_handles", stats["open_handles"])
         return stats

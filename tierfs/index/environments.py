@@ -114,6 +114,11 @@ class Environment:
         """How many entries database *name* has."""
         return txn.stat(self._dbs[name])["entries"]
 
+    def reap_readers(self) -> None:
+        """Free the places of readers in other processes that are dead. There are `MAX_READERS`,
+        and what a dead one reads is kept for it."""
+        self._lmdb.reader_check()
+
     # Writing.
 
     async def write(self, function: Callable[[Transaction], T], *, rows: int = 1) -> T:

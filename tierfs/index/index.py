@@ -66,6 +66,11 @@ class Index:
             undo.pop_all()
         return index
 
+    def reap_readers(self) -> None:
+        """A process that reads `names` and `cache` beside us has died: free what it held."""
+        for environment in (self._names, self._cache):
+            environment.reap_readers()
+
     async def aclose(self) -> None:
         """Commit what is queued, close all, release the lock. Idempotent."""
         for environment in self._environments:

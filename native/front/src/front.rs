@@ -35,7 +35,7 @@ pub struct Front {
     pub stats: Stats,
     /// INIT flags that are switched off.
     pub masked: u64,
-    /// Inodes whose copies are to be verified as a whole: see `crate::verifier`.
+    /// Inodes whose copies are to be verified as a whole, beside requests (`Worker::verify`).
     pub unverified: SyncSender<u64>,
     /// Told once INIT has been answered.
     pub ready: OnceLock<()>,

@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::attributes::Attributes;
 use crate::copies::Copy;
+use crate::index::names::Openable;
 use crate::shared::{Opened, Shared};
 use crate::sys::device::Device;
 
@@ -43,6 +44,8 @@ pub struct Inode {
     pub copy: Option<Arc<Copy>>,
     /// How many of the handles the control plane counts: OPENs that it answered.
     pub upcalled: u32,
+    /// The control plane was asked for bytes of it, and has it open for that.
+    pub asked: bool,
 }
 
 /// A handle for the answer to OPEN.
@@ -144,6 +147,22 @@ impl OpenInodes {
         }
     }
 
+    /// Remember what an open inode is a version of; the inode, if it is still open.
+    pub fn identify(&self, ino: u64, openable: &Openable) -> Option<Inode> {
+        let mut shard = self.shard(ino);
+        let inode = shard.get_mut(&ino)?;
+        inode.attributes = Some(openable.attributes);
+        inode.identity = Some(openable.identity);
+        Some(inode.clone())
+    }
+
+    /// Remember that the control plane is asked for bytes of `ino`.
+    pub fn set_asked(&self, ino: u64) {
+        if let Some(inode) = self.shard(ino).get_mut(&ino) {
+            inode.asked = true;
+        }
+    }
+
     /// Close a handle; what its inode was, if that was the last one.
     pub fn release(&self, shared: &Shared, device: &Device, ino: u64, fh: u64) -> Option<Inode> {
         let mut shard = self.shard(ino);
@@ -164,7 +183,15 @@ impl OpenInodes {
 
 impl Inode {
     pub fn new(backing: i32) -> Self {
-        Self { handles: 0, backing, attributes: None, identity: None, copy: None, upcalled: 0 }
+        Self {
+            handles: 0,
+            backing,
+            attributes: None,
+            identity: None,
+            copy: None,
+            upcalled: 0,
+            asked: false,
+        }
     }
 
     fn add_handle(

@@ -7,7 +7,7 @@ use zerocopy::IntoBytes;
 
 use super::Outcome::{self, Upcall};
 use super::{Then, Worker, change};
-use crate::attributes::now_ns;
+use crate::attributes::{Rules, Ttl, now_ns};
 use crate::copies::{Copy, State};
 use crate::front::Front;
 use crate::fuse::abi::{
@@ -130,16 +130,15 @@ impl Worker {
 
     pub(super) fn read(&mut self, unique: u64, ino: u64, read: &ReadIn) -> Outcome {
         let front = self.front.clone();
-        let inode = front.opened.get(ino);
-        let known = inode.as_ref().and_then(|inode| inode.attributes);
-        let Some(size) = known.or_else(|| Some(self.names.attributes(&front.rules, ino)?.0)) else {
-            return ask_for_bytes(ino, read);
+        let inode = self.known(ino);
+        let Some(attributes) = inode.as_ref().and_then(|inode| inode.attributes) else {
+            return self.ask_for_bytes(ino, read);
         };
-        let end = read.offset.saturating_add(read.size.into()).min(size.size);
+        let end = read.offset.saturating_add(read.size.into()).min(attributes.size);
         let Some(length) = end.checked_sub(read.offset).filter(|&length| length > 0) else {
             return self.answer(unique, &[]);
         };
-        if self.read_copy(inode.as_ref(), ino, size.size, read.offset, length) {
+        if self.read_copy(inode.as_ref(), ino, attributes.size, read.offset, length) {
             Stats::count(&front.stats.hits);
             front.stats.hit_bytes.fetch_add(length, Ordering::Relaxed);
             if inode.is_some_and(|inode| inode.upcalled > 0) {
@@ -153,7 +152,34 @@ impl Worker {
             }
             return self.answer(unique, &[&self.buffer]);
         }
-        ask_for_bytes(ino, read)
+        self.ask_for_bytes(ino, read)
+    }
+
+    /// An open inode. Of one that was open before this front began, what it is a version of is
+    /// looked up, and remembered.
+    fn known(&mut self, ino: u64) -> Option<Inode> {
+        let front = self.front.clone();
+        let inode = front.opened.get(ino)?;
+        if inode.attributes.is_some() {
+            return Some(inode);
+        }
+        // An inode is one version, however long ago it was confirmed.
+        let rules = Rules { ttl: Ttl::FOREVER, ..front.rules.clone() };
+        match self.names.openable(&rules, ino) {
+            Some(openable) => front.opened.identify(ino, &openable),
+            None => Some(inode),
+        }
+    }
+
+    fn ask_for_bytes(&self, ino: u64, read: &ReadIn) -> Outcome {
+        self.front.opened.set_asked(ino);
+        let request = wire::Request {
+            offset: read.offset,
+            size: read.size,
+            arena_length: read.size.into(),
+            ..wire::Request::of(ino)
+        };
+        Upcall(Ask::Read, request, Then::Read)
     }
 
     /// Read `length` bytes of a cached copy into `self.buffer`; false if they are not all here.
@@ -198,9 +224,8 @@ impl Worker {
             if inode.backing > 0 {
                 front.client.access(ino, now_ns(), AccessKind::Released);
             }
-            if inode.upcalled > 0 {
-                let request = wire::Request { size: inode.upcalled, ..wire::Request::of(ino) };
-                front.client.tell(Ask::Close, &request);
+            if inode.upcalled > 0 || inode.asked {
+                tell_closed(front, ino, inode.upcalled.max(1));
             }
         }
         self.answer(unique, &[])
@@ -232,6 +257,9 @@ impl Worker {
         inode.identity = Some(openable.identity);
         inode.upcalled = 1;
         let handle = front.opened.add(&front.shared, ino, unique, inode, || 0);
+        if handle.is_none() {
+            tell_closed(front, ino, 1);
+        }
         self.give(unique, ino, handle, true)
     }
 
@@ -251,16 +279,6 @@ impl Worker {
     }
 }
 
-fn ask_for_bytes(ino: u64, read: &ReadIn) -> Outcome {
-    let request = wire::Request {
-        offset: read.offset,
-        size: read.size,
-        arena_length: read.size.into(),
-        ..wire::Request::of(ino)
-    };
-    Upcall(Ask::Read, request, Then::Read)
-}
-
 fn tell_verified(front: &Front, ino: u64, size: u64, ctime_ns: i64) {
     let request = wire::Request {
         offset: ctime_ns.cast_unsigned(),
@@ -268,4 +286,10 @@ fn tell_verified(front: &Front, ino: u64, size: u64, ctime_ns: i64) {
         ..wire::Request::of(ino)
     };
     front.client.tell(Ask::Verified, &request);
+}
+
+/// So many OPENs that the control plane has answered are over.
+fn tell_closed(front: &Front, ino: u64, count: u32) {
+    let request = wire::Request { size: count, ..wire::Request::of(ino) };
+    front.client.tell(Ask::Close, &request);
 }

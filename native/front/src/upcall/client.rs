@@ -16,7 +16,7 @@
 //!     writes into the arena for this session alone. So no late answer of an earlier life, on
 //!     either side, finds its way into a part of the arena that has another holder by now.
 //! U3. Nothing here waits for the control plane: what finds no room in the socket is queued, in
-//!     order. The queue is bounded by the slots; accesses are dropped when they find no room.
+//!     order. The queue is bounded by the slots; accesses and notes are dropped when it is long.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -147,10 +147,11 @@ impl<T> Client<T> {
         }
     }
 
-    /// Say something that needs no answer.
+    /// Say something that needs no answer. A note of a read is dropped where many messages wait
+    /// (U3): it is of use at once or not at all.
     pub fn tell(&self, ask: Ask, request: &Request) {
         let mut state = self.lock();
-        if state.met {
+        if state.met && !(ask == Ask::Note && state.outgoing.len() >= ACCESSES) {
             let message = request.encode(ask, state.session, 0);
             self.send(&mut state, message);
         }
