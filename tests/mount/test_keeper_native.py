@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -133,6 +134,10 @@ def test_a_process_that_hangs_is_replaced(kept: Kept, role: str) -> None:
     assert (kept.directory / "f").read_bytes() == b"content"
     wait_until(lambda: kept.process(role) not in (0, hanging), f"another {role}")
     assert "said nothing for 4 s" in kept.said()
+    # What was to kill the old one does not strike the new one.
+    replaced = kept.process(role)
+    time.sleep(3 * QUICK.abort_s)
+    assert kept.process(role) == replaced
     os.kill(kept.pid, signal.SIGTERM)
     assert kept.result() == 0
 

@@ -204,6 +204,24 @@ async def test_sabotage_without_the_session_it_does() -> None:
     assert await late_answer(Forgetful) == b"late"
 
 
+async def test_a_session_that_begins_while_answers_find_no_room() -> None:
+    async def read(ino: int) -> bytes:
+        return b""
+
+    async with serving(read) as (played, _, channel):
+        await played.begin()
+        while not channel._outgoing:
+            channel.send(wire.pack_command(Command.STATS, 1, 0, bytes(4096)))
+        await trio.testing.wait_all_tasks_blocked()
+        # All that was to be said is of the old session: gone, while the sender waits for room.
+        played.session += 1
+        await played.say(Ask.START, offset=ARENA_AT, arena_length=ARENA_BYTES)
+        while (await played.hear())["session"] != played.session:
+            pass
+        await played.say(Ask.READ, 1, 77)
+        assert (await played.hear())["id"] == 1
+
+
 async def test_messages_of_another_session_are_dropped() -> None:
     async with serving() as (played, front, _):
         await played.begin()
@@ -217,7 +235,7 @@ async def test_messages_of_another_session_are_dropped() -> None:
 
 async def test_accesses() -> None:
     tail = b"".join(
-        wire.ACCESS.pack(*one) for one in ((16, 5, 1), (16, 6, 2), (17, 7, 3), (18, 8, 4))
+        wire.ACCESS.pack(*one) for one in ((16, 0, 3), (16, 0, 2), (17, 0, 3), (18, 8, 4))
     )
     async with serving() as (played, front, _):
         await played.begin()
@@ -225,7 +243,6 @@ async def test_accesses() -> None:
         await trio.testing.wait_all_tasks_blocked()
         assert front.told[1:] == [
             ("used", 16),
-            ("accessed", 16, 5),
             ("not used", 16),
             ("used", 17),
             ("accessed", 18, 8),

@@ -24,7 +24,7 @@ def encoded() -> dict[str, str]:
     accesses = b"".join(
         wire.ACCESS.pack(*access)
         for access in (
-            (77, -1, AccessKind.OPENED),
+            (77, -1, AccessKind.READ),
             (78, 1_700_000_000_000_000_000, AccessKind.RELEASED),
         )
     )

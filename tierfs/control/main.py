@@ -242,6 +242,9 @@ async def _serve_upcalls(upcall_fd: int, shared_fd: int, parts: _Parts) -> None:
                     parts.reporter.stopping()
                     break
                 nursery.cancel_scope.cancel()
+        # What is left is to commit; whoever cannot wait for that has SIGKILL.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
     finally:
         namespace.on_change = parts.front.on_content_dropped = None
         caches.close()

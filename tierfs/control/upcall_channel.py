@@ -11,6 +11,7 @@ answer.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import mmap
 import os
@@ -121,14 +122,18 @@ class UpcallChannel:
 
     def send(self, message: bytes) -> None:
         """Send a message, now or when there is room. Does not wait."""
-        if not self._outgoing:
-            try:
-                self._socket.send(message, _FLAGS)
-                return
-            except BlockingIOError:
-                pass
-        self._outgoing.append(message)
-        self._sendable.set()
+        if self._outgoing or not self._sent(message):
+            self._outgoing.append(message)
+            self._sendable.set()
+
+    def _sent(self, message: bytes) -> bool:
+        try:
+            self._socket.send(message, _FLAGS)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.ENOBUFS):
+                return False
+            raise
+        return True
 
     async def send_outgoing(self) -> None:
         """Send what found no room, until cancelled."""
@@ -137,11 +142,9 @@ class UpcallChannel:
             self._sendable = trio.Event()
             while self._outgoing:
                 await trio.lowlevel.wait_writable(self._socket)
-                try:
-                    self._socket.send(self._outgoing[0], _FLAGS)
-                except BlockingIOError:
-                    continue
-                self._outgoing.popleft()
+                # Another session may have begun meanwhile, with nothing to send.
+                if self._outgoing and self._sent(self._outgoing[0]):
+                    self._outgoing.popleft()
 
     def put(self, request: Request, data: bytes | bytearray | memoryview) -> None:
         """Put *data* where the request has room for it. The answer is to follow without waiting

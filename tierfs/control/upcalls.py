@@ -243,13 +243,12 @@ class UpcallServer:
 
     def _accesses(self, tail: bytes) -> None:
         for ino, at_ns, kind in wire.accesses(tail):
-            if kind is AccessKind.RELEASED:
-                self._front.not_used(ino)
-                continue
-            if kind is not AccessKind.READ:
-                self._front.used(ino)
-            if kind is not AccessKind.OPEN:
+            if kind is AccessKind.READ:
                 self._front.accessed(ino, at_ns)
+            elif kind is AccessKind.OPEN:
+                self._front.used(ino)
+            else:
+                self._front.not_used(ino)
 
     # ---- what is said of it --------------------------------------------------------------------
 

@@ -62,13 +62,11 @@ class Command(enum.IntEnum):
 class AccessKind(enum.IntEnum):
     """What an access in ACCESSES was. Values are on the wire; never renumber."""
 
-    #: An open run begins; the file stays in use until RELEASED.
-    OPENED = 1
-    #: The last handle of a file that was OPENED is closed.
+    #: The last handle of a file is closed.
     RELEASED = 2
-    #: A file was open already when the front began.
+    #: A file is in use until RELEASED.
     OPEN = 3
-    #: An open run begins of a file that the control plane has open itself, or that has begun.
+    #: An open run of a file begins.
     READ = 4
 
 

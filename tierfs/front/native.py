@@ -89,7 +89,7 @@ class NativeFront(PythonFront):
             self.not_used(ino)
 
     def used(self, ino: int) -> None:
-        """The native front serves *ino* without asking, until `not_used`. Twice is once."""
+        """The native front has *ino* open, until `not_used`. Twice is once."""
         if ino not in self._used:
             self._used.add(ino)
             self.pin(ino)
@@ -132,18 +132,16 @@ class NativeFront(PythonFront):
 
     async def evict(self, ino: int, extents: Sequence[Extent] | None = None) -> int:
         """See `FrontPort.evict`."""
-        if ino in self._used:
-            if extents is None:
-                self._doomed_in_use.add(ino)
-            return 0
+        if ino in self._used and extents is None:
+            self._doomed_in_use.add(ino)
         return await super().evict(ino, extents)
 
     async def invalidate(self, ino: int) -> None:
-        """See `FrontPort.invalidate`: what passes through is whole, and goes on."""
+        """See `FrontPort.invalidate`: what the native front serves without asking is whole, and
+        goes on."""
         if ino in self._used:
             self._doomed_in_use.add(ino)
-        else:
-            await super().invalidate(ino)
+        await super().invalidate(ino)
 
     def stats(self) -> dict[str, Any]:
         """See `FrontPort.stats`."""

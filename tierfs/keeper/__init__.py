@@ -58,11 +58,18 @@ class _Keeper:
         """
         self._config = config
         self._channel: Channel | None = None
-        self._front = _choose_front(config)
+        self._notifier = Notifier()
+        stored = stored or Stored({})
+        left: tuple[Mount, Channel] | None = None
         spec = MountSpec.from_config(config)
+        try:
+            self._front = _choose_front(config)
+            if self._front is not None:
+                left = stored.resume(spec)
+        finally:
+            stored.give_up(self._notifier)
         self.runtime = Runtime.claim(config.state_dir, spec.mountpoint)
         try:
-            left = stored.resume(spec) if stored is not None and self._front is not None else None
             self.resumed = left is not None
             self.stale = 0
             hold_signals()
@@ -97,13 +104,14 @@ class _Keeper:
                 fuse_mask=self._config.fuse_mask,
                 memory=self._config.memory,
                 channel=self._channel,
+                goes_on=self.resumed,
             )
         supervisor = kind(
             self.mount,
             self.runtime,
             self._config.to_json().encode(),
             log=log,
-            notifier=Notifier(),
+            notifier=self._notifier,
             on_answer=on_answer,
             control_argv=control_argv,
             timing=timing,

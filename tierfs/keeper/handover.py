@@ -17,7 +17,6 @@ import sys
 from collections.abc import Sequence
 
 from tierfs.keeper.child import child_environment
-from tierfs.keeper.signals import hold_signals
 
 #: How long the new package may take to say that it would start.
 CHECK_S = 20.0
@@ -38,6 +37,8 @@ def check() -> str:
         )
     except subprocess.TimeoutExpired:
         return f"no answer within {CHECK_S:g} s"
+    except OSError as error:
+        return str(error)
     if done.returncode == 0:
         return ""
     words = (done.stderr or done.stdout).strip().splitlines()
@@ -45,14 +46,19 @@ def check() -> str:
 
 
 def leave(state: dict[str, object], *, keep: Sequence[int]) -> None:
-    """Replace this program, which keeps the descriptors *keep*. Returns only by an OSError."""
+    """Replace this program, which keeps the descriptors *keep*. Returns only by an OSError.
+
+    The caller holds the signals (`tierfs.keeper.signals.hold_signals`), and the new program lets
+    them when it can take them.
+    """
     state_fd = os.memfd_create("tierfs-keeper", 0)
     os.write(state_fd, json.dumps(state).encode())
     os.lseek(state_fd, 0, os.SEEK_SET)
-    hold_signals()
     for fd in keep:
         os.set_inheritable(fd, True)
     try:
         os.execve(sys.executable, [*_RESUME, "--state-fd", str(state_fd)], child_environment())
     finally:
         os.close(state_fd)
+        for fd in keep:
+            os.set_inheritable(fd, False)

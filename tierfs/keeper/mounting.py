@@ -102,9 +102,11 @@ class Mount:
         Raises:
             MountError: it is not in the mount table any more.
         """
-        wanted = (mount_id, device)
-        found = next((e for e in mountinfo.mounts() if (e.mount_id, e.device) == wanted), None)
-        if found is None:
+        wanted = (mount_id, device, spec.mountpoint, mountinfo.MOUNT_TYPE)
+        rows = ((e, (e.mount_id, e.device, e.mountpoint, e.fs_type)) for e in mountinfo.mounts())
+        found = next((entry for entry, row in rows if row == wanted), None)
+        # The kernel gives the numbers of a mount that has ended to the next one.
+        if found is None or not _is_connected(fuse_fd):
             raise MountError("the mount is gone", spec.mountpoint, "mount again")
         mount = cls(spec, fuse_fd, found)
         mount._close_root()
@@ -131,11 +133,7 @@ class Mount:
 
     def _connected(self) -> bool:
         """Whether the kernel still serves our ``/dev/fuse``: not after an unmount or an abort."""
-        if self.fuse_fd < 0:
-            return False
-        poll = select.poll()
-        poll.register(self.fuse_fd, 0)
-        return not poll.poll(0)
+        return self.fuse_fd >= 0 and _is_connected(self.fuse_fd)
 
     @property
     def present(self) -> bool:
@@ -224,6 +222,12 @@ class Mount:
         except OSError:
             return False
         return True
+
+
+def _is_connected(fuse_fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fuse_fd, 0)
+    return not poll.poll(0)
 
 
 def _open_abort(device: str) -> int:

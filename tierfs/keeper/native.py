@@ -37,6 +37,7 @@ from tierfs.errors import MountError
 from tierfs.keeper import handover, stored
 from tierfs.keeper.channel import Channel
 from tierfs.keeper.child import Child, parse_error
+from tierfs.keeper.signals import hold_signals, let_signals
 from tierfs.keeper.supervise import State, Supervisor
 from tierfs.keeper.timing import Deaths
 
@@ -50,7 +51,8 @@ KILLS_FOR_A_CRASH = 10
 
 class NativeSupervisor(Supervisor):
     """As `Supervisor`, with a front of its own. *front* is the program; *fuse_mask* names what the
-    kernel is not to be asked for; *memory* is what the mount may use for buffers, in bytes."""
+    kernel is not to be asked for; *memory* is what the mount may use for buffers, in bytes;
+    *channel* is an earlier keeper's, and *goes_on* says that its mount was served before."""
 
     def __init__(
         self,
@@ -59,6 +61,7 @@ class NativeSupervisor(Supervisor):
         fuse_mask: str,
         memory: int,
         channel: Channel | None = None,
+        goes_on: bool = False,
         **kwargs: object,
     ) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
@@ -75,6 +78,8 @@ class NativeSupervisor(Supervisor):
         limit = self._timing.crash_limit * KILLS_FOR_A_CRASH
         self._kills = Deaths(dataclasses.replace(self._timing, crash_limit=limit))
         self._channel = channel or Channel.make()
+        #: The mount was served before, by another keeper: its users are worth more than one try.
+        self._answered = goes_on
         #: Processes that are to be replaced by those of another version.
         self._renewed: list[str] = []
 
@@ -90,10 +95,8 @@ class NativeSupervisor(Supervisor):
             self._abort_front(f"said nothing for {limit:g} s")
         elif name == "front kill" and self._front is not None:
             self._front.kill()
-        elif name == "restart control":
-            self._restart_control()
-        elif name == "restart front":
-            self._launch_front()
+        elif name in ("restart control", "restart front"):
+            self._restart(name)
         elif name == "spare":
             self._start_spare()
         elif name == "renew":
@@ -103,6 +106,21 @@ class NativeSupervisor(Supervisor):
             self._abort_control(f"said nothing for {limit:g} s")
         else:
             super()._on_timer(name)
+
+    def _restart(self, name: str) -> None:
+        try:
+            if name == "restart control":
+                self._restart_control()
+            else:
+                self._launch_front()
+        except OSError as error:
+            # Want of memory or processes: it counts as a death, so that there is an end to it.
+            wait_s = self._deaths.record(time.monotonic())
+            self._log.error(f"cannot {name}: {error}")
+            if wait_s is None:
+                self._give_up(MountError(f"cannot {name}", str(error), self._where))
+            else:
+                self._after(name, wait_s)
 
     def _abort_front(self, reason: str) -> None:
         self._front_reason = reason
@@ -154,7 +172,10 @@ class NativeSupervisor(Supervisor):
 
     def _start_spare(self) -> None:
         """See K12."""
-        if self._spare is not None or self._state is not State.SERVING:
+        if self._spare is not None:
+            return
+        if self._state is not State.SERVING:
+            self._after("spare", SPARE_S)
             return
         wait_fd, self._spare_go = os.pipe()
         try:
@@ -163,6 +184,10 @@ class NativeSupervisor(Supervisor):
                 config=self._config,
                 descriptors={**self._control_descriptors(), "--standby-fd": wait_fd},
             )
+        except OSError as error:
+            self._log.warning(f"no spare control plane: {error}")
+            os.close(self._spare_go)
+            self._spare_go = -1
         finally:
             os.close(wait_fd)
         self._spare_ready = False
@@ -267,15 +292,19 @@ class NativeSupervisor(Supervisor):
         child.close()
         if role == "front":
             self._front = None
-            self._timers.pop("front silence", None)
+            for timer in ("front silence", "front kill"):
+                self._timers.pop(timer, None)
         else:
             self._child = None
-            self._timers.pop("silence", None)
+            for timer in ("silence", "kill"):
+                self._timers.pop(timer, None)
         if self._state is State.STOPPING or not self._mount.present:
             self._on_end_of_serving(role)
+        elif not self._connected:
+            where = self._mount.spec.mountpoint
+            self._give_up(MountError("the connection was aborted", where, "mount again"))
         elif role in self._renewed:
             self._renewed.remove(role)
-            self._timers.pop("kill", None)
             self._log.info(f"the {role} is replaced by that of the package that is installed now")
             self._on_timer(f"restart {role}")
         elif self._answered:
@@ -299,7 +328,7 @@ class NativeSupervisor(Supervisor):
             message = "stopped" if self._state is State.STOPPING else "unmounted"
             self._end(message, 0)
         elif role == "front":
-            self._child.signal(signal.SIGTERM)
+            self._tell_to_end()
             self._after("kill", self._timing.stop_s)
 
     def _replace_soon(self, role: str, child: Child) -> None:
@@ -342,9 +371,18 @@ class NativeSupervisor(Supervisor):
         if why:
             self._log.error(f"not upgraded: the installed package does not start: {why}")
             return
-        self._log.info("going on as the package that is installed now")
         self._end_spare()
-        handover.leave(self.state_to_resume(), keep=self._descriptors_to_keep())
+        hold_signals()
+        if self._pending_stop(self._signals):
+            let_signals()
+            self._stop("SIGTERM")
+            return
+        self._log.info("going on as the package that is installed now")
+        try:
+            handover.leave(self.state_to_resume(), keep=self._descriptors_to_keep())
+        except OSError as error:
+            let_signals()
+            self._log.error(f"not upgraded: {error}")
 
     def state_to_resume(self) -> dict[str, object]:
         """What `tierfs.keeper.resume` needs to make another one of this."""

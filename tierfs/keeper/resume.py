@@ -7,21 +7,29 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from tierfs import mountinfo
 from tierfs.config import Config
-from tierfs.errors import MountError, TierfsError
+from tierfs.errors import MountError
 from tierfs.front.program import native_front
 from tierfs.keeper.channel import Channel
 from tierfs.keeper.child import Child
 from tierfs.keeper.log import Log
 from tierfs.keeper.mounting import Mount, MountSpec
+from tierfs.keeper.mountpoint import unmount
 from tierfs.keeper.native import NativeSupervisor
 from tierfs.keeper.notify import Notifier
 from tierfs.keeper.runtime import Runtime
+
+#: How long a control plane may take to commit what it has.
+END_S = 20.0
 
 
 def _check() -> int:
@@ -45,17 +53,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _check()
     with os.fdopen(arguments.state_fd, "rb") as source:
         state = json.loads(source.read())
-    config = Config.from_json(state["config"], strict=False)
-    spec = MountSpec.from_config(config)
-    log = Log(spec.mountpoint, level=config.log_level)
+    log = Log("keeper")
     try:
+        config = Config.from_json(state["config"], strict=False)
+        spec = MountSpec.from_config(config)
+        log = Log(spec.mountpoint, level=config.log_level)
         return _go_on(state, config, spec, log)
-    except TierfsError as error:
-        log.error(str(error))
-        return 1
+    except Exception as error:
+        log.error(f"cannot go on: {error}")
+        return _give_up(state)
 
 
-def _go_on(state: dict[str, list[int]], config: Config, spec: MountSpec, log: Log) -> int:
+def _give_up(state: dict[str, Any]) -> int:
+    """Leave no dead mount behind. Of one that is gone already, which is an end like any other, the
+    control plane commits what it has."""
+    fuse_fd, mount_id, device = state["mount"]
+    front, control = Child(*state["front"]), Child(*state["control"])
+    entry = next(
+        (e for e in mountinfo.mounts() if (e.mount_id, e.device) == (mount_id, device)), None
+    )
+    os.close(fuse_fd)
+    front.kill()
+    control.signal(signal.SIGTERM)
+    if entry is not None:
+        unmount(entry.mountpoint, lazily=True)
+    deadline = time.monotonic() + END_S
+    while not (control.reap() and front.reap()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    control.kill()
+    directory, lock_fd, _ = state["runtime"]
+    Runtime(Path(directory), lock_fd).release()
+    return 0 if entry is None else 1
+
+
+def _go_on(state: dict[str, Any], config: Config, spec: MountSpec, log: Log) -> int:
     directory, lock_fd, log_file = state["runtime"]
     runtime = Runtime(Path(str(directory)), lock_fd)
     runtime.log_file = Path(str(log_file)) if log_file else None
@@ -73,7 +104,7 @@ def _go_on(state: dict[str, list[int]], config: Config, spec: MountSpec, log: Lo
         runtime,
         config.to_json().encode(),
         log=log,
-        notifier=Notifier.resume(*state["notifier"]),  # type: ignore[arg-type]
+        notifier=Notifier.resume(*state["notifier"]),
         front=program,
         fuse_mask=config.fuse_mask,
         memory=config.memory,
@@ -82,8 +113,8 @@ def _go_on(state: dict[str, list[int]], config: Config, spec: MountSpec, log: Lo
     return supervisor.resume(
         Child(*state["control"]),
         Child(*state["front"]),
-        started_s=float(state["started_s"]),  # type: ignore[arg-type]
-        deaths=int(state["deaths"]),  # type: ignore[call-overload]
+        started_s=float(state["started_s"]),
+        deaths=int(state["deaths"]),
     )
 
 

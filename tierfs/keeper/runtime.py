@@ -95,8 +95,10 @@ class Runtime:
 
     def write_pid(self) -> None:
         """Record this process as the keeper; called by the process that stays."""
-        os.ftruncate(self.lock_fd, 0)
-        os.pwrite(self.lock_fd, b"%d\n" % os.getpid(), 0)
+        # With no room for it, the lock on the file says as much as the number in it.
+        with contextlib.suppress(OSError):
+            os.ftruncate(self.lock_fd, 0)
+            os.pwrite(self.lock_fd, b"%d\n" % os.getpid(), 0)
 
     def write_state(self, state: Mapping[str, object]) -> None:
         """Replace ``mount.json`` in one step; a full disk leaves the old one."""

@@ -7,14 +7,14 @@ import signal
 from types import TracebackType
 from typing import Any
 
-_HELD = (signal.SIGTERM, signal.SIGINT)
-_HANDLED = (*_HELD, signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD)
+_HELD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
+_HANDLED = (*_HELD, signal.SIGCHLD)
 
 
 def hold_signals() -> None:
-    """Keep SIGTERM and SIGINT pending.
+    """Keep pending what asks a keeper for something.
 
-    Between mount(2) and the keeper's handlers they would end the process and leave a dead mount.
+    Between mount(2) and the keeper's handlers it would end the process and leave a dead mount.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
 

@@ -10,9 +10,11 @@ it starts it again.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import MutableMapping
+from typing import Any
 
 from tierfs.errors import MountError
 from tierfs.keeper.channel import Channel
@@ -32,7 +34,12 @@ def leave(notifier: Notifier, mount: Mount, channel: Channel) -> None:
     discard(notifier)  # What an earlier keeper left is the same, but for the line.
     state_fd = os.memfd_create("tierfs-state", os.MFD_CLOEXEC)
     try:
-        state = {"mount_id": mount.mount_id, "device": mount.device}
+        state = {
+            "mount_id": mount.mount_id,
+            "device": mount.device,
+            "source": mount.spec.source,
+            "mountpoint": os.fsdecode(mount.spec.mountpoint),
+        }
         os.write(state_fd, json.dumps(state).encode())
         descriptors = (mount.fuse_fd, channel.shared_fd, channel.control_fd, channel.front_fd)
         for name, fd in zip(_NAMES, (*descriptors, state_fd), strict=True):
@@ -67,21 +74,46 @@ class Stored:
         return cls(dict(zip(names, given, strict=False)))
 
     def resume(self, spec: MountSpec) -> tuple[Mount, Channel] | None:
-        """The mount that is still there on *spec*'s directory, and what its front lives on; None if
-        there is none. What is of no use is closed."""
+        """The mount of *spec*'s lake that is still there on its directory, and what its front lives
+        on; None if there is none."""
         found = self._descriptors
-        self._descriptors = {}
-        keep: set[str] = set()
         try:
             if not all(name in found for name in _NAMES):
                 return None
-            state = json.loads(os.pread(found[_STATE], 4096, 0))
+            state = self._state()
+            where = os.fsdecode(spec.mountpoint)
+            if (state["source"], state["mountpoint"]) != (spec.source, where):
+                return None
             mount = Mount.resume(spec, found[_FUSE], int(state["mount_id"]), str(state["device"]))
-            keep = set(_NAMES) - {_STATE}
-            return mount, Channel(found[_SHARED], found[_CONTROL], found[_FRONT])
         except (OSError, ValueError, KeyError, TypeError, MountError):
             return None
-        finally:
-            for name, fd in found.items():
-                if name not in keep:
-                    os.close(fd)
+        channel = Channel(found[_SHARED], found[_CONTROL], found[_FRONT])
+        for name in (_FUSE, _SHARED, _CONTROL, _FRONT):
+            del found[name]
+        return mount, channel
+
+    def give_up(self, notifier: Notifier) -> None:
+        """End what is left and of no use. The service manager holds ``/dev/fuse``, too: as long as
+        it does, a mount that nobody serves hangs `df` for everybody, so its connection is cut."""
+        found, state = self._descriptors, {}
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            state = self._state()
+        if _FUSE in found and state:
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, MountError):
+                where = os.fsencode(state["mountpoint"])
+                spec = MountSpec(str(state["source"]), where, allow_other=False)
+                device = str(state["device"])
+                left = Mount.resume(spec, found.pop(_FUSE), int(state["mount_id"]), device)
+                left.close()
+                left.abort()
+                left.unmount(lazily=True)
+        for fd in found.values():
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        if found or state:
+            discard(notifier)
+        self._descriptors = {}
+
+    def _state(self) -> dict[str, Any]:
+        state: dict[str, Any] = json.loads(os.pread(self._descriptors[_STATE], 4096, 0))
+        return state

@@ -92,6 +92,7 @@ class Supervisor:
         self._doomed_children: list[Child] = []
         self._answered = False
         self._limits_told = False
+        self._told_to_end = 0
         self._connected = True
         self._timers: dict[str, float] = {}
         self._exit_code = 0
@@ -105,6 +106,7 @@ class Supervisor:
     def run(self) -> int:
         """Supervise until the end; the keeper's exit code. Waits for that long."""
         with SignalPipe() as signals:
+            self._signals = signals
             try:
                 self._launch()
                 while self._state is not State.ENDED:
@@ -328,6 +330,11 @@ class Supervisor:
         self._notifier.watchdog()
         self._record()
 
+    def _pending_stop(self, signals: SignalPipe) -> bool:
+        """Whether somebody has asked for the end since the last turn."""
+        arrived = signals.arrived()
+        return signal.SIGTERM in arrived or signal.SIGINT in arrived
+
     def _on_disconnect(self) -> None:
         """The connection ended, by umount(2) or an abort: the child should end by itself."""
         self._connected = False
@@ -355,13 +362,18 @@ class Supervisor:
             self._after("drain", self._timing.drain_s)
             self._try_unmount(lazily=False)
 
+    def _tell_to_end(self) -> None:
+        """Have the control plane end, once: a second SIGTERM would strike it while it commits."""
+        if self._child is not None and self._told_to_end != self._child.pid:
+            self._told_to_end = self._child.pid
+            self._child.signal(signal.SIGTERM)
+
     def _try_unmount(self, *, lazily: bool) -> None:
         if self._mount.unmount(lazily=lazily) or lazily:
             self._timers.pop("unmount", None)
             self._timers.pop("drain", None)
             self._after("kill", self._timing.stop_s)
-            if self._child is not None:
-                self._child.signal(signal.SIGTERM)
+            self._tell_to_end()
         else:
             self._after("unmount", min(0.25, self._timing.drain_s / 4))
 

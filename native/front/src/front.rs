@@ -6,21 +6,20 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 
-use crate::attributes::{Rules, now_ns};
+use crate::attributes::Rules;
 use crate::copies::Copies;
 use crate::fuse::abi::init_flag;
 use crate::fuse::init;
 use crate::index::cache::CacheIndex;
 use crate::index::names::Names;
 use crate::log;
-use crate::opened::OpenInodes;
+use crate::opened::{Means, OpenInodes};
 use crate::run::index_numbers;
 use crate::serve::Then;
 use crate::shared::{Opened, Shared};
 use crate::stats::Stats;
 use crate::sys::device::Device;
 use crate::upcall::client::Client;
-use crate::upcall::wire::AccessKind;
 
 /// Everything that the threads share.
 pub struct Front {
@@ -86,17 +85,18 @@ impl Front {
         self.index_numbers == index_numbers(&self.lake_directory)
     }
 
+    /// What `opened` needs to open and close.
+    pub fn means(&self) -> Means<'_, Then> {
+        Means { shared: &self.shared, device: &self.device, client: &self.client }
+    }
+
     pub fn passes_through(&self) -> bool {
         self.shared.init_flags().is_some_and(|flags| flags & init_flag::PASSTHROUGH != 0)
     }
 
     /// Tell the control plane which files this front keeps in use; it may be a new one.
     pub fn tell_what_is_open(&self) {
-        for (ino, backing) in self.opened.all() {
-            if backing > 0 {
-                self.client.access(ino, now_ns(), AccessKind::Open);
-            }
-        }
+        self.opened.for_each(|ino| self.client.usage(ino, true));
     }
 
     pub fn open_backing(&self, file: &std::fs::File) -> i32 {
@@ -122,7 +122,8 @@ impl Front {
     pub fn status(&self) -> String {
         let waiting = self.client.waiting() as u64;
         let index_errors = self.names.errors() + self.cache.errors();
-        let open = self.opened.all().len() as u64;
+        let mut open = 0;
+        self.opened.for_each(|_| open += 1);
         let features = init::names(self.shared.init_flags().unwrap_or(0));
         let counters = self.stats.text(&[
             ("waiting_upcalls", waiting),

@@ -14,6 +14,8 @@
 //! O1. While an inode has a handle its backing id is open, and is that of all its handles.
 //! O2. A backing id is closed before the row of its last handle is emptied, so that none outlives
 //!     its rows.
+//! O3. The control plane hears what is in use, and what is not any more, in the order in which it
+//!     was so: it is told under the lock of the inode.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -24,11 +26,19 @@ use crate::copies::Copy;
 use crate::index::names::Openable;
 use crate::shared::{Opened, Shared};
 use crate::sys::device::Device;
+use crate::upcall::client::Client;
 
 const SHARDS: usize = 16;
 /// Backing ids on either side of the last known one that a dying front may have left without a row:
 /// more than there are threads that open.
 const LOST_IDS: i32 = 64;
+
+/// What opening and closing needs of the front.
+pub struct Means<'f, T> {
+    pub shared: &'f Shared,
+    pub device: &'f Device,
+    pub client: &'f Client<T>,
+}
 
 /// How an open inode is read.
 #[derive(Clone, Debug)]
@@ -89,13 +99,12 @@ impl OpenInodes {
         self.shard(ino).get(&ino).cloned()
     }
 
-    /// Every open inode, and its backing id.
-    pub fn all(&self) -> Vec<(u64, i32)> {
-        let shards = self.shards.iter();
-        let locked = shards.map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner));
-        locked
-            .flat_map(|s| s.iter().map(|(&ino, i)| (ino, i.backing)).collect::<Vec<_>>())
-            .collect()
+    /// Every open inode, while it cannot be closed.
+    pub fn for_each(&self, mut visit: impl FnMut(u64)) {
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.keys().for_each(|&ino| visit(ino));
+        }
     }
 
     /// One more handle of an inode that is open: `None` if it is not, `Some(None)` if there is no
@@ -114,9 +123,9 @@ impl OpenInodes {
 
     /// The first handle of an inode, or one more if another thread was faster. Without `backing`,
     /// or where the kernel refuses it (`refused` hears why), the inode is asked for.
-    pub fn add(
+    pub fn add<T>(
         &self,
-        shared: &Shared,
+        means: &Means<'_, T>,
         ino: u64,
         unique: u64,
         new: Inode,
@@ -126,16 +135,21 @@ impl OpenInodes {
         let upcalled = new.upcalled > 0;
         match shard.entry(ino) {
             Entry::Occupied(mut entry) => {
-                entry.get_mut().add_handle(shared, ino, unique, upcalled, false)
+                entry.get_mut().add_handle(means.shared, ino, unique, upcalled, false)
             }
             Entry::Vacant(entry) => {
                 let mut inode = Inode { upcalled: 0, backing: backing(), ..new };
                 if inode.backing > 0 {
                     inode.copy = None; // The kernel has it; a descriptor here would only take room.
                 }
-                let handle = inode.add_handle(shared, ino, unique, upcalled, true)?;
-                entry.insert(inode);
-                Some(handle)
+                let handle = inode.add_handle(means.shared, ino, unique, upcalled, true);
+                if handle.is_some() {
+                    entry.insert(inode);
+                    means.client.usage(ino, true); // O3
+                } else if inode.backing > 0 {
+                    means.device.close_backing(inode.backing);
+                }
+                handle
             }
         }
     }
@@ -164,7 +178,8 @@ impl OpenInodes {
     }
 
     /// Close a handle; what its inode was, if that was the last one.
-    pub fn release(&self, shared: &Shared, device: &Device, ino: u64, fh: u64) -> Option<Inode> {
+    pub fn release<T>(&self, means: &Means<'_, T>, ino: u64, fh: u64) -> Option<Inode> {
+        let Means { shared, device, client } = means;
         let mut shard = self.shard(ino);
         let Entry::Occupied(mut entry) = shard.entry(ino) else {
             shared.close_row(fh);
@@ -177,7 +192,11 @@ impl OpenInodes {
             return None;
         }
         entry.get_mut().handles -= 1;
-        (entry.get().handles == 0).then(|| entry.remove())
+        if entry.get().handles > 0 {
+            return None;
+        }
+        client.usage(ino, false); // O3
+        Some(entry.remove())
     }
 }
 

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::attributes::Rules;
 use crate::front::Front;
+use crate::fuse::abi::opcode;
 use crate::fuse::init;
 use crate::log;
 use crate::options::Options;
@@ -22,7 +23,7 @@ use crate::shared::{Shared, Slot};
 use crate::sys::device::Device;
 use crate::sys::socket::Socket;
 use crate::sys::{self, file};
-use crate::upcall::client::{Client, Event};
+use crate::upcall::client::{Client, Command, Event};
 use crate::upcall::wire::LONGEST;
 
 /// More than the cores, because a worker waits for the disk when a block is not in the page cache.
@@ -38,10 +39,10 @@ const UNVERIFIED: usize = 1024;
 /// Another index than before: the keeper starts a front that opens the new one.
 const EXIT_OTHER_INDEX: u8 = 75;
 
-/// Something that the kernel is to forget, for the command `id`.
+/// Something that the kernel is to forget, for a command.
 enum Forget {
-    Entry { id: u64, parent: u64, name: Vec<u8> },
-    Content { id: u64, ino: u64 },
+    Entry { command: Command, parent: u64, name: Vec<u8> },
+    Content { command: Command, ino: u64 },
 }
 
 /// Serve until the end; the exit code.
@@ -79,6 +80,16 @@ pub fn run(options: Options) -> Result<u8, Box<dyn std::error::Error>> {
         ));
         let _ = front.ready.set(());
     }
+    // Before anything else: a RELEASE that was acted on in part may have closed the backing id that
+    // an OPEN would be given.
+    let (released, left): (Vec<_>, Vec<_>) =
+        left.into_iter().partition(|slot| opcode_of(&front.shared, slot) == opcode::RELEASE);
+    {
+        let mut worker = Worker::new(front.clone());
+        for slot in released {
+            worker.replay(slot);
+        }
+    }
     serve(&front, left, to_verify, &report)
 }
 
@@ -99,6 +110,10 @@ fn meet(client: &Client<Then>, shared: &Shared) -> io::Result<(Rules, std::path:
         }
     }
     met.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+}
+
+fn opcode_of(shared: &Shared, slot: &Slot) -> u32 {
+    shared.message(slot)[4..8].try_into().map_or(0, u32::from_ne_bytes)
 }
 
 fn unique_of(shared: &Shared, slot: &Slot) -> u64 {
@@ -209,13 +224,13 @@ fn attend(
                     over = Some(EXIT_OTHER_INDEX);
                 }
             }
-            Event::ForgetEntry { id, parent, name } => {
-                let _ = forget.send(Forget::Entry { id, parent, name: name.to_vec() });
+            Event::ForgetEntry { command, parent, name } => {
+                let _ = forget.send(Forget::Entry { command, parent, name: name.to_vec() });
             }
-            Event::ForgetContent { id, ino } => {
-                let _ = forget.send(Forget::Content { id, ino });
+            Event::ForgetContent { command, ino } => {
+                let _ = forget.send(Forget::Content { command, ino });
             }
-            Event::Stats { id } => front.client.done(id, 0, front.status().as_bytes()),
+            Event::Stats { command } => front.client.done(command, 0, front.status().as_bytes()),
         })?;
         if let Some(code) = over {
             log::warning("the control plane has another index: starting again with it");
@@ -232,18 +247,25 @@ fn say(mut report: &std::fs::File, line: &str) {
 /// The notifying thread's part.
 fn forget_all(front: &Front, notices: Receiver<Forget>) {
     for notice in notices {
-        let (id, result) = match notice {
-            Forget::Entry { id, parent, name } => (id, front.device.forget_entry(parent, &name)),
-            Forget::Content { id, ino } => (id, front.device.forget_content(ino)),
+        let (command, result) = match notice {
+            Forget::Entry { command, parent, name } => {
+                (command, front.device.forget_entry(parent, &name))
+            }
+            Forget::Content { command, ino } => (command, front.device.forget_content(ino)),
         };
         let errno = result.err().and_then(|error| error.raw_os_error()).unwrap_or(0);
-        front.client.done(id, errno.unsigned_abs(), &[]);
+        front.client.done(command, errno.unsigned_abs(), &[]);
     }
 }
 
 /// Set this process up, before its first thread.
 pub fn prepare(mountpoint: &str) {
     log::set_up(mountpoint);
+    // A thread that panics would leave its request without an answer; a successor answers it.
+    std::panic::set_hook(Box::new(|panic| {
+        log::error(&format!("the native front failed: {panic}"));
+        std::process::abort();
+    }));
     sys::keep_few_heaps();
     sys::raise_open_files();
 }

@@ -56,12 +56,17 @@ impl Inode {
 
     /// What the root is while nothing is recorded of it.
     pub fn root() -> Self {
+        Self { kind: Kind::Directory, ..Self::file(0) }
+    }
+
+    /// A file of which no more than its size is known.
+    pub fn file(size: u64) -> Self {
         Self {
-            kind: Kind::Directory,
+            kind: Kind::File,
             mode: 0,
             uid: None,
             gid: None,
-            size: 0,
+            size,
             mtime_ns: 0,
             parent: ROOT_INO,
         }

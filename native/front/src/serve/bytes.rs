@@ -14,10 +14,10 @@ use crate::fuse::abi::{
     InHeader, LseekIn, LseekOut, OpenOut, ReadIn, ReleaseIn, opcode, open_flag,
 };
 use crate::index::names::Openable;
-use crate::index::records::BLOCK_SIZE;
+use crate::index::records::{self, BLOCK_SIZE};
 use crate::opened::{Handle, Inode};
 use crate::stats::Stats;
-use crate::upcall::wire::{self, AccessKind, Ask};
+use crate::upcall::wire::{self, Ask};
 
 /// A copy up to this size is verified while its OPEN waits; a larger one is read block by block
 /// until it has been verified beside.
@@ -93,7 +93,7 @@ impl Worker {
             Some(copy) if front.passes_through() => front.open_backing(&copy.file),
             _ => 0,
         };
-        let handle = front.opened.add(&front.shared, ino, unique, inode, backing);
+        let handle = front.opened.add(&front.means(), ino, unique, inode, backing);
         self.give(unique, ino, handle, false)
     }
 
@@ -106,11 +106,8 @@ impl Worker {
         upcalled: bool,
     ) -> Outcome {
         let Some(handle) = handle else { return self.refuse(unique, libc::ENFILE) };
-        if handle.backing > 0 {
-            let kind = if handle.first { AccessKind::Opened } else { AccessKind::Read };
-            self.front.client.access(ino, now_ns(), kind);
-        } else if !upcalled {
-            self.front.client.access(ino, now_ns(), AccessKind::Read);
+        if !upcalled {
+            self.front.client.access(ino, now_ns());
         }
         self.opened(unique, handle)
     }
@@ -157,7 +154,7 @@ impl Worker {
 
     /// An open inode. Of one that was open before this front began, what it is a version of is
     /// looked up, and remembered.
-    fn known(&mut self, ino: u64) -> Option<Inode> {
+    pub(super) fn known(&mut self, ino: u64) -> Option<Inode> {
         let front = self.front.clone();
         let inode = front.opened.get(ino)?;
         if inode.attributes.is_some() {
@@ -165,7 +162,14 @@ impl Worker {
         }
         // An inode is one version, however long ago it was confirmed.
         let rules = Rules { ttl: Ttl::FOREVER, ..front.rules.clone() };
-        match self.names.openable(&rules, ino) {
+        let named = self.names.openable(&rules, ino);
+        // One that has lost its name is known by its copy.
+        let found = named.or_else(|| {
+            let file = self.cache.file(ino)?;
+            let attributes = rules.show(ino, &records::Inode::file(file.size));
+            Some(Openable { identity: file.identity, attributes })
+        });
+        match found {
             Some(openable) => front.opened.identify(ino, &openable),
             None => Some(inode),
         }
@@ -220,13 +224,10 @@ impl Worker {
 
     pub(super) fn release(&self, unique: u64, ino: u64, release: &ReleaseIn) -> Outcome {
         let front = &self.front;
-        if let Some(inode) = front.opened.release(&front.shared, &front.device, ino, release.fh) {
-            if inode.backing > 0 {
-                front.client.access(ino, now_ns(), AccessKind::Released);
-            }
-            if inode.upcalled > 0 || inode.asked {
-                tell_closed(front, ino, inode.upcalled.max(1));
-            }
+        if let Some(inode) = front.opened.release(&front.means(), ino, release.fh)
+            && (inode.upcalled > 0 || inode.asked)
+        {
+            tell_closed(front, ino, inode.upcalled.max(1));
         }
         self.answer(unique, &[])
     }
@@ -256,7 +257,7 @@ impl Worker {
         inode.attributes = Some(openable.attributes);
         inode.identity = Some(openable.identity);
         inode.upcalled = 1;
-        let handle = front.opened.add(&front.shared, ino, unique, inode, || 0);
+        let handle = front.opened.add(&front.means(), ino, unique, inode, || 0);
         if handle.is_none() {
             tell_closed(front, ino, 1);
         }

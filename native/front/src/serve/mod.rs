@@ -83,8 +83,8 @@ impl Worker {
     /// Answer requests until the connection ends.
     pub fn run(&mut self, on_turn: impl Fn(bool)) -> std::io::Result<()> {
         loop {
-            let mut slot = self.front.shared.take();
             on_turn(false);
+            let mut slot = self.front.shared.take();
             let received = self.front.device.receive(self.front.shared.buffer(&mut slot));
             on_turn(true);
             match received {

@@ -14,6 +14,7 @@ const XATTR_PREFIX: &[u8] = b"user.tierfs.";
 /// Offsets of the two entries that are in every directory; real ones are inode numbers >= 16.
 const DOT: u64 = 1;
 const DOT_DOT: u64 = 2;
+const LONGEST_NAME: usize = 255;
 /// The lake has no capacity: `df` shows 1 PiB, all of it free.
 const STATFS_BLOCKS: u64 = (1 << 50) / 4096;
 /// Entries in one answer of the control plane.
@@ -33,6 +34,9 @@ impl Worker {
                 Some((_, above)) => self.entry_of(unique, above),
                 None => self.refuse(unique, libc::ESTALE),
             };
+        }
+        if name.len() > LONGEST_NAME {
+            return self.refuse(unique, libc::ENAMETOOLONG);
         }
         match self.names.lookup(&front.rules, parent, name) {
             Lookup::Found(found, ttl) => {
@@ -59,7 +63,7 @@ impl Worker {
     pub(super) fn getattr(&mut self, unique: u64, ino: u64) -> Outcome {
         let front = self.front.clone();
         let named = self.names.attributes(&front.rules, ino).map(|(found, _)| found);
-        let found = named.or_else(|| front.opened.get(ino)?.attributes);
+        let found = named.or_else(|| self.known(ino)?.attributes);
         match found {
             Some(found) => {
                 let out = reply::attr_out(&found, front.rules.ttl);

@@ -42,6 +42,14 @@ pub struct Pending<T> {
     request: Request,
 }
 
+/// Something that the control plane wants done, to be answered by `Client::done`. The next control
+/// plane counts its commands anew, so each belongs to its session.
+#[derive(Clone, Copy, Debug)]
+pub struct Command {
+    session: u64,
+    id: u64,
+}
+
 /// What `Client::pump` found.
 pub enum Event<'a, T> {
     Answered(Pending<T>, Answer<'a>),
@@ -50,16 +58,16 @@ pub enum Event<'a, T> {
     /// The session that was begun is answered. To be followed by `resume`.
     Hello(Rules, std::path::PathBuf),
     ForgetEntry {
-        id: u64,
+        command: Command,
         parent: u64,
         name: &'a [u8],
     },
     ForgetContent {
-        id: u64,
+        command: Command,
         ino: u64,
     },
     Stats {
-        id: u64,
+        command: Command,
     },
 }
 
@@ -75,6 +83,8 @@ struct State<T> {
     /// Pending ones that found no room in the arena.
     starved: VecDeque<u64>,
     accesses: Vec<u8>,
+    /// What is to be told of files that came into use or went out of it: their last state.
+    usage: HashMap<u64, bool>,
 }
 
 pub struct Client<T> {
@@ -93,6 +103,7 @@ impl<T> Client<T> {
             outgoing: VecDeque::new(),
             starved: VecDeque::new(),
             accesses: Vec::new(),
+            usage: HashMap::new(),
         };
         Self { socket, arena: Arena::default(), state: Mutex::new(state) }
     }
@@ -115,6 +126,9 @@ impl<T> Client<T> {
         state.met = false;
         state.outgoing.clear();
         state.starved.clear();
+        // `Front::tell_what_is_open` follows.
+        state.accesses.clear();
+        state.usage.clear();
         let start = Request {
             offset: ARENA_AT as u64,
             arena_length: ARENA_BYTES as u64,
@@ -147,43 +161,60 @@ impl<T> Client<T> {
         }
     }
 
-    /// Say something that needs no answer. A note of a read is dropped where many messages wait
-    /// (U3): it is of use at once or not at all.
+    /// Say something that needs no answer. A note of a read, or of a verification, is
+    /// dropped where many messages wait (U3): the first is of use at once or not at all, the second
+    /// is made again.
     pub fn tell(&self, ask: Ask, request: &Request) {
         let mut state = self.lock();
-        if state.met && !(ask == Ask::Note && state.outgoing.len() >= ACCESSES) {
+        let spare = matches!(ask, Ask::Note | Ask::Verified);
+        if state.met && !(spare && state.outgoing.len() >= ACCESSES) {
             let message = request.encode(ask, state.session, 0);
             self.send(&mut state, message);
         }
     }
 
-    /// Answer a command.
-    pub fn done(&self, id: u64, errno: u32, answer: &[u8]) {
+    /// Answer a command; nobody hears it if its session is over.
+    pub fn done(&self, command: Command, errno: u32, answer: &[u8]) {
         let mut state = self.lock();
+        if command.session != state.session {
+            return;
+        }
         let done = Request { size: errno, tail: answer.to_vec(), ..Default::default() };
-        let message = done.encode(Ask::Done, state.session, id);
+        let message = done.encode(Ask::Done, state.session, command.id);
         self.send(&mut state, message);
     }
 
     /// Report an access, with the next message of them.
-    pub fn access(&self, ino: u64, at_ns: i64, kind: AccessKind) {
+    pub fn access(&self, ino: u64, at_ns: i64) {
         let mut state = self.lock();
-        // Of a control plane that does not listen for long only the newest are of interest, but it
-        // has to hear what is in use: `Front::tell_what_is_open` says so when it comes back.
         if state.met && state.outgoing.len() < ACCESSES {
-            push_access(&mut state.accesses, ino, at_ns, kind);
+            push_access(&mut state.accesses, ino, at_ns, AccessKind::Read);
             if state.accesses.len() >= ACCESSES * ACCESS_BYTES {
                 self.send_accesses(&mut state);
             }
         }
     }
 
-    /// Send the accesses that wait for company.
+    /// Report that a file is in use here, or not any more, with the next message of accesses. The
+    /// caller holds the lock under which that is so, so that the last word is the right one.
+    pub fn usage(&self, ino: u64, used: bool) {
+        self.lock().usage.insert(ino, used);
+    }
+
+    /// Send what waits for company: accesses, and what came into use or went out of it.
     pub fn flush_accesses(&self) {
         let mut state = self.lock();
-        if state.met {
-            self.send_accesses(&mut state);
+        if !state.met || state.outgoing.len() >= ACCESSES {
+            return;
         }
+        for (ino, used) in std::mem::take(&mut state.usage) {
+            let kind = if used { AccessKind::Open } else { AccessKind::Released };
+            push_access(&mut state.accesses, ino, 0, kind);
+            if state.accesses.len() >= ACCESSES * ACCESS_BYTES {
+                self.send_accesses(&mut state);
+            }
+        }
+        self.send_accesses(&mut state);
     }
 
     fn send_accesses(&self, state: &mut State<T>) {
@@ -247,7 +278,12 @@ impl<T> Client<T> {
         }
         while let Some(message) = self.socket.receive(buffer)? {
             if let Some(event) = self.event(message) {
+                // What is said behind HELLO is for whoever serves, who may not be there yet.
+                let last = matches!(event, Event::Hello(..));
                 take(event);
+                if last {
+                    break;
+                }
             }
         }
         Ok(())
@@ -273,11 +309,14 @@ impl<T> Client<T> {
         if incoming.session != state.session {
             return None; // U2
         }
+        let command = Command { session: incoming.session, id };
         match incoming.what {
             What::Hello { rules, lake_directory } => Some(Event::Hello(rules, lake_directory)),
-            What::ForgetEntry { parent, name } => Some(Event::ForgetEntry { id, parent, name }),
-            What::ForgetContent { ino } => Some(Event::ForgetContent { id, ino }),
-            What::Stats => Some(Event::Stats { id }),
+            What::ForgetEntry { parent, name } => {
+                Some(Event::ForgetEntry { command, parent, name })
+            }
+            What::ForgetContent { ino } => Some(Event::ForgetContent { command, ino }),
+            What::Stats => Some(Event::Stats { command }),
             What::Answer(answer) => Some(Event::Answered(state.pending.remove(&id)?, answer)),
             What::Ready => None,
         }
@@ -416,6 +455,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_said_behind_hello_is_not_lost() {
+        let mut world = World::new();
+        world.client.start(1);
+        world.heard();
+        world.say(0x4001, 1, 0, &[0; 48]);
+        world.say(0x4004, 1, 7, &16u64.to_le_bytes());
+        let mut taken = Vec::new();
+        let take = |event: Event<'_, u32>| {
+            taken.push(matches!(event, Event::ForgetContent { ino: 16, .. }));
+        };
+        world.client.pump(&mut world.buffer, 1000, take).unwrap();
+        assert_eq!(taken, [false]); // HELLO; who waited for it alone looks at nothing else.
+        let take = |event: Event<'_, u32>| {
+            taken.push(matches!(event, Event::ForgetContent { ino: 16, .. }));
+        };
+        world.client.pump(&mut world.buffer, 1000, take).unwrap();
+        assert_eq!(taken, [false, true]);
+    }
+
+    #[test]
     fn who_finds_no_room_in_the_arena_waits_for_it() {
         let mut world = World::new();
         world.client.start(1);
@@ -442,7 +501,7 @@ mod tests {
         world.hello(1);
         for ino in 0..1000 {
             world.call(16 + ino, 0);
-            world.client.access(16 + ino, 0, AccessKind::Read);
+            world.client.access(16 + ino, 0);
         }
         let mut heard = 0;
         while heard < 1000 {

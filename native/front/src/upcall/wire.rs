@@ -261,13 +261,11 @@ pub fn entry(bytes: &[u8]) -> Option<(Attributes, &[u8], &[u8])> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 pub enum AccessKind {
-    /// An open run begins; the file stays in use until `Released`.
-    Opened = 1,
-    /// The last handle of a file that was `Opened` is closed.
+    /// The last handle of a file is closed.
     Released = 2,
-    /// A file was open already when this front began.
+    /// A file is in use until `Released`.
     Open = 3,
-    /// An open run begins of a file that the control plane has open itself.
+    /// An open run of a file begins.
     Read = 4,
 }
 
@@ -309,7 +307,7 @@ mod tests {
         let xattr = Request { uid: 1000, tail: b"user.tierfs.etag".to_vec(), ..Request::of(77) };
         assert_eq!(xattr.encode(Ask::Getxattr, 7, 10), golden("getxattr"));
         let mut tail = Vec::new();
-        push_access(&mut tail, 77, -1, AccessKind::Opened);
+        push_access(&mut tail, 77, -1, AccessKind::Read);
         push_access(&mut tail, 78, 1_700_000_000_000_000_000, AccessKind::Released);
         let accesses = Request { tail, ..Default::default() };
         let mut message = accesses.encode(Ask::Accesses, 1, 0);
