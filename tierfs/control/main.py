@@ -144,7 +144,15 @@ class _Parts(NamedTuple):
     reporter: Reporter
 
 
+def _owner(config: Config) -> tuple[int, int]:
+    """Whom every entry of the tree belongs to: (uid, gid)."""
+    uid = config.uid if config.uid is not None else os.getuid()
+    gid = config.gid if config.gid is not None else os.getgid()
+    return uid, gid
+
+
 async def _serve(config: Config, kind: _Front, reporter: Reporter) -> None:
+    uid, gid = _owner(config)
     lake = await open_lake(config)
     try:
         await lake.check(allow_empty=config.allow_empty_prefix)
@@ -157,8 +165,8 @@ async def _serve(config: Config, kind: _Front, reporter: Reporter) -> None:
                     index.inodes,
                     lake,
                     SystemClock(),
-                    uid=config.uid if config.uid is not None else os.getuid(),
-                    gid=config.gid if config.gid is not None else os.getgid(),
+                    uid=uid,
+                    gid=gid,
                     umask=config.umask,
                     ttl_s=config.metadata_ttl,
                     negative_ttl_s=config.negative_ttl,
@@ -217,11 +225,12 @@ async def _serve_upcalls(upcall_fd: int, shared_fd: int, parts: _Parts) -> None:
     """Serve upcalls until SIGTERM: the keeper sends it when the mount is gone."""
     assert isinstance(parts.front, NativeFront)
     config, namespace = parts.config, parts.namespace
+    uid, gid = _owner(config)
     rules = Rules(
         ttl_s=config.metadata_ttl,
         negative_ttl_s=config.negative_ttl,
-        uid=config.uid if config.uid is not None else os.getuid(),
-        gid=config.gid if config.gid is not None else os.getgid(),
+        uid=uid,
+        gid=gid,
         umask=config.umask,
         lake_directory=os.fsencode(parts.directory),
         fuse_mask=config.fuse_mask,

@@ -47,6 +47,8 @@ SPARE_S = 0.5
 SPARE_MEMORY_BYTES = 256 << 20
 #: So many kills of a process that is not ready weigh as much as one crash (K11).
 KILLS_FOR_A_CRASH = 10
+#: What messages call a process.
+ROLE_WORDS = {"control": "control plane", "front": "native front"}
 
 
 class NativeSupervisor(Supervisor):
@@ -310,7 +312,7 @@ class NativeSupervisor(Supervisor):
         elif self._answered:
             self._replace_soon(role, child)
         else:
-            words = "control plane" if role == "control" else "native front"
+            words = ROLE_WORDS[role]
             reason = self._reason or self._front_reason or child.ending()
             error = MountError(f"the {words} failed to start", reason, self._where)
             self._give_up(self._report or error)
@@ -339,7 +341,7 @@ class NativeSupervisor(Supervisor):
         killed = child.status == -signal.SIGKILL
         deaths = self._kills if killed else self._deaths
         wait_s = deaths.record(time.monotonic(), counts=not (killed and self._ready[role]))  # K11
-        words = "control plane" if role == "control" else "native front"
+        words = ROLE_WORDS[role]
         self._log.error(f"the {words} died: {reason}; a pause for those who wait for it")
         self._notifier.watchdog()
         if wait_s is None:

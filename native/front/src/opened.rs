@@ -63,8 +63,6 @@ pub struct Inode {
 pub struct Handle {
     pub fh: u64,
     pub backing: i32,
-    /// The first of its inode.
-    pub first: bool,
 }
 
 #[derive(Default)]
@@ -118,11 +116,11 @@ impl OpenInodes {
     ) -> Option<Option<Handle>> {
         let mut shard = self.shard(ino);
         let inode = shard.get_mut(&ino)?;
-        Some(inode.add_handle(shared, ino, unique, upcalled, false))
+        Some(inode.add_handle(shared, ino, unique, upcalled))
     }
 
-    /// The first handle of an inode, or one more if another thread was faster. Without `backing`,
-    /// or where the kernel refuses it (`refused` hears why), the inode is asked for.
+    /// The first handle of an inode, or one more if another thread was faster. Where `backing`
+    /// gives 0, the inode is asked for.
     pub fn add<T>(
         &self,
         means: &Means<'_, T>,
@@ -135,14 +133,14 @@ impl OpenInodes {
         let upcalled = new.upcalled > 0;
         match shard.entry(ino) {
             Entry::Occupied(mut entry) => {
-                entry.get_mut().add_handle(means.shared, ino, unique, upcalled, false)
+                entry.get_mut().add_handle(means.shared, ino, unique, upcalled)
             }
             Entry::Vacant(entry) => {
                 let mut inode = Inode { upcalled: 0, backing: backing(), ..new };
                 if inode.backing > 0 {
                     inode.copy = None; // The kernel has it; a descriptor here would only take room.
                 }
-                let handle = inode.add_handle(means.shared, ino, unique, upcalled, true);
+                let handle = inode.add_handle(means.shared, ino, unique, upcalled);
                 if handle.is_some() {
                     entry.insert(inode);
                     means.client.usage(ino, true); // O3
@@ -219,11 +217,10 @@ impl Inode {
         ino: u64,
         unique: u64,
         upcalled: bool,
-        first: bool,
     ) -> Option<Handle> {
         let fh = shared.open_row(ino, unique, self.backing)?;
         self.handles += 1;
         self.upcalled += u32::from(upcalled);
-        Some(Handle { fh, backing: self.backing, first })
+        Some(Handle { fh, backing: self.backing })
     }
 }

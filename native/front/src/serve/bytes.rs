@@ -35,8 +35,7 @@ impl Worker {
             && front.shared.has_row(known.fh)
         {
             // The front before this one did it, and died before it could say so, or after.
-            return self
-                .opened(unique, Handle { fh: known.fh, backing: known.backing, first: false });
+            return self.opened(unique, Handle { fh: known.fh, backing: known.backing });
         }
         match self.names.openable(&front.rules, ino) {
             Some(openable) => self.open_confirmed(unique, ino, openable),
@@ -113,7 +112,7 @@ impl Worker {
     }
 
     pub(super) fn opened(&self, unique: u64, handle: Handle) -> Outcome {
-        let Handle { fh, backing, .. } = handle;
+        let Handle { fh, backing } = handle;
         let open_flags = if backing > 0 {
             Stats::count(&self.front.stats.opens_passed_through);
             open_flag::PASSTHROUGH | open_flag::NOFLUSH

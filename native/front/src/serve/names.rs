@@ -4,7 +4,7 @@ use zerocopy::IntoBytes;
 
 use super::Outcome::{self, Upcall};
 use super::{Then, Worker};
-use crate::attributes::Ttl;
+use crate::attributes::{Attributes, Ttl};
 use crate::fuse::abi::{GetxattrOut, InHeader, StatfsOut};
 use crate::fuse::reply;
 use crate::index::names::Lookup;
@@ -83,21 +83,15 @@ impl Worker {
     ) -> Outcome {
         let front = self.front.clone();
         let mut directory = reply::Directory::new(size, plus);
-        let mut after = offset;
-        if after < DOT_DOT {
+        if offset < DOT_DOT {
             let Some((own, _)) = self.names.attributes(&front.rules, ino) else {
                 return self.refuse(unique, libc::ENOENT);
             };
-            for (next, name) in [(DOT, &b"."[..]), (DOT_DOT, b"..")] {
-                if after < next {
-                    if !directory.add(name, &own, Ttl::ZERO, next) {
-                        return self.answer(unique, &[directory.bytes()]);
-                    }
-                    after = next;
-                }
+            if !add_dots(&mut directory, &own, offset) {
+                return self.answer(unique, &[directory.bytes()]);
             }
         }
-        let after = if after == DOT_DOT { 0 } else { after };
+        let after = if offset <= DOT_DOT { 0 } else { offset };
         let listed = self.names.readdir(&front.rules, ino, after, |name, found, ttl| {
             directory.add(name, found, ttl, found.ino)
         });
@@ -164,11 +158,7 @@ impl Worker {
         if asked.offset < DOT_DOT
             && let Some((own, _)) = self.names.attributes(&front.rules, ino)
         {
-            for (next, name) in [(DOT, &b"."[..]), (DOT_DOT, b"..")] {
-                if asked.offset < next {
-                    directory.add(name, &own, Ttl::ZERO, next);
-                }
-            }
+            add_dots(&mut directory, &own, asked.offset);
         }
         for _ in 0..answer.count {
             let Some((found, name, rest)) = wire::entry(bytes) else {
@@ -193,4 +183,12 @@ impl Worker {
         }
         self.answer(unique, &[value])
     }
+}
+
+/// `.` and `..`, of those that come after `offset`; whether there was room for them.
+fn add_dots(directory: &mut reply::Directory, own: &Attributes, offset: u64) -> bool {
+    [(DOT, &b"."[..]), (DOT_DOT, b"..")]
+        .into_iter()
+        .filter(|&(next, _)| offset < next)
+        .all(|(next, name)| directory.add(name, own, Ttl::ZERO, next))
 }
