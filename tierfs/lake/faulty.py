@@ -219,6 +219,13 @@ class FaultyLake:
             found = _wrong(found)
         return self._lie(fault, call, body), found
 
+    async def source(self) -> None:
+        """See `Lake.source`: faults are to meet every read."""
+
+    async def source_changed(self) -> None:
+        """See `Lake.source_changed`: never."""
+        await trio.sleep_forever()
+
     async def check(self, *, allow_empty: bool = False) -> None:
         """See `Lake.check`."""
         await self._inner.check(allow_empty=allow_empty)

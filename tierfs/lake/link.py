@@ -198,6 +198,13 @@ class ModelledLake:
         await self._link.transfer(len(body))
         return body, found
 
+    async def source(self) -> None:
+        """See `Lake.source`: reads are to cross the link."""
+
+    async def source_changed(self) -> None:
+        """See `Lake.source_changed`: never."""
+        await trio.sleep_forever()
+
     async def check(self, *, allow_empty: bool = False) -> None:
         """See `Lake.check`."""
         await self._inner.check(allow_empty=allow_empty)

@@ -145,6 +145,13 @@ class LocalLake:
         self.counters.bytes_read += len(body)
         return body
 
+    async def source(self) -> None:
+        """See `Lake.source`: none, files are read here."""
+
+    async def source_changed(self) -> None:
+        """See `Lake.source_changed`: never."""
+        await trio.sleep_forever()
+
     async def check(self, *, allow_empty: bool = False) -> None:
         """See `Lake.check`. An empty root directory is a lake like any other."""
 

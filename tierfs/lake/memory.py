@@ -144,6 +144,13 @@ class MemoryLake:
             raise LakeArchived("the object is archived", key, "restore it first")
         return found
 
+    async def source(self) -> None:
+        """See `Lake.source`: none, the objects are in this process."""
+
+    async def source_changed(self) -> None:
+        """See `Lake.source_changed`: never."""
+        await trio.sleep_forever()
+
     async def check(self, *, allow_empty: bool = False) -> None:
         """See `Lake.check`."""
         await trio.lowlevel.checkpoint()

@@ -113,6 +113,33 @@ class LakeIdentity:
         return f"{self.scheme}://{path}" if self.scheme != "file" else f"file:///{path.lstrip('/')}"
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class Source:
+    """Where and as whom another process can GET the objects of a lake by itself. Its text shows no
+    secret.
+
+    An object's request target is *path*, which ends with ``/``, and its key, percent-encoded.
+    *access_key* is empty for an anonymous lake, *token* where there is none, *ca_bundle* where the
+    usual certificates are to be trusted. *headers* go with every GET (of a customer key, say).
+    """
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+    region: str
+    access_key: str
+    secret_key: str
+    token: str
+    headers: tuple[tuple[str, str], ...]
+    ca_bundle: str
+    connections: int
+    stall_s: float
+
+    def __repr__(self) -> str:
+        return f"Source({self.scheme}://{self.host}:{self.port}{self.path}, ...)"
+
+
 @dataclass(slots=True)
 class LakeCounters:
     """What went over the wire since the mount, retries included. Bytes are payload bytes."""
@@ -192,6 +219,17 @@ class Lake(Protocol):
         Without *checksum* (the object is known to have none) the answer's is not looked for, which
         lets a lake take its cheapest way.
         """
+
+    async def source(self) -> Source | None:
+        """Where another process can read the objects by itself, with credentials that are good for
+        some minutes at least; None where it has to ask here.
+
+        Raises LakeDenied, LakeUnavailable, ConfigError.
+        """
+
+    async def source_changed(self) -> None:
+        """Wait until `source`, called once before, is known to give something else. What merely
+        expires does not end the wait: ask again now and then."""
 
     async def check(self, *, allow_empty: bool = False) -> None:
         """Prove that the lake can be reached, listed and read with these credentials, or raise why

@@ -41,6 +41,7 @@ from tierfs.lake.protocol import (
     LakeIdentity,
     ListPage,
     ObjectInfo,
+    Source,
     Version,
     check_listing,
 )
@@ -57,7 +58,7 @@ from tierfs.lake.s3_answers import (
 )
 from tierfs.lake.s3_bytes import spellable
 from tierfs.lake.s3_clients import Clients, make_clients
-from tierfs.lake.s3_credentials import Identity, NotAtHand
+from tierfs.lake.s3_credentials import Identity, NotAtHand, Secret
 from tierfs.lake.s3_direct import DIRECT_BYTES, DirectHttp
 from tierfs.lake.s3_listing import ListingParser
 from tierfs.lake.s3_options import S3Options, extra_headers
@@ -93,6 +94,8 @@ class S3Lake:
         self._client: Clients | None = None
         self._client_lock = trio.Lock()
         self._retired: list[Clients] = []
+        #: Set when `_client` was replaced since `source` looked at it.
+        self._replaced = trio.Event()
         # Abandoned threads keep their token until their answer ends, so there are more than slots.
         self._threads = trio.CapacityLimiter(4 * options.max_connections + 4)
         self.counters = LakeCounters()
@@ -173,6 +176,7 @@ class S3Lake:
                 return  # Another call that met the same answer was first.
             self._client = await self._in_thread(self._make_client, region)
             self._retired.append(old)
+            self._replaced.set()
             if old.direct is not None:
                 old.direct.close()
 
@@ -326,6 +330,42 @@ class S3Lake:
         self.counters.bytes_read += len(body)
         return body, found if checksum else None
 
+    async def source(self) -> Source | None:
+        """See `Lake.source`: None where a proxy is in between."""
+        self._replaced = trio.Event()
+
+        async def once(client: Clients) -> Source | None:
+            if client.direct is None:
+                return None
+            secret = await self._secret()
+            endpoint = client.http.endpoint
+            return Source(
+                scheme=endpoint.scheme,
+                host=endpoint.host,
+                port=endpoint.port,
+                path=key_target(endpoint, self._root),
+                region=endpoint.region,
+                access_key=secret.access_key if secret is not None else "",
+                secret_key=secret.secret_key if secret is not None else "",
+                token=(secret.token or "") if secret is not None else "",
+                headers=tuple(self._extra.items()),
+                ca_bundle=client.ca_bundle or "",
+                connections=self._options.max_connections,
+                stall_s=client.stall_s,
+            )
+
+        return await self._ask("find credentials", self._bucket.encode(), once)
+
+    async def source_changed(self) -> None:
+        """See `Lake.source_changed`: other credentials were looked up, or another region."""
+        await self._replaced.wait()
+
+    async def _secret(self) -> Secret | None:
+        try:
+            return self._who.secret_at_hand()
+        except NotAtHand:
+            return await self._in_thread(self._who.secret)
+
     async def _direct_get(
         self, client: Clients, direct: DirectHttp, full: bytes, version: Version, size: int
     ) -> tuple[Body, Checksum | None]:
@@ -335,10 +375,7 @@ class S3Lake:
             check_body(answer, full, version.etag, 0, size, ranged=False)
             return size
 
-        try:
-            secret = self._who.secret_at_hand()
-        except NotAtHand:
-            secret = await self._in_thread(self._who.secret)
+        secret = await self._secret()
         target = key_target(client.http.endpoint, full)
         answer = await direct.get(target, headers, secret, want)
         self._checked(client, answer, "read", full, headers)

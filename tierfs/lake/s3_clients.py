@@ -27,12 +27,14 @@ _STALL_S = 15.0
 @dataclass(frozen=True, slots=True)
 class Clients:
     """The ways to one bucket, with the credentials' generation they were made under. *direct* is
-    None where a proxy is in between."""
+    None where a proxy is in between; *ca_bundle*, *stall_s* as all of them have it."""
 
     http: SignedHttp
     bytes: ByteReader
     direct: DirectHttp | None
     generation: int
+    ca_bundle: str | None
+    stall_s: float
 
 
 def make_clients(bucket: str, options: S3Options, who: Identity, region: str | None) -> Clients:
@@ -65,4 +67,6 @@ def make_clients(bucket: str, options: S3Options, who: Identity, region: str | N
         if proxy is None
         else None,
         generation,
+        ca_bundle,
+        stall_s,
     )
