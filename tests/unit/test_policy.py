@@ -103,6 +103,15 @@ def test_an_access_that_is_not_in_the_index_yet_counts() -> None:
     assert lru.choose_victims(1, 64, lambda _: False) == [Victim(1)]
 
 
+def test_the_later_of_what_was_heard_and_what_is_recorded_counts() -> None:
+    files = Files({16: file(3), 17: file(4)})
+    lru = SampledLru(files, ManualClock(2 * SECOND))
+    lru.accessed(16)
+    lru.accessed(17)
+    files.files[16] = file(9)  # Fetched since, which is no access, by who writes the index.
+    assert lru.choose_victims(1, 64, lambda _: False) == [Victim(17)]
+
+
 def test_accesses_are_handed_over_once_and_memory_is_bounded() -> None:
     clock = ManualClock(5 * SECOND)
     lru = policy({}, clock)

@@ -99,7 +99,7 @@ class SampledLru:
         return list(chosen.values())
 
     def _last_used_s(self, ino: int, file: CachedFile) -> int:
-        return self._recent.get(ino, file.last_used_s)
+        return max(self._recent.get(ino, 0), file.last_used_s)
 
     def drain(self) -> dict[int, int]:
         recent, self._recent = self._recent, {}
