@@ -10,7 +10,7 @@
 //! - `fuse/` what the kernel's messages look like
 //! - `shared` what outlives this process: requests without an answer, files that are open
 //! - `serve/` from a request to its answer; `front` what its threads share
-//! - `index/` LMDB as the control plane writes it; `attributes` what is shown of it
+//! - `index/` LMDB, what is known of names and of the cache; `attributes` what is shown of it
 //! - `copies` cached copies, verified; `opened` how each open inode is read
 //! - `upcall/` what the control plane is asked; `arena` where large answers are put
 //! - `sys/` system calls

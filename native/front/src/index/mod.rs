@@ -1,4 +1,4 @@
-//! The index as this front reads it: LMDB, beside the control plane that writes it.
+//! The index: LMDB, of which the control plane writes `names/` and this front `cache/`.
 //!
 //! - `lmdb`: the environments; all of the unsafe code
 //! - `records`: the byte tables of `tierfs/index/schema.py`

@@ -1,6 +1,6 @@
 //! The records of the index; their byte tables stand in `tierfs/index/schema.py`, and
-//! `tests/golden/index` holds both sides to them. A record of another shape is `None`: the control
-//! plane, which owns the index, finds out what is wrong with it.
+//! `tests/golden/index` holds both sides to them. A record of another shape is `None`: to who reads
+//! as if it were not there, to who writes damage.
 
 use xxhash_rust::xxh3::Xxh3;
 
@@ -98,10 +98,15 @@ pub struct ObjectRef<'a> {
     pub key: &'a [u8],
     pub etag: &'a [u8],
     pub version_id: &'a [u8],
+    /// The lake has to bring it back before it can be read.
+    pub archived: bool,
+    /// The lake keeps a checksum of the whole object.
+    pub has_checksum: bool,
 }
 
 impl<'a> ObjectRef<'a> {
     pub fn parse(value: &'a [u8]) -> Option<Self> {
+        let flags = *value.first()?;
         let key_end = 8 + usize::from(u16_at(value, 2)?);
         let etag_end = key_end + usize::from(u16_at(value, 4)?);
         let end = etag_end + usize::from(u16_at(value, 6)?);
@@ -109,6 +114,8 @@ impl<'a> ObjectRef<'a> {
             key: value.get(8..key_end)?,
             etag: value.get(key_end..etag_end)?,
             version_id: value.get(etag_end..end)?,
+            archived: flags & 1 != 0,
+            has_checksum: flags & 2 != 0,
         })
     }
 
@@ -146,13 +153,16 @@ impl Listing {
 }
 
 /// `cache/files`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CachedFile {
     pub identity: [u8; 16],
     pub size: u64,
     pub present_bytes: u64,
     pub verified: Stamp,
+    pub last_used_s: u64,
     pub complete: bool,
+    /// The checksum of the whole object was compared with the lake's.
+    pub checksum_ok: bool,
 }
 
 /// When and as what a cache file was last verified as a whole.
@@ -163,9 +173,15 @@ pub struct Stamp {
     pub ctime_ns: i64,
 }
 
+impl Stamp {
+    /// Of a file that was not verified yet: no boot has this id.
+    pub const NEVER: Self = Self { boot: [0; 8], size: 0, ctime_ns: 0 };
+}
+
 impl CachedFile {
     pub fn parse(value: &[u8]) -> Option<Self> {
         let value: &[u8; 72] = value.try_into().ok()?;
+        let flags = u32_at(value, 64)?;
         Some(Self {
             identity: value[..16].try_into().ok()?,
             size: u64_at(value, 16)?,
@@ -175,8 +191,23 @@ impl CachedFile {
                 size: u64_at(value, 40)?,
                 ctime_ns: u64_at(value, 48)?.cast_signed(),
             },
-            complete: u32_at(value, 64)? & 1 != 0,
+            last_used_s: u64_at(value, 56)?,
+            complete: flags & 1 != 0,
+            checksum_ok: flags & 2 != 0,
         })
+    }
+
+    pub fn encode(&self) -> [u8; 72] {
+        let mut value = [0; 72];
+        value[..16].copy_from_slice(&self.identity);
+        value[16..24].copy_from_slice(&self.size.to_le_bytes());
+        value[24..32].copy_from_slice(&self.present_bytes.to_le_bytes());
+        value[32..40].copy_from_slice(&self.verified.boot);
+        value[40..48].copy_from_slice(&self.verified.size.to_le_bytes());
+        value[48..56].copy_from_slice(&self.verified.ctime_ns.to_le_bytes());
+        value[56..64].copy_from_slice(&self.last_used_s.to_le_bytes());
+        value[64] = u8::from(self.complete) | u8::from(self.checksum_ok) << 1;
+        value
     }
 }
 
@@ -185,12 +216,48 @@ impl CachedFile {
 pub struct Block {
     pub length: u32,
     pub xxh3: u64,
+    pub crc64nvme: u64,
 }
 
 impl Block {
     pub fn parse(value: &[u8]) -> Option<Self> {
         let value: &[u8; 24] = value.try_into().ok()?;
-        Some(Self { length: u32_at(value, 0)?, xxh3: u64_at(value, 8)? })
+        Some(Self {
+            length: u32_at(value, 0)?,
+            xxh3: u64_at(value, 8)?,
+            crc64nvme: u64_at(value, 16)?,
+        })
+    }
+
+    pub fn encode(&self) -> [u8; 24] {
+        let mut value = [0; 24];
+        value[..4].copy_from_slice(&self.length.to_le_bytes());
+        value[8..16].copy_from_slice(&self.xxh3.to_le_bytes());
+        value[16..].copy_from_slice(&self.crc64nvme.to_le_bytes());
+        value
+    }
+}
+
+/// `cache/totals`, of which there is one record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub files: u64,
+    pub bytes: u64,
+}
+
+impl Totals {
+    pub const KEY: &[u8] = b"totals";
+
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        let value: &[u8; 16] = value.try_into().ok()?;
+        Some(Self { files: u64_at(value, 0)?, bytes: u64_at(value, 8)? })
+    }
+
+    pub fn encode(&self) -> [u8; 16] {
+        let mut value = [0; 16];
+        value[..8].copy_from_slice(&self.files.to_le_bytes());
+        value[8..].copy_from_slice(&self.bytes.to_le_bytes());
+        value
     }
 }
 
@@ -218,6 +285,12 @@ pub fn block_key(ino: u64, number: u32) -> [u8; 12] {
     key[..8].copy_from_slice(&ino.to_be_bytes());
     key[8..].copy_from_slice(&number.to_be_bytes());
     key
+}
+
+/// The number in the key of a block of `ino`; `None`: it is another file's.
+pub fn block_number(ino: u64, key: &[u8]) -> Option<u32> {
+    let (owner, number) = key.split_at_checked(8)?;
+    (owner == ino_key(ino)).then(|| Some(u32::from_be_bytes(number.try_into().ok()?)))?
 }
 
 fn u16_at(value: &[u8], at: usize) -> Option<u16> {
@@ -252,6 +325,8 @@ mod tests {
         assert_eq!(dentry_key(0x10, b"caf\xc3\xa9\n\xff"), golden("dentries key"));
         assert_eq!(child_key(0x10, 0x1122_3344_5566_7788)[..], golden("children key"));
         assert_eq!(block_key(0x10, 0xA0B0_C0D0)[..], golden("blocks key"));
+        assert_eq!(block_number(0x10, &golden("blocks key")), Some(0xA0B0_C0D0));
+        assert_eq!(block_number(0x11, &golden("blocks key")), None);
     }
 
     #[test]
@@ -292,24 +367,49 @@ mod tests {
         assert_eq!(object.name(), b"a.jpg");
         assert_eq!(object.etag, b"\"d41d8cd98f00b204\"");
         assert_eq!(object.version_id, b"");
+        assert!(!object.archived && !object.has_checksum);
         let value = golden("objects value, all");
         let object = ObjectRef::parse(&value).unwrap();
         assert_eq!(
             (object.key.len(), object.etag.len(), object.version_id.len()),
             (1024, 64, 1024)
         );
+        assert!(object.archived && object.has_checksum);
+        let archived = ObjectRef::parse(&[1, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+        assert!(archived.archived && !archived.has_checksum);
         assert_eq!(ObjectRef::parse(&value[..value.len() - 1]), None);
     }
 
     #[test]
     fn cached_files_and_blocks() {
+        let fresh = CachedFile::parse(&golden("files value, fresh")).unwrap();
+        assert_eq!((fresh.complete, fresh.checksum_ok), (false, false));
+        assert_eq!((fresh.size, fresh.verified, fresh.last_used_s), (110_000, Stamp::NEVER, 0));
         let whole = CachedFile::parse(&golden("files value, whole")).unwrap();
-        assert!(whole.complete);
+        assert!(whole.complete && whole.checksum_ok);
         assert_eq!((whole.size, whole.present_bytes), (1 << 40, 1 << 40));
         let stamp = Stamp { boot: *b"bootboot", size: 1 << 40, ctime_ns: -1 };
         assert_eq!((whole.identity, whole.verified), ([0xFE; 16], stamp));
-        let block = Block::parse(&golden("blocks value, last")).unwrap();
-        assert_eq!(block, Block { length: 1, xxh3: 0x0123_4567_89AB_CDEF });
+        assert_eq!(whole.last_used_s, 1_700_000_000);
+        let last = Block::parse(&golden("blocks value, last")).unwrap();
+        let (xxh3, crc64nvme) = (0x0123_4567_89AB_CDEF, 0xFEDC_BA98_7654_3210);
+        assert_eq!(last, Block { length: 1, xxh3, crc64nvme });
+        let totals = Totals::parse(&golden("totals value")).unwrap();
+        assert_eq!(totals, Totals { files: 3, bytes: (1 << 40) + 1 });
+    }
+
+    #[test]
+    fn what_is_written_is_what_was_read() {
+        for name in ["files value, fresh", "files value, whole"] {
+            let value = golden(name);
+            assert_eq!(CachedFile::parse(&value).unwrap().encode()[..], value);
+        }
+        for name in ["blocks value, full", "blocks value, last"] {
+            let value = golden(name);
+            assert_eq!(Block::parse(&value).unwrap().encode()[..], value);
+        }
+        let value = golden("totals value");
+        assert_eq!(Totals::parse(&value).unwrap().encode()[..], value);
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! Cache files: opened, looked at and read as `tierfs/cache/store.py` leaves them.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -43,6 +46,30 @@ pub fn read_resident(file: &File, buffer: &mut [u8], offset: u64) -> bool {
 /// Fill `buffer` from `offset`, waiting for the disk. A shorter file is an error.
 pub fn read(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
     file.read_exact_at(buffer, offset)
+}
+
+/// How large a file system is, and how much of it we may still use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Space {
+    pub total_bytes: u64,
+    pub free_bytes: u64,
+}
+
+/// The space of the file system that `path` is on.
+pub fn space(path: &Path) -> io::Result<Space> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut status = MaybeUninit::<libc::statvfs>::zeroed();
+    // SAFETY: a C string, and room for one such struct, which is all integers.
+    let status = unsafe {
+        if libc::statvfs(path.as_ptr(), status.as_mut_ptr()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        status.assume_init()
+    };
+    Ok(Space {
+        total_bytes: status.f_blocks.saturating_mul(status.f_frsize),
+        free_bytes: status.f_bavail.saturating_mul(status.f_frsize),
+    })
 }
 
 /// The first eight bytes of this boot's random id.
