@@ -12,6 +12,7 @@
 //! - `serve/` from a request to its answer; `front` what its threads share
 //! - `index/` LMDB, what is known of names and of the cache; `attributes` what is shown of it
 //! - `copies` cached copies, verified; `opened` how each open inode is read
+//! - `queue` requests to the lake that wait, and the memory that they may fill
 //! - `upcall/` what the control plane is asked; `arena` where large answers are put
 //! - `sys/` system calls
 //!
@@ -29,6 +30,7 @@ pub mod index;
 pub mod log;
 pub mod opened;
 pub mod options;
+pub mod queue;
 pub mod run;
 pub mod serve;
 pub mod shared;
