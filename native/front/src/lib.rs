@@ -13,6 +13,7 @@
 //! - `index/` LMDB, what is known of names and of the cache; `attributes` what is shown of it
 //! - `copies` cached copies, verified; `opened` how each open inode is read
 //! - `queue` requests to the lake that wait, and the memory that they may fill
+//! - `space` room on the cache disk, and trouble with it
 //! - `upcall/` what the control plane is asked; `arena` where large answers are put
 //! - `sys/` system calls
 //!
@@ -34,6 +35,7 @@ pub mod queue;
 pub mod run;
 pub mod serve;
 pub mod shared;
+pub mod space;
 pub mod stats;
 pub mod sys;
 pub mod upcall;

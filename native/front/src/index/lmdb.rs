@@ -10,6 +10,7 @@
 //! must be known for sure.
 
 use std::ffi::{CString, c_int, c_uint};
+use std::io;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::os::unix::ffi::OsStrExt;
@@ -78,6 +79,14 @@ impl std::fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+impl From<Error> for io::Error {
+    /// Of kind `StorageFull` if there was no room.
+    fn from(error: Error) -> Self {
+        let full = error.is_full();
+        Self::new(if full { io::ErrorKind::StorageFull } else { io::ErrorKind::Other }, error)
+    }
+}
 
 fn check(doing: &'static str, code: c_int) -> Result<(), Error> {
     if code == 0 { Ok(()) } else { Err(Error::new(doing, code)) }
@@ -609,6 +618,8 @@ pub(super) mod tests {
         }
         assert!(!with(libc::EIO, false).is_full());
         assert!(with(libc::EIO, true).is_full());
+        assert_eq!(io::Error::from(with(libc::EIO, true)).kind(), io::ErrorKind::StorageFull);
+        assert_eq!(io::Error::from(with(libc::EIO, false)).kind(), io::ErrorKind::Other);
         let damage = Error { disk_full: true, ..Error::record("") };
         assert!(damage.is_damage() && !damage.is_full());
     }

@@ -1,0 +1,543 @@
+//! Room on the cache disk: a hard limit, a share of the disk that stays free, and trouble with the
+//! disk. As `tierfs/cache/space.py`, for threads.
+//!
+//! Bytes are reserved before they are fetched (C5). A reservation turns into used bytes block by
+//! block (`Capacity::spend`), and what is left of it is given back (`Capacity::release`). Each
+//! cached file is counted with `FILE_BYTES` more than its blocks, for the rounding of its last
+//! block and its inode, so that the limit holds for `du` too.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::log;
+use crate::sys::file::{self, Space};
+
+/// What a file costs beyond its blocks: at most one file system block of rounding.
+pub const FILE_BYTES: u64 = 4096;
+/// How old the disk's own account may be. Others write to that disk too.
+const STATVFS_INTERVAL: Duration = Duration::from_secs(2);
+/// After an eviction that found no room, the next attempt waits this long: everything is in use.
+const RETRY: Duration = Duration::from_secs(1);
+/// Evicting a little more than asked for spares a commit for each small file.
+const EVICT_AT_LEAST_BYTES: u64 = 8 << 20;
+
+/// Until a full disk is tried again: it may have room soon.
+const FULL: Duration = Duration::from_secs(5);
+/// Until a failing one is, which rarely heals.
+const FAILING: Duration = Duration::from_secs(30);
+
+/// What tells the time; a test's own.
+pub type Clock = Box<dyn Fn() -> Instant + Send + Sync>;
+
+/// Whether the cache disk takes blocks. While it does not, reads stream from the lake (C8).
+pub struct Health {
+    clock: Clock,
+    trouble: Mutex<Trouble>,
+}
+
+#[derive(Default)]
+struct Trouble {
+    errors: u64,
+    /// Empty while all is well.
+    reason: String,
+    until: Option<Instant>,
+    hanging_until: Option<Instant>,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self::with_clock(Box::new(Instant::now))
+    }
+}
+
+impl Health {
+    pub fn with_clock(clock: Clock) -> Self {
+        Self { clock, trouble: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Trouble> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// True while blocks are not to be written.
+    pub fn streaming(&self) -> bool {
+        let trouble = self.lock();
+        !trouble.reason.is_empty() && trouble.until > Some((self.clock)())
+    }
+
+    /// True while the disk is not even to be read: it did not answer a moment ago.
+    pub fn hanging(&self) -> bool {
+        self.lock().hanging_until.is_some_and(|until| until > (self.clock)())
+    }
+
+    /// What went wrong last, or nothing since a block was written.
+    pub fn reason(&self) -> String {
+        self.lock().reason.clone()
+    }
+
+    /// How often something went wrong.
+    pub fn errors(&self) -> u64 {
+        self.lock().errors
+    }
+
+    /// `op` on the cache disk or its index failed: stream for a while.
+    pub fn failed(&self, op: &str, error: &io::Error) {
+        let full =
+            matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        let until = (self.clock)() + if full { FULL } else { FAILING };
+        let reason = format!("{op}: {error}");
+        let mut trouble = self.lock();
+        let was = std::mem::replace(&mut trouble.reason, reason.clone());
+        trouble.errors += 1;
+        trouble.until = Some(until);
+        if error.kind() == io::ErrorKind::TimedOut {
+            trouble.hanging_until = Some(until);
+        }
+        drop(trouble);
+        if was.is_empty() {
+            log::warning(&format!(
+                "the cache takes no new blocks, reads stream from the lake: {reason}"
+            ));
+        }
+    }
+
+    /// A block was written: the trouble, if there was any, is over.
+    pub fn worked(&self) {
+        if !std::mem::take(&mut self.lock().reason).is_empty() {
+            log::warning("the cache takes blocks again");
+        }
+    }
+}
+
+/// Bytes that a fetch may write.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "what is not released is missing from the cache for ever"]
+pub struct Reservation {
+    bytes: u64,
+}
+
+impl Reservation {
+    /// What is not spent yet.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+/// The account.
+///
+/// Whoever needs room brings the means to evict: a function that frees about so many bytes of what
+/// is not in use, calls `freed` as it goes, and says how many it freed. It must not reserve. One
+/// eviction runs at a time, and others that need room wait for it.
+pub struct Capacity {
+    min_free: f64,
+    disk: Box<dyn Fn() -> Space + Send + Sync>,
+    clock: Clock,
+    account: Mutex<Account>,
+    /// Taken before `account`, never while that is held.
+    evicting: Mutex<()>,
+}
+
+struct Account {
+    limit_bytes: Option<u64>,
+    used_bytes: u64,
+    reserved_bytes: u64,
+    space: Space,
+    /// When `space` was asked for; `None`: it is to be asked for again.
+    space_read: Option<Instant>,
+    hopeless_until: Option<Instant>,
+}
+
+impl Capacity {
+    /// The account of the cache at `path`, which may have `limit_bytes` of its disk, of which a
+    /// share of `min_free` stays free, and has `used_bytes`.
+    pub fn new(path: PathBuf, limit_bytes: Option<u64>, min_free: f64, used_bytes: u64) -> Self {
+        // A disk that cannot be asked has no room.
+        let disk = Box::new(move || file::space(&path).unwrap_or_default());
+        Self::with(limit_bytes, min_free, used_bytes, disk, Box::new(Instant::now))
+    }
+
+    pub fn with(
+        limit_bytes: Option<u64>,
+        min_free: f64,
+        used_bytes: u64,
+        disk: Box<dyn Fn() -> Space + Send + Sync>,
+        clock: Clock,
+    ) -> Self {
+        let account = Account {
+            limit_bytes,
+            used_bytes,
+            reserved_bytes: 0,
+            space: Space::default(),
+            space_read: None,
+            hopeless_until: None,
+        };
+        let (account, evicting) = (Mutex::new(account), Mutex::new(()));
+        Self { min_free, disk, clock, account, evicting }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Account> {
+        self.account.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn used_bytes(&self) -> u64 {
+        self.lock().used_bytes
+    }
+
+    pub fn reserved_bytes(&self) -> u64 {
+        self.lock().reserved_bytes
+    }
+
+    pub fn limit_bytes(&self) -> Option<u64> {
+        self.lock().limit_bytes
+    }
+
+    /// Reserve without evicting anything, or `None`.
+    pub fn try_reserve(&self, bytes: u64) -> Option<Reservation> {
+        let mut account = self.lock();
+        if self.missing(&mut account, bytes) > 0 {
+            return None;
+        }
+        account.reserved_bytes += bytes;
+        Some(Reservation { bytes })
+    }
+
+    /// Reserve, evicting if need be. `None`: what is cached is in use.
+    pub fn reserve(&self, bytes: u64, evict: impl FnOnce(u64) -> u64) -> Option<Reservation> {
+        if let Some(reservation) = self.try_reserve(bytes) {
+            return Some(reservation);
+        }
+        if self.is_hopeless(bytes) {
+            return None;
+        }
+        let _evicting = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
+        // Others may have made room meanwhile, or found that there is none.
+        if let Some(reservation) = self.try_reserve(bytes) {
+            return Some(reservation);
+        }
+        if self.is_hopeless(bytes) {
+            return None;
+        }
+        let wanted = {
+            let mut account = self.lock();
+            self.missing(&mut account, bytes).max(account.batch_bytes())
+        };
+        evict(wanted);
+        self.disk_changed();
+        let reservation = self.try_reserve(bytes);
+        if reservation.is_none() {
+            self.lock().hopeless_until = Some((self.clock)() + RETRY);
+        }
+        reservation
+    }
+
+    /// `bytes` of the reservation were written and recorded.
+    pub fn spend(&self, reservation: &mut Reservation, bytes: u64) {
+        let mut account = self.lock();
+        let reserved = bytes.min(reservation.bytes);
+        reservation.bytes -= reserved;
+        account.reserved_bytes -= reserved;
+        account.used_bytes += bytes;
+        // Until statvfs is asked again, what was written is missing from the disk.
+        account.space.free_bytes = account.space.free_bytes.saturating_sub(bytes);
+    }
+
+    /// Give back what was not spent.
+    #[allow(clippy::needless_pass_by_value)] // Who gives it back has it no more.
+    pub fn release(&self, reservation: Reservation) {
+        self.lock().reserved_bytes -= reservation.bytes;
+    }
+
+    /// `bytes` that were used are no longer.
+    pub fn freed(&self, bytes: u64) {
+        let mut account = self.lock();
+        account.used_bytes = account.used_bytes.saturating_sub(bytes);
+        account.hopeless_until = None;
+    }
+
+    /// Set the limit, and evict down to it as far as what is in use allows.
+    pub fn resize(&self, limit_bytes: Option<u64>, evict: impl FnOnce(u64) -> u64) {
+        self.lock().limit_bytes = limit_bytes;
+        let _evicting = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
+        let missing = self.missing(&mut self.lock(), 0);
+        if missing > 0 {
+            evict(missing);
+            self.disk_changed();
+        }
+    }
+
+    /// Ask the file system again at the next occasion.
+    pub fn disk_changed(&self) {
+        self.lock().space_read = None;
+    }
+
+    /// How much has to go before `bytes` more fit; 0 if they fit now.
+    fn missing(&self, account: &mut Account, bytes: u64) -> u64 {
+        let now = (self.clock)();
+        if account.space_read.is_none_or(|read| now - read >= STATVFS_INTERVAL) {
+            account.space = (self.disk)();
+            account.space_read = Some(now);
+        }
+        let needed = account.reserved_bytes.saturating_add(bytes);
+        let kept = share(account.space.total_bytes, self.min_free);
+        let on_disk = kept.saturating_add(needed).saturating_sub(account.space.free_bytes);
+        let in_limit = account
+            .limit_bytes
+            .map_or(0, |limit| account.used_bytes.saturating_add(needed).saturating_sub(limit));
+        on_disk.max(in_limit)
+    }
+
+    /// Whether there is no point in evicting for `bytes` now.
+    fn is_hopeless(&self, bytes: u64) -> bool {
+        let account = self.lock();
+        account.hopeless_until.is_some_and(|until| until > (self.clock)())
+            || account.limit_bytes.is_some_and(|limit| bytes > limit)
+    }
+}
+
+impl Account {
+    fn batch_bytes(&self) -> u64 {
+        self.limit_bytes.map_or(EVICT_AT_LEAST_BYTES, |limit| EVICT_AT_LEAST_BYTES.min(limit / 64))
+    }
+}
+
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn share(bytes: u64, part: f64) -> u64 {
+    (bytes as f64 * part) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::{Arc, Barrier};
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+    const GIB: u64 = 1 << 30;
+
+    /// A time that stands still but for `pass`, and a disk with bytes that can be evicted.
+    #[derive(Clone)]
+    struct World {
+        passed_ms: Arc<AtomicU64>,
+        free_bytes: Arc<AtomicU64>,
+        evictable: Arc<AtomicU64>,
+        asked: Arc<Mutex<Vec<u64>>>,
+    }
+
+    impl World {
+        fn new(evictable: u64) -> Self {
+            Self {
+                passed_ms: Arc::default(),
+                free_bytes: Arc::new(AtomicU64::new(90 * GIB)),
+                evictable: Arc::new(AtomicU64::new(evictable)),
+                asked: Arc::default(),
+            }
+        }
+
+        fn clock(&self) -> Clock {
+            let (start, passed_ms) = (Instant::now(), self.passed_ms.clone());
+            Box::new(move || start + Duration::from_millis(passed_ms.load(Ordering::Relaxed)))
+        }
+
+        fn pass(&self, time: Duration) {
+            let ms = u64::try_from(time.as_millis()).unwrap();
+            self.passed_ms.fetch_add(ms, Ordering::Relaxed);
+        }
+
+        fn capacity(&self, limit: Option<u64>, used: u64) -> Capacity {
+            let free = self.free_bytes.clone();
+            let disk =
+                move || Space { total_bytes: 100 * GIB, free_bytes: free.load(Ordering::Relaxed) };
+            Capacity::with(limit, 0.1, used, Box::new(disk), self.clock())
+        }
+
+        /// What `capacity` is given to evict with.
+        fn evict(&self, capacity: &Capacity, bytes: u64) -> u64 {
+            self.asked.lock().unwrap().push(bytes);
+            let freed = bytes.min(self.evictable.load(Ordering::Relaxed));
+            self.evictable.fetch_sub(freed, Ordering::Relaxed);
+            self.free_bytes.fetch_add(freed, Ordering::Relaxed);
+            capacity.freed(freed);
+            freed
+        }
+
+        fn reserve(&self, capacity: &Capacity, bytes: u64) -> Option<Reservation> {
+            capacity.reserve(bytes, |bytes| self.evict(capacity, bytes))
+        }
+
+        fn asked(&self) -> Vec<u64> {
+            self.asked.lock().unwrap().clone()
+        }
+    }
+
+    #[test]
+    fn used_and_reserved_stay_under_the_limit() {
+        let world = World::new(0);
+        let capacity = world.capacity(Some(10 * MIB), 0);
+        let mut first = world.reserve(&capacity, 6 * MIB).unwrap();
+        assert_eq!(capacity.try_reserve(5 * MIB), None);
+        capacity.spend(&mut first, 2 * MIB);
+        assert_eq!((first.bytes(), capacity.reserved_bytes()), (4 * MIB, 4 * MIB));
+        capacity.release(first);
+        assert_eq!((capacity.used_bytes(), capacity.reserved_bytes()), (2 * MIB, 0));
+        assert!(capacity.try_reserve(8 * MIB).is_some());
+    }
+
+    #[test]
+    fn reserving_evicts_what_is_missing() {
+        let world = World::new(5 * MIB);
+        let capacity = world.capacity(Some(10 * MIB), 9 * MIB);
+        assert!(world.reserve(&capacity, 4 * MIB).is_some());
+        assert_eq!(world.asked(), [3 * MIB]);
+        assert_eq!(capacity.used_bytes() + capacity.reserved_bytes(), 10 * MIB);
+    }
+
+    #[test]
+    fn a_little_more_is_evicted_than_a_small_file_needs() {
+        let world = World::new(5 * GIB);
+        let capacity = world.capacity(Some(GIB), GIB);
+        assert!(world.reserve(&capacity, FILE_BYTES).is_some());
+        assert_eq!(world.asked(), [EVICT_AT_LEAST_BYTES]);
+    }
+
+    #[test]
+    fn nothing_to_evict_is_said_at_once_and_not_tried_all_the_time() {
+        let world = World::new(0);
+        let capacity = world.capacity(Some(10 * MIB), 10 * MIB);
+        for _ in 0..3 {
+            assert_eq!(world.reserve(&capacity, MIB), None);
+        }
+        assert_eq!(world.asked().len(), 1);
+        world.pass(RETRY);
+        assert_eq!(world.reserve(&capacity, MIB), None);
+        assert_eq!(world.asked().len(), 2);
+        // Something was freed: there is hope again.
+        capacity.freed(MIB / 2);
+        assert_eq!(world.reserve(&capacity, MIB), None);
+        assert_eq!(world.asked().len(), 3);
+    }
+
+    #[test]
+    fn more_than_the_limit_never_fits_and_evicts_nothing() {
+        let world = World::new(10 * MIB);
+        let capacity = world.capacity(Some(10 * MIB), 10 * MIB);
+        assert_eq!(world.reserve(&capacity, 11 * MIB), None);
+        assert!(world.asked().is_empty());
+    }
+
+    #[test]
+    fn a_share_of_the_disk_stays_free_for_others() {
+        let world = World::new(0);
+        world.free_bytes.store(10 * GIB + 3 * MIB, Ordering::Relaxed);
+        let capacity = world.capacity(None, 0);
+        let mut held = world.reserve(&capacity, 2 * MIB).unwrap();
+        assert_eq!(world.reserve(&capacity, 2 * MIB), None);
+        // What was written counts before the disk says so.
+        capacity.spend(&mut held, 2 * MIB);
+        assert_eq!(capacity.try_reserve(2 * MIB), None);
+        world.free_bytes.store(50 * GIB, Ordering::Relaxed);
+        assert!(capacity.try_reserve(2 * MIB).is_none());
+        world.pass(STATVFS_INTERVAL);
+        assert!(world.reserve(&capacity, 2 * MIB).is_some());
+    }
+
+    #[test]
+    fn several_that_wait_for_room_evict_once_each_at_most() {
+        let world = World::new(64 * MIB);
+        let capacity = world.capacity(Some(64 * MIB), 64 * MIB);
+        let begin = Barrier::new(8);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    begin.wait();
+                    assert!(world.reserve(&capacity, MIB).is_some());
+                });
+            }
+        });
+        assert!(world.asked().len() <= 8);
+        assert_eq!(capacity.reserved_bytes(), 8 * MIB);
+        assert!(capacity.used_bytes() + capacity.reserved_bytes() <= 64 * MIB);
+    }
+
+    #[test]
+    fn several_that_find_no_room_try_once() {
+        let world = World::new(0);
+        let capacity = world.capacity(Some(64 * MIB), 64 * MIB);
+        let begin = Barrier::new(8);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    begin.wait();
+                    // As an eviction that frees nothing: no word of `freed`.
+                    let evict = |bytes| {
+                        world.asked.lock().unwrap().push(bytes);
+                        0
+                    };
+                    assert_eq!(capacity.reserve(MIB, evict), None);
+                });
+            }
+        });
+        assert_eq!(world.asked(), [MIB]);
+    }
+
+    #[test]
+    fn a_smaller_limit_evicts_down_to_it() {
+        let world = World::new(8 * MIB);
+        let capacity = world.capacity(Some(10 * MIB), 8 * MIB);
+        capacity.resize(Some(3 * MIB), |bytes| world.evict(&capacity, bytes));
+        assert_eq!((capacity.used_bytes(), capacity.limit_bytes()), (3 * MIB, Some(3 * MIB)));
+        capacity.resize(None, |bytes| world.evict(&capacity, bytes));
+        assert_eq!(world.asked(), [5 * MIB]);
+    }
+
+    #[test]
+    fn a_real_disk_has_room_and_one_that_is_not_there_has_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let capacity = Capacity::new(directory.path().to_owned(), None, 0.0, 0);
+        assert!(capacity.try_reserve(1).is_some());
+        let capacity = Capacity::new(directory.path().join("none"), None, 0.0, 0);
+        assert_eq!(capacity.try_reserve(1), None);
+    }
+
+    fn errno(code: i32) -> io::Error {
+        io::Error::from_raw_os_error(code)
+    }
+
+    #[test]
+    fn a_full_disk_is_tried_again_sooner_than_a_failing_one() {
+        let world = World::new(0);
+        let health = Health::with_clock(world.clock());
+        assert!(!health.streaming());
+        for code in [libc::ENOSPC, libc::EDQUOT] {
+            health.failed("write", &errno(code));
+            assert!(health.streaming());
+            world.pass(FULL);
+            assert!(!health.streaming());
+        }
+        health.failed("write", &errno(libc::EIO));
+        world.pass(FULL);
+        assert!(health.streaming());
+        world.pass(FAILING);
+        assert!(!health.streaming());
+        assert!(health.reason().starts_with("write: "));
+        health.worked();
+        assert_eq!((health.reason(), health.errors()), (String::new(), 3));
+        health.failed("write", &errno(libc::EIO));
+        health.worked();
+        assert!(!health.streaming());
+    }
+
+    #[test]
+    fn a_disk_that_hangs_is_not_even_read() {
+        let world = World::new(0);
+        let health = Health::with_clock(world.clock());
+        health.failed("read", &errno(libc::EIO));
+        assert!(!health.hanging());
+        health.failed("read", &errno(libc::ETIMEDOUT));
+        assert!(health.hanging());
+        world.pass(FAILING);
+        assert!(!health.hanging());
+    }
+}
