@@ -11,6 +11,7 @@
 //! - `shared` what outlives this process: requests without an answer, files that are open
 //! - `serve/` from a request to its answer; `front` what its threads share
 //! - `index/` LMDB, what is known of names and of the cache; `attributes` what is shown of it
+//! - `checksum` what blocks and objects are checked by
 //! - `copies` cached copies, verified; `opened` how each open inode is read
 //! - `queue` requests to the lake that wait, and the memory that they may fill
 //! - `space` room on the cache disk, and trouble with it
@@ -23,6 +24,7 @@
 
 pub mod arena;
 pub mod attributes;
+pub mod checksum;
 pub mod copies;
 pub mod front;
 pub mod fuse;
