@@ -15,6 +15,7 @@
 //! - `copies` cached copies, verified; `opened` how each open inode is read
 //! - `queue` requests to the lake that wait, and the memory that they may fill
 //! - `space` room on the cache disk, and trouble with it
+//! - `streams` which reads belong together, and what will be read next
 //! - `upcall/` what the control plane is asked; `arena` where large answers are put
 //! - `sys/` system calls
 //!
@@ -39,5 +40,6 @@ pub mod serve;
 pub mod shared;
 pub mod space;
 pub mod stats;
+pub mod streams;
 pub mod sys;
 pub mod upcall;
