@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import calendar
+import datetime
+import json
 import time
+from pathlib import Path
+from typing import Any
+from unittest import mock
+from urllib.parse import quote
 
+import botocore.auth
 import pytest
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
@@ -18,6 +25,9 @@ from tierfs.lake.s3_signature import Signer
 PLAIN = Endpoint("http", "127.0.0.1", 9000, "/bucket", "us-east-1", True)
 AMAZON = Endpoint("https", "bucket.s3.eu-west-1.amazonaws.com", 443, "", "eu-west-1", False)
 SECRET = Secret("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", None)
+
+#: What the native front's signatures are held to as well.
+GOLDEN = Path(__file__).parent.parent / "golden" / "sigv4" / "signatures.json"
 
 texts = st.text(st.characters(codec="ascii", categories=("L", "N", "P", "S", "Zs")), max_size=20)
 
@@ -82,3 +92,17 @@ def test_nobodys_request_carries_no_signature() -> None:
         "if-match": "x",
         "host": "bucket.s3.eu-west-1.amazonaws.com",
     }
+
+
+CASES = json.loads(GOLDEN.read_text())
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
+def test_the_golden_signatures_are_botocores(case: dict[str, Any]) -> None:
+    endpoint = Endpoint(case["scheme"], case["host"], case["port"], "", case["region"], True)
+    secret = Secret(SECRET.access_key, SECRET.secret_key, case["token"] or None)
+    moment = datetime.datetime.strptime(case["moment"], "%Y%m%dT%H%M%SZ")
+    target = case["path"] + quote(bytes.fromhex(case["key"]), safe="/~")
+    with mock.patch.object(botocore.auth, "get_current_datetime", return_value=moment):
+        sent = botocores(endpoint, "GET", target, dict(case["headers"]), secret)
+    assert (target, sent["authorization"]) == (case["target"], case["authorization"])

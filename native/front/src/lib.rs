@@ -31,6 +31,7 @@ pub mod front;
 pub mod fuse;
 pub mod fuzzing;
 pub mod index;
+pub mod lake;
 pub mod log;
 pub mod opened;
 pub mod options;
