@@ -102,6 +102,7 @@ def test_damage_is_never_served(
         assert made.lake_gets() == before
 
 
+@pytest.mark.parametrize("front", ["python"], indirect=True)  # The other one's is cache/copy.rs.
 def test_sabotage_without_verification_damage_reaches_the_reader(
     mount: Make, lake: Path, content: Content, tmp_path: Path
 ) -> None:

@@ -8,14 +8,40 @@ from pathlib import Path
 
 import pytest
 
+from tierfs.cache.budget import Priority
+from tierfs.cache.eviction import Victim
 from tierfs.control import wire
 from tierfs.control.wire import AccessKind, Ask, Command, Request
 from tierfs.errors import InvalidRequest
+from tierfs.index.records import EXTENT_SIZE, ObjectRef
+from tierfs.index.schema import pack_object
+from tierfs.lake.protocol import Checksum, ChecksumKind, Source, Version
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "upcalls" / "messages.json"
 
 LOOKUP = Request(Ask.LOOKUP, 7, 0x0102030405060708, 0x10, 0, 0, 0, 0, 0, b"caf\xc3\xa9\n\xff")
-READ = Request(Ask.READ, 7, 9, 77, 1 << 40, 1 << 20, 0, 65_536, 1 << 20, b"")
+OBJECT = pack_object(ObjectRef(b"caf\xc3\xa9/a.jpg", Version(b'"0123"', b"v1"), False, True))
+ROOM = Request(Ask.ROOM, 7, 11, 0, 1 << 33, 64, 0, 0, 0, b"")
+GET = Request(Ask.GET, 7, 9, 77, 0, 1 << 20, 1, 65_536, 1 << 20, OBJECT)
+HEAD = Request(Ask.HEAD, 7, 12, 77, 0, 0, 0, 0, 0, OBJECT)
+VICTIMS = [
+    Victim(77),
+    Victim(78, ((0, EXTENT_SIZE), (1 << 40, (1 << 40) + EXTENT_SIZE))),
+]
+SOURCE = Source(
+    scheme="https",
+    host="bucket.s3.eu-west-1.amazonaws.com",
+    port=443,
+    path="/caf%C3%A9/",
+    region="eu-west-1",
+    access_key="AKIDEXAMPLE",
+    secret_key="secret",
+    token="token",
+    headers=(("x-amz-request-payer", "requester"),),
+    ca_bundle="/etc/ssl/own.pem",
+    connections=64,
+    stall_s=15.0,
+)
 ATTRIBUTES = wire.pack_attributes(77, 110_000, -5, 0o100644, 1000, 100)
 
 
@@ -35,23 +61,45 @@ def encoded() -> dict[str, str]:
         uid=1000,
         gid=100,
         umask=0o027,
+        max_requests=64,
+        memory=1 << 30,
+        cache_limit=None,
+        min_free=0.1,
         lake_directory=b"/nvme/caf\xff",
     )
     messages = {
         "lookup": wire.pack_request(LOOKUP),
-        "read": wire.pack_request(READ),
-        "note": wire.pack_request(Request(Ask.NOTE, 7, 0, 77, 1 << 20, 1 << 17, 0, 0, 0, b"")),
+        "room": wire.pack_request(ROOM),
+        "get": wire.pack_request(GET),
+        "head": wire.pack_request(HEAD),
         "getxattr": wire.pack_request(
             Request(Ask.GETXATTR, 7, 10, 77, 0, 0, 1000, 0, 0, b"user.tierfs.etag")
         ),
         "accesses": wire.pack_request(Request(Ask.ACCESSES, 7, 0, 0, 0, 0, 0, 0, 0, accesses)),
         "answer to lookup": wire.pack_answer(LOOKUP, ttl_s=60, tail=ATTRIBUTES),
         "answer that a name is absent": wire.pack_answer(LOOKUP, errno=2, ttl_s=math.inf),
+        "answer to room": wire.pack_answer(ROOM, tail=wire.pack_victims(VICTIMS)),
+        "answer to get": wire.pack_answer(
+            GET,
+            count=1 << 20,
+            tail=wire.pack_checksum(Checksum(ChecksumKind.CRC64NVME, 0x0102030405060708)),
+        ),
+        "done": wire.pack_request(
+            Request(Ask.DONE, 7, 4, 0, 0, 5, 0, 0, 0, b"503 Slow Down")  # 5: EIO
+        ),
         "entry": wire.pack_entry(ATTRIBUTES, b"a\xff"),
         "hello": wire.pack_command(Command.HELLO, 7, 0, rules),
         "forget entry": wire.pack_command(
             Command.FORGET_ENTRY, 7, 3, wire.PARENT.pack(16) + b"a.jpg"
         ),
+        "source": wire.pack_command(Command.SOURCE, 7, 0, wire.pack_source(SOURCE)),
+        "no source": wire.pack_command(Command.SOURCE, 7, 0, wire.pack_source(None)),
+        "fetch": wire.pack_command(
+            Command.FETCH, 7, 4, wire.pack_fetch(77, 1 << 20, 3 << 20, Priority.WARM_UP)
+        ),
+        "evict": wire.pack_command(Command.EVICT, 7, 5, wire.pack_victims(VICTIMS)),
+        "invalidate": wire.pack_command(Command.INVALIDATE, 7, 6, wire.PARENT.pack(77)),
+        "resize": wire.pack_command(Command.RESIZE, 7, 8, wire.pack_limit(1 << 40)),
     }
     return {name: message.hex() for name, message in messages.items()}
 
@@ -62,7 +110,7 @@ def test_bytes_are_the_golden_ones() -> None:
     assert golden["messages"] == encoded(), "a changed message needs a new VERSION"
 
 
-@pytest.mark.parametrize("request_", [LOOKUP, READ])
+@pytest.mark.parametrize("request_", [LOOKUP, ROOM, GET, HEAD])
 def test_requests_come_back(request_: Request) -> None:
     assert wire.parse_request(wire.pack_request(request_)) == request_
 
@@ -73,7 +121,7 @@ def test_what_is_no_message_is_refused() -> None:
         b"",
         whole[:-1],
         whole + b"x",
-        b"\x02" + whole[1:],  # Another version.
+        b"\x01" + whole[1:],  # Another version.
         whole[:2] + b"\xff\x00" + whole[4:],  # An unknown kind.
     ):
         with pytest.raises(InvalidRequest):
@@ -83,6 +131,52 @@ def test_what_is_no_message_is_refused() -> None:
 def test_accesses_of_unknown_kinds_are_left_out() -> None:
     tail = wire.ACCESS.pack(1, 2, AccessKind.READ) + wire.ACCESS.pack(3, 4, 99) + b"rest"
     assert list(wire.accesses(tail)) == [(1, 2, AccessKind.READ)]
+
+
+def test_a_source_is_texts_with_their_lengths() -> None:
+    packed = wire.pack_source(SOURCE)
+    texts = []
+    while packed:
+        end = 2 + int.from_bytes(packed[:2], "little")
+        texts.append(packed[2:end].decode())
+        packed = packed[end:]
+    assert texts == [
+        "https",
+        "bucket.s3.eu-west-1.amazonaws.com",
+        "443",
+        "/caf%C3%A9/",
+        "eu-west-1",
+        "AKIDEXAMPLE",
+        "secret",
+        "token",
+        "x-amz-request-payer: requester\n",
+        "/etc/ssl/own.pem",
+        "64",
+        "15000",
+    ]
+
+
+def test_a_source_shows_no_secrets() -> None:
+    for shown in (repr(SOURCE), str(SOURCE), f"{SOURCE}", repr([SOURCE])):
+        assert "bucket.s3" in shown
+        for secret in ("AKIDEXAMPLE", "secret", "token", "requester"):
+            assert secret not in shown
+
+
+def test_a_victim_without_extents_never_stands_for_the_whole_file() -> None:
+    assert wire.pack_victims([Victim(77, ())]) == b""
+
+
+def test_limits() -> None:
+    assert wire.pack_limit(None) == b"\xff" * 8
+    assert wire.pack_limit(0) == bytes(8)
+
+
+def test_an_answer_of_another_length_is_refused() -> None:
+    assert wire.unpack(wire.EVICTED, (3).to_bytes(8, "little") + bytes(8)) == (3, 0)
+    for tail in (b"", bytes(15), bytes(17)):
+        with pytest.raises(InvalidRequest):
+            wire.unpack(wire.EVICTED, tail)
 
 
 def test_times() -> None:

@@ -52,6 +52,11 @@ _FILE_MODE = 0o640
 _NOT_HERE = frozenset({errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 
 
+def cache_path(root: bytes, ino: int) -> bytes:
+    """Where the cache file of *ino* is below *root*, which is ``objects`` of a lake's directory."""
+    return b"%s/%02x/%02x/%016x" % (root, ino >> 16 & 0xFF, ino >> 8 & 0xFF, ino)
+
+
 class Store:
     """The files under ``<directory>/objects``. Raises OSError as the operating system gives it."""
 
@@ -92,7 +97,7 @@ class Store:
 
     def path(self, ino: int) -> bytes:
         """Where the cache file of *ino* is, or would be."""
-        return b"%s/%02x/%02x/%016x" % (self._root, ino >> 16 & 0xFF, ino >> 8 & 0xFF, ino)
+        return cache_path(self._root, ino)
 
     def open(self, ino: int) -> int:
         """A read-write descriptor of an existing cache file. Raises FileNotFoundError and

@@ -17,7 +17,7 @@ from tierfs.config import Config
 from tierfs.control.server import Progress
 from tierfs.control.warmup import evict_tree, warm_up
 from tierfs.errors import InvalidRequest
-from tierfs.front.python import PythonFront
+from tierfs.front.port import FrontPort
 from tierfs.index import Index
 from tierfs.lake.protocol import Lake
 from tierfs.namespace import Namespace
@@ -48,7 +48,7 @@ class Commands:
     """The commands of one mount (a `tierfs.control.server.Handler`)."""
 
     def __init__(
-        self, config: Config, lake: Lake, index: Index, namespace: Namespace, front: PythonFront
+        self, config: Config, lake: Lake, index: Index, namespace: Namespace, front: FrontPort
     ) -> None:
         self._config = config
         self._lake = lake
@@ -81,11 +81,12 @@ class Commands:
         return await handler(args, progress)
 
     async def _status(self, args: dict[str, Any], progress: Progress) -> dict[str, Any]:
-        config, counters = self._config, self._lake.counters
+        config = self._config
         hidden_counts = self._namespace.hidden_counts()
         hidden = self._namespace.hidden(HIDDEN_LISTED)
         serving = self._serving
         front = {} if serving is None else await serving.describe()
+        ours, theirs = self._lake.counters, self._front.lake_counters()
         keeper = _keepers_words(config.state_dir / "mount.json")
         pids = {"keeper": os.getppid(), "control": os.getpid(), **keeper.pop("pids")}
         return {
@@ -103,12 +104,12 @@ class Commands:
             "memory_bytes": memory_of_processes(tuple(pids.values())),
             "cache_directory": str(config.cache / self._lake.identity.lake_id),
             "lake_requests": {
-                "get": counters.get_requests,
-                "head": counters.head_requests,
-                "list": counters.list_requests,
-                "retries": counters.retries,
-                "slow_downs": counters.slow_downs,
-                "bytes_read": counters.bytes_read,
+                "get": ours.get_requests + theirs.get_requests,
+                "head": ours.head_requests + theirs.head_requests,
+                "list": ours.list_requests + theirs.list_requests,
+                "retries": ours.retries + theirs.retries,
+                "slow_downs": ours.slow_downs + theirs.slow_downs,
+                "bytes_read": ours.bytes_read + theirs.bytes_read,
             },
             "cache": self._front.stats(),
             "namespace": {

@@ -18,7 +18,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeAlias
 
 import trio
 
@@ -34,9 +34,11 @@ from tierfs.control.upcall_channel import UpcallChannel
 from tierfs.control.upcalls import Rules, UpcallServer
 from tierfs.errors import CacheError, MountError, TierfsError
 from tierfs.front.native import NativeFront
+from tierfs.front.port import FrontPort
 from tierfs.front.python import PythonFront
 from tierfs.index import Index
 from tierfs.lake.open import open_lake
+from tierfs.lake.protocol import Lake, LakeCounters
 from tierfs.namespace import Namespace
 
 log = logging.getLogger(__name__)
@@ -78,10 +80,10 @@ def main(argv: list[str]) -> int:
     raise_open_files()
     try:
         if arguments.fuse_fd is not None:
-            front = _pyfuse3(arguments.fuse_fd)
+            wire = _pyfuse3(arguments.fuse_fd)
         else:
-            front = _native(arguments.upcall_fd, arguments.shared_fd)
-        trio.run(_serve, config, front, reporter)
+            wire = _native(arguments.upcall_fd, arguments.shared_fd)
+        trio.run(_serve, config, wire, reporter)
     except Exception as error:
         cause = _cause(error)
         if isinstance(cause, TierfsError):
@@ -123,25 +125,34 @@ def lake_directory(config: Config, lake_id: str) -> Path:
     return directory
 
 
-class _Front(NamedTuple):
-    """One of the two ways to be between the kernel and the domain functions."""
-
-    #: What fills the cache, and serves reads here or for another process.
-    filler: type[PythonFront]
-    #: Serves until the mount ends, wired to what it is given.
-    serve: Callable[[_Parts], Awaitable[None]]
-
-
 class _Parts(NamedTuple):
     """What a front is wired to."""
 
     config: Config
     directory: Path
+    lake: Lake
     lake_index: Index
     namespace: Namespace
-    front: PythonFront
-    commands: Commands
+    background: trio.Nursery
     reporter: Reporter
+
+
+class _Front(FrontPort, Protocol):
+    """What fills the cache, here or in another process."""
+
+    async def start(self) -> None: ...
+    async def aclose(self) -> None: ...
+
+
+class _Wired(NamedTuple):
+    """A front, and what serves until the mount ends."""
+
+    front: _Front
+    serve: Callable[[Commands], Awaitable[None]]
+
+
+#: One of the two ways to be between the kernel and the domain functions.
+_Wire: TypeAlias = Callable[[_Parts], _Wired]
 
 
 def _owner(config: Config) -> tuple[int, int]:
@@ -151,7 +162,7 @@ def _owner(config: Config) -> tuple[int, int]:
     return uid, gid
 
 
-async def _serve(config: Config, kind: _Front, reporter: Reporter) -> None:
+async def _serve(config: Config, wire: _Wire, reporter: Reporter) -> None:
     uid, gid = _owner(config)
     lake = await open_lake(config)
     try:
@@ -172,25 +183,16 @@ async def _serve(config: Config, kind: _Front, reporter: Reporter) -> None:
                     negative_ttl_s=config.negative_ttl,
                     spawn=background,
                 )
-                front = kind.filler(
-                    index.cache,
-                    lake,
-                    directory,
-                    background,
-                    cache_size=config.cache_size,
-                    min_free=config.min_free,
-                    memory=config.memory,
-                    max_requests=config.max_connections,
-                    path_of=namespace.path_of,
+                front, serve = wire(
+                    _Parts(config, directory, lake, index, namespace, background, reporter)
                 )
                 await front.start()
                 background.start_soon(_report_alive, reporter)
-                background.start_soon(_trim_when_quiet, front)
+                background.start_soon(_trim_when_quiet, lake.counters)
                 commands = Commands(config, lake, index, namespace, front)
                 background.start_soon(serve_control, config.control_socket, commands)
-                parts = _Parts(config, directory, index, namespace, front, commands, reporter)
                 try:
-                    await kind.serve(parts)
+                    await serve(commands)
                 finally:
                     with trio.CancelScope(shield=True, deadline=trio.current_time() + DRAIN_S):
                         await front.aclose()
@@ -203,27 +205,56 @@ async def _serve(config: Config, kind: _Front, reporter: Reporter) -> None:
             await lake.aclose()
 
 
-def _pyfuse3(fuse_fd: int) -> _Front:
+def _pyfuse3(fuse_fd: int) -> _Wire:
     """The front in this process: pyfuse3 on the keeper's descriptor."""
 
-    async def serve(parts: _Parts) -> None:
-        await _serve_fuse(fuse_fd, parts)
+    def wire(parts: _Parts) -> _Wired:
+        config = parts.config
+        front = PythonFront(
+            parts.lake_index.cache,
+            parts.lake,
+            parts.directory,
+            parts.background,
+            cache_size=config.cache_size,
+            min_free=config.min_free,
+            memory=config.memory,
+            max_requests=config.max_connections,
+            path_of=parts.namespace.path_of,
+        )
 
-    return _Front(PythonFront, serve)
+        async def serve(commands: Commands) -> None:
+            await _serve_fuse(fuse_fd, front, commands, parts)
+
+        return _Wired(front, serve)
+
+    return wire
 
 
-def _native(upcall_fd: int, shared_fd: int) -> _Front:
+def _native(upcall_fd: int, shared_fd: int) -> _Wire:
     """A front in a process of its own, which the keeper starts when this one is ready."""
 
-    async def serve(parts: _Parts) -> None:
-        await _serve_upcalls(upcall_fd, shared_fd, parts)
+    def wire(parts: _Parts) -> _Wired:
+        channel = UpcallChannel(upcall_fd, shared_fd)
+        front = NativeFront(
+            parts.lake_index.cache,
+            parts.directory,
+            parts.background,
+            channel,
+            cache_size=parts.config.cache_size,
+        )
 
-    return _Front(NativeFront, serve)
+        async def serve(commands: Commands) -> None:
+            await _serve_upcalls(channel, front, commands, parts)
+
+        return _Wired(front, serve)
+
+    return wire
 
 
-async def _serve_upcalls(upcall_fd: int, shared_fd: int, parts: _Parts) -> None:
+async def _serve_upcalls(
+    channel: UpcallChannel, front: NativeFront, commands: Commands, parts: _Parts
+) -> None:
     """Serve upcalls until SIGTERM: the keeper sends it when the mount is gone."""
-    assert isinstance(parts.front, NativeFront)
     config, namespace = parts.config, parts.namespace
     uid, gid = _owner(config)
     rules = Rules(
@@ -232,16 +263,19 @@ async def _serve_upcalls(upcall_fd: int, shared_fd: int, parts: _Parts) -> None:
         uid=uid,
         gid=gid,
         umask=config.umask,
+        max_requests=config.max_connections,
+        memory=config.memory,
+        min_free=config.min_free,
         lake_directory=os.fsencode(parts.directory),
         fuse_mask=config.fuse_mask,
     )
-    channel = UpcallChannel(upcall_fd, shared_fd)
-    server = UpcallServer(channel, namespace, parts.front, rules, parts.lake_index.reap_readers)
+    server = UpcallServer(
+        channel, namespace, front, parts.lake, rules, parts.lake_index.reap_readers
+    )
     caches = KernelCaches(channel.forget_entry, channel.forget_content)
     try:
         namespace.on_change = caches.entry_changed
-        parts.front.on_content_dropped = caches.content_dropped
-        parts.commands.attach(server, caches)
+        commands.attach(server, caches)
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(server.run)
@@ -255,12 +289,12 @@ async def _serve_upcalls(upcall_fd: int, shared_fd: int, parts: _Parts) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
     finally:
-        namespace.on_change = parts.front.on_content_dropped = None
+        namespace.on_change = None
         caches.close()
         channel.close()
 
 
-async def _serve_fuse(fuse_fd: int, parts: _Parts) -> None:
+async def _serve_fuse(fuse_fd: int, front: PythonFront, commands: Commands, parts: _Parts) -> None:
     """Run pyfuse3's loop on the inherited descriptor until an unmount or a signal ends it."""
     # Imported here so that everything above can be tested where libfuse3 is not installed.
     import pyfuse3
@@ -268,8 +302,8 @@ async def _serve_fuse(fuse_fd: int, parts: _Parts) -> None:
     from tierfs.fs import receiving
     from tierfs.fs.operations import Operations
 
-    _, _, _, namespace, front, commands, reporter = parts
-    session = _Session(reporter)
+    namespace = parts.namespace
+    session = _Session(parts.reporter)
     operations = Operations(namespace, front, on_init=session.begun)
     pyfuse3.init(operations, f"/dev/fd/{fuse_fd}", {"default_permissions"})
     caches = KernelCaches(pyfuse3.invalidate_entry, pyfuse3.invalidate_inode)
@@ -334,13 +368,14 @@ async def _report_alive(reporter: Reporter) -> None:
         await trio.sleep(ALIVE_INTERVAL_S)
 
 
-async def _trim_when_quiet(front: PythonFront) -> None:
-    """Give memory back once nothing is fetched any more: who waits for the next burst needs
-    none."""
-    trimmed_at = 0
+async def _trim_when_quiet(counters: LakeCounters) -> None:
+    """Give memory back once nothing comes from the lake any more: who waits for the next burst
+    needs none."""
+    trimmed_at = last = (0, 0)
     while True:
         await trio.sleep(TRIM_INTERVAL_S)
-        fetched = front.bytes_from_lake
-        if fetched != trimmed_at and front.in_flight == 0:
-            trimmed_at = fetched
+        came = (counters.bytes_read, counters.list_requests)
+        if came == last != trimmed_at:
+            trimmed_at = came
             await trio.to_thread.run_sync(trim_heaps)
+        last = came

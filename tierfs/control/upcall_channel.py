@@ -17,12 +17,16 @@ import mmap
 import os
 import socket
 from collections import deque
+from collections.abc import Sequence
 
 import trio
 
+from tierfs.cache.budget import Priority
+from tierfs.cache.eviction import Victim
 from tierfs.control import wire
 from tierfs.control.wire import Command, Request
-from tierfs.errors import InvalidRequest, StaleVersion
+from tierfs.errors import InvalidRequest, NotFound, StaleVersion
+from tierfs.fs.errno import error_of
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +42,14 @@ class SessionOver(Exception):
 class _Waiting:
     """A command that waits for the front's DONE."""
 
-    __slots__ = ("answer", "done", "kind", "tail")
+    __slots__ = ("answer", "done", "errno", "kind", "tail")
 
     def __init__(self, kind: Command, tail: bytes) -> None:
         self.kind = kind
         self.tail = tail
         self.done = trio.Event()
         self.answer = b""
+        self.errno = 0
 
 
 class UpcallChannel:
@@ -94,9 +99,9 @@ class UpcallChannel:
             except InvalidRequest as error:
                 log.warning("%s", error)
 
-    def begin(self, start: Request, hello: bytes) -> None:
-        """A front, or the same one anew, begins a session. It is told *hello*, and everything that
-        the last one was told and has not done."""
+    def begin(self, start: Request, hello: bytes, source: bytes) -> None:
+        """A front, or the same one anew, begins a session. It is told *hello*, the *source* of the
+        lake's bytes, and everything that the last one was told and has not done."""
         self.session = start.session
         self._outgoing.clear()
         if self._arena is None:
@@ -104,6 +109,7 @@ class UpcallChannel:
             self._arena = mmap.mmap(self._shared_fd, os.fstat(self._shared_fd).st_size)
         self._arena_at = start.offset
         self.send(wire.pack_command(Command.HELLO, self.session, 0, hello))
+        self.tell_source(source)
         for id_, command in self._commands.items():
             self.send(wire.pack_command(command.kind, self.session, id_, command.tail))
 
@@ -116,6 +122,7 @@ class UpcallChannel:
         command = self._commands.pop(request.id, None)
         if command is not None:
             command.answer = request.tail
+            command.errno = request.size
             command.done.set()
 
     # ---- out -----------------------------------------------------------------------------------
@@ -159,7 +166,8 @@ class UpcallChannel:
     # ---- commands ------------------------------------------------------------------------------
 
     async def command(self, kind: Command, tail: bytes = b"") -> bytes:
-        """Tell the front, or the next one, and wait until it is done; its answer."""
+        """Tell the front, or the next one, and wait until it is done; its answer. Raises what the
+        front says went wrong."""
         id_, command = self._next_command, _Waiting(kind, tail)
         self._next_command += 1
         self._commands[id_] = command
@@ -169,7 +177,34 @@ class UpcallChannel:
             await command.done.wait()
         finally:
             self._commands.pop(id_, None)
+        if command.errno:
+            reason = command.answer.decode("utf-8", "replace")
+            raise error_of(command.errno, f"{kind.name.lower()} in the native front", reason)
         return command.answer
+
+    async def fetch(self, ino: int, lo: int, hi: int, priority: Priority) -> int:
+        """See `tierfs.front.native.Orders`."""
+        answer = await self.command(Command.FETCH, wire.pack_fetch(ino, lo, hi, priority))
+        return wire.unpack(wire.FETCHED, answer)[0]
+
+    async def evict(self, victims: Sequence[Victim]) -> tuple[int, int]:
+        """See `tierfs.front.native.Orders`."""
+        answer = await self.command(Command.EVICT, wire.pack_victims(victims))
+        files, freed = wire.unpack(wire.EVICTED, answer)
+        return files, freed
+
+    async def invalidate(self, ino: int) -> None:
+        """See `tierfs.front.native.Orders`."""
+        await self.command(Command.INVALIDATE, wire.PARENT.pack(ino))
+
+    async def resize(self, limit_bytes: int | None) -> None:
+        """See `tierfs.front.native.Orders`."""
+        await self.command(Command.RESIZE, wire.pack_limit(limit_bytes))
+
+    def tell_source(self, source: bytes) -> None:
+        """Tell the front of this session, if there is one, where the lake's bytes come from."""
+        if self.session:
+            self.send(wire.pack_command(Command.SOURCE, self.session, 0, source))
 
     def forget_entry(self, parent: int, name: bytes) -> None:
         """Have the kernel forget a name. For threads: waits for it."""
@@ -180,6 +215,7 @@ class UpcallChannel:
         self._from_thread(Command.FORGET_CONTENT, wire.PARENT.pack(ino))
 
     def _from_thread(self, kind: Command, tail: bytes) -> None:
-        # At the end of the mount nobody is left to be told.
-        with contextlib.suppress(trio.RunFinishedError, trio.Cancelled):
+        # At the end of the mount nobody is left to be told. What the kernel does not know it has
+        # forgotten.
+        with contextlib.suppress(trio.RunFinishedError, trio.Cancelled, NotFound):
             trio.from_thread.run(self.command, kind, tail, trio_token=self._token)

@@ -3,8 +3,11 @@
 ::
 
     UpcallChannel.receive() --> START: _begin()    a session; all handlers of the last one end
-                                tells:  at once     CLOSE, NOTE, ACCESSES, VERIFIED, DONE
+                                tells:  at once     ACCESSES, DONE
                                 asks:   a task      _handle() --> one domain call --> _answer()
+
+The front fills the cache. Where it can read the lake by itself it is told how (`Lake.source`), at
+the beginning of each session and whenever that changes; otherwise it asks for bytes here.
 
 Invariants (U1 and U3 are in ``native/front/src/upcall/client.rs``, U2 is in
 `tierfs.control.upcall_channel`, too):
@@ -22,24 +25,43 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import struct
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 import trio
 
+from tierfs.cache.completion import same_version
+from tierfs.cache.fetch import WHOLE_OBJECT_BYTES
 from tierfs.control import wire
 from tierfs.control.upcall_channel import SessionOver, UpcallChannel
 from tierfs.control.wire import AccessKind, Ask, Command, Request
-from tierfs.errors import StaleVersion, TierfsError
+from tierfs.errors import (
+    InvalidRequest,
+    LakeProtocolError,
+    NotFound,
+    PreconditionFailed,
+    StaleVersion,
+    TierfsError,
+)
 from tierfs.front.native import NativeFront
 from tierfs.fs.errno import errno_of, is_quiet
-from tierfs.fs.view import KIND_BITS, View
+from tierfs.fs.view import KIND_BITS, Opened, View
+from tierfs.index.records import ObjectRef
+from tierfs.index.schema import unpack_object
+from tierfs.lake.protocol import Body, Checksum, ChecksumKind, Lake
 from tierfs.namespace import Absent, Attributes, Namespace
 
 log = logging.getLogger(__name__)
 
 #: How long `status` waits for the front's counters.
 STATS_S = 1.0
+#: How often it is looked whether the front needs other credentials. Those that expire are renewed
+#: ten minutes or more before they do.
+SOURCE_INTERVAL_S = 30.0
+#: How long the first session may wait for the lake's whereabouts; until they are known, the front
+#: asks for bytes here.
+SOURCE_S = 5.0
 
 #: What a change was, for the one line of the log. Opcodes are FUSE's (<linux/fuse.h>).
 _CHANGES = {
@@ -71,6 +93,9 @@ class Rules(NamedTuple):
     uid: int
     gid: int
     umask: int
+    max_requests: int
+    memory: int
+    min_free: float
     lake_directory: bytes
     #: What the front was told not to ask the kernel for.
     fuse_mask: str = ""
@@ -90,24 +115,30 @@ class UpcallServer:
         channel: UpcallChannel,
         namespace: Namespace,
         front: NativeFront,
+        lake: Lake,
         rules: Rules,
         on_session: Callable[[], None],
     ) -> None:
         self._channel = channel
         self._namespace = namespace
         self._front = front
-        self._view = View(namespace, front)
+        self._lake = lake
+        self._view = View(namespace, front, self._opened)
         self._rules = rules
         self._on_session = on_session
         #: Handlers of this session.
         self._running: set[trio.CancelScope] = set()
         self._features: list[str] = []
+        #: The tail of SOURCE: secret.
+        self._source = b""
+        self._source_missing = False
         self._asks: dict[Ask, Callable[[Request], Awaitable[None]]] = {
             Ask.LOOKUP: self._lookup,
             Ask.GETATTR: self._getattr,
             Ask.CONFIRM: self._confirm,
-            Ask.OPEN: self._open,
-            Ask.READ: self._read,
+            Ask.ROOM: self._room,
+            Ask.GET: self._get,
+            Ask.HEAD: self._head,
             Ask.READDIR: self._readdir,
             Ask.GETXATTR: self._getxattr,
             Ask.CHANGE: self._change,
@@ -117,38 +148,34 @@ class UpcallServer:
 
     async def run(self) -> None:
         """Serve until cancelled."""
+        with trio.move_on_after(SOURCE_S):
+            await self._look_for_source()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._channel.send_outgoing)
+            nursery.start_soon(self._follow_source)
             self._channel.send(wire.pack_command(Command.READY, 0, 0))
             while True:
-                await self._take(await self._channel.receive(), nursery)
+                self._take(await self._channel.receive(), nursery)
 
-    async def _take(self, request: Request, nursery: trio.Nursery) -> None:
+    def _take(self, request: Request, nursery: trio.Nursery) -> None:
         if request.ask is Ask.START:
-            await self._begin(request)
+            self._begin(request)
         elif not self._channel.is_current(request):
             return
         elif request.ask in self._asks:
             nursery.start_soon(self._handle, request)
-        elif request.ask is Ask.CLOSE:
-            await self._front.close_for(request.ino, request.size)
-        elif request.ask is Ask.NOTE:
-            self._front.note_for(request.ino, request.offset, request.size)
         elif request.ask is Ask.ACCESSES:
             self._accesses(request.tail)
-        elif request.ask is Ask.VERIFIED:
-            ctime_ns = int.from_bytes(request.offset.to_bytes(8, "little"), "little", signed=True)
-            self._front.verified(request.ino, request.arena_at, ctime_ns)
         elif request.ask is Ask.DONE:
             self._channel.done(request)
 
-    async def _begin(self, start: Request) -> None:
+    def _begin(self, start: Request) -> None:
         """A front, or the same one anew, begins a session."""
         for scope in self._running:
             scope.cancel()  # U6
         self._running.clear()
         self._on_session()
-        await self._front.begin_session()
+        self._front.begin_session()
         rules = self._rules
         hello = wire.pack_rules(
             ttl_s=rules.ttl_s,
@@ -157,9 +184,13 @@ class UpcallServer:
             uid=rules.uid,
             gid=rules.gid,
             umask=rules.umask,
+            max_requests=rules.max_requests,
+            memory=rules.memory,
+            cache_limit=self._front.limit_bytes,
+            min_free=rules.min_free,
             lake_directory=rules.lake_directory,
         )
-        self._channel.begin(start, hello)
+        self._channel.begin(start, hello, self._source)
 
     async def _handle(self, request: Request) -> None:
         """One upcall, in a task of its own, which ends with its session."""
@@ -211,19 +242,41 @@ class UpcallServer:
         await self._namespace.open_object(request.ino)
         self._answer(request)
 
-    async def _open(self, request: Request) -> None:
-        ref, size = await self._namespace.open_object(request.ino)
-        await self._front.open_for(request.ino, ref, size)
-        self._answer(request)
+    async def _room(self, request: Request) -> None:
+        victims = self._front.choose_victims(request.offset, request.size)
+        self._answer(request, tail=wire.pack_victims(victims))
 
-    async def _read(self, request: Request) -> None:
-        ino = request.ino
-        known = self._front.opened(ino) or self._namespace.object_known(ino)
-        if known is None:
-            raise StaleVersion("read", f"inode {ino}", "it changed in the lake; open it again")
-        data = await self._front.read_for(ino, *known, request.offset, request.size)
+    async def _get(self, request: Request) -> None:
+        ref, whole = _object_of(request), bool(request.uid)
+        data: Body
+        checksum: Checksum | None = None
+        try:
+            if whole and request.size <= WHOLE_OBJECT_BYTES:
+                data, checksum = await self._lake.get_whole(
+                    ref.key, ref.version, request.size, checksum=ref.has_checksum
+                )
+            else:
+                data = await self._lake.get(ref.key, ref.version, request.offset, request.size)
+        except (NotFound, PreconditionFailed) as error:
+            raise _changed(ref) from error
+        if len(data) != request.size:
+            raise LakeProtocolError(
+                "read from the lake",
+                ref.key,
+                f"{len(data)} bytes came where {request.size} were asked for",
+            )
         self._channel.put(request, data)
-        self._answer(request, count=len(data))
+        self._answer(request, count=len(data), tail=_pack_checksum(checksum))
+
+    async def _head(self, request: Request) -> None:
+        ref = _object_of(request)
+        try:
+            info = await self._lake.head(ref.key, checksum=True)
+        except NotFound as error:
+            raise _changed(ref) from error
+        if not same_version(ref.version, info.version):
+            raise _changed(ref)
+        self._answer(request, tail=_pack_checksum(info.checksum))
 
     async def _readdir(self, request: Request) -> None:
         entries = await self._namespace.readdir(request.ino, request.offset, request.size)
@@ -250,6 +303,41 @@ class UpcallServer:
             else:
                 self._front.not_used(ino)
 
+    def _opened(self, ino: int) -> Opened | None:
+        """What the front has *ino* open as, if it has; see `View`."""
+        if not self._front.is_used(ino):
+            return None
+        known = self._namespace.object_known(ino)
+        if known is not None:
+            return Opened(*known)
+        size = self._namespace.detached_size(ino)
+        return None if size is None else Opened(None, size)
+
+    # ---- where the bytes are -------------------------------------------------------------------
+
+    async def _follow_source(self) -> None:
+        while True:
+            with trio.move_on_after(SOURCE_INTERVAL_S):
+                await self._lake.source_changed()
+            await self._look_for_source()
+
+    async def _look_for_source(self) -> None:
+        """Ask where the lake's bytes are, and tell the front if that is news."""
+        try:
+            source = wire.pack_source(await self._lake.source())
+        except Exception as error:
+            # The front goes on with what it has, and asks here for what it is refused.
+            if not self._source_missing:
+                log.warning("where the lake's bytes are cannot be told the front: %s", error)
+            self._source_missing = True
+            return
+        self._source_missing = False
+        if len(source) > wire.LONGEST - wire.ANSWER.size:
+            source = b""
+        if source != self._source:
+            self._source = source
+            self._channel.tell_source(source)
+
     # ---- what is said of it --------------------------------------------------------------------
 
     async def describe(self) -> dict[str, Any]:
@@ -257,12 +345,10 @@ class UpcallServer:
         `tierfs.control.commands.Serving`."""
         with trio.move_on_after(STATS_S):
             answer = await self._channel.command(Command.STATS)
-            lines = (line.partition(" ") for line in answer.decode("ascii", "replace").splitlines())
-            said = {name: value for name, _, value in lines}
+            lines = answer.decode("utf-8", "replace").split("\n")
+            said = {name: value for name, _, value in (line.partition(" ") for line in lines)}
             self._features = list(filter(None, said.pop("features", "").split(",")))
-            self._front.front_stats = {
-                name: int(value) for name, value in said.items() if value.isdigit()
-            }
+            self._front.heard(said)
         return {"reads": self._reads(), "features": self._features, **self._front.front_stats}
 
     def _reads(self) -> str:
@@ -275,6 +361,25 @@ class UpcallServer:
         if refused:
             return f"copied, some or all: the kernel refused passthrough: {os.strerror(refused)}"
         return "passed through"
+
+
+def _object_of(request: Request) -> ObjectRef:
+    """The object that a request is about. Raises InvalidRequest."""
+    try:
+        return unpack_object(request.tail)
+    except struct.error:
+        raise InvalidRequest("read a message of the front", "an object's record") from None
+
+
+def _changed(ref: ObjectRef) -> StaleVersion:
+    return StaleVersion("read", ref.key, "it changed in the lake; open it again")
+
+
+def _pack_checksum(checksum: Checksum | None) -> bytes:
+    """A checksum as the tail of an answer; empty: there is none."""
+    if checksum is None or checksum.kind is ChecksumKind.NONE:
+        return b""
+    return wire.pack_checksum(checksum)
 
 
 def _pack(found: Attributes) -> bytes:

@@ -14,7 +14,7 @@ import trio
 from tierfs.cache.budget import Priority
 from tierfs.control.server import Progress
 from tierfs.errors import CacheFull, TierfsError, show
-from tierfs.front.python import PythonFront
+from tierfs.front.port import FrontPort
 from tierfs.namespace import Namespace, WalkEntry
 
 #: Objects in flight; the lake's own limiter and the memory budget bound the requests below this.
@@ -64,7 +64,7 @@ class _Tally:
 
 async def warm_up(
     namespace: Namespace,
-    front: PythonFront,
+    front: FrontPort,
     paths: list[bytes],
     dry_run: bool,
     progress: Progress,
@@ -114,7 +114,7 @@ async def warm_up(
 
 
 async def evict_tree(
-    namespace: Namespace, front: PythonFront, paths: list[bytes], progress: Progress
+    namespace: Namespace, front: FrontPort, paths: list[bytes], progress: Progress
 ) -> tuple[int, int]:
     """Evict what is cached below *paths* and not in use. Returns (files, bytes)."""
     files = size = 0

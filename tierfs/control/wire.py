@@ -8,25 +8,37 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from struct import Struct
 from typing import NamedTuple
 
+from tierfs.cache.eviction import Victim
 from tierfs.errors import InvalidRequest
+from tierfs.lake.protocol import Checksum, Source
 
-VERSION = 1
+VERSION = 2
 #: No message is longer; larger things go through the arena.
 LONGEST = 64 << 10
 
 REQUEST = Struct("<HHIQQQQIIQQ")
 ANSWER = Struct("<HHIQQIIQ")
 ATTRIBUTES = Struct("<QQqIII4x")
-RULES = Struct("<QQqIII4x")
+RULES = Struct("<QQqIIIIQQd")
 ENTRY_NAME = Struct("<H")
 ACCESS = Struct("<QqQ")
 PARENT = Struct("<Q")
+CHECKSUM = Struct("<I4xQ")
+VICTIM = Struct("<QI4x")
+EXTENT = Struct("<QQ")
+FETCH = Struct("<QQQI4x")
+FETCHED = Struct("<Q")
+EVICTED = Struct("<QQ")
+LIMIT = Struct("<Q")
+TEXT_LENGTH = Struct("<H")
 
 FOREVER_NS = (1 << 64) - 1
+#: A limit that is none.
+UNLIMITED = (1 << 64) - 1
 _ANSWER_BIT = 0x8000
 
 
@@ -37,16 +49,14 @@ class Ask(enum.IntEnum):
     LOOKUP = 2
     GETATTR = 3
     CONFIRM = 4
-    OPEN = 5
-    READ = 6
-    CLOSE = 7
+    ROOM = 5
+    GET = 6
+    HEAD = 7
     READDIR = 8
     GETXATTR = 9
     CHANGE = 10
     ACCESSES = 11
-    VERIFIED = 12
     DONE = 13
-    NOTE = 14
 
 
 class Command(enum.IntEnum):
@@ -57,6 +67,11 @@ class Command(enum.IntEnum):
     FORGET_ENTRY = 0x4003
     FORGET_CONTENT = 0x4004
     STATS = 0x4005
+    SOURCE = 0x4006
+    FETCH = 0x4007
+    EVICT = 0x4008
+    INVALIDATE = 0x4009
+    RESIZE = 0x400A
 
 
 class AccessKind(enum.IntEnum):
@@ -138,11 +153,86 @@ def pack_rules(
     uid: int,
     gid: int,
     umask: int,
+    max_requests: int,
+    memory: int,
+    cache_limit: int | None,
+    min_free: float,
     lake_directory: bytes,
 ) -> bytes:
     """The tail of HELLO."""
-    head = RULES.pack(to_ns(ttl_s), to_ns(negative_ttl_s), directory_mtime_ns, uid, gid, umask)
+    head = RULES.pack(
+        to_ns(ttl_s),
+        to_ns(negative_ttl_s),
+        directory_mtime_ns,
+        uid,
+        gid,
+        umask,
+        max_requests,
+        memory,
+        _limit(cache_limit),
+        min_free,
+    )
     return head + lake_directory
+
+
+def pack_source(source: Source | None) -> bytes:
+    """The tail of SOURCE. It holds secrets: never to be shown."""
+    if source is None:
+        return b""
+    texts = (
+        source.scheme,
+        source.host,
+        str(source.port),
+        source.path,
+        source.region,
+        source.access_key,
+        source.secret_key,
+        source.token,
+        "".join(f"{name}: {value}\n" for name, value in source.headers),
+        source.ca_bundle,
+        str(source.connections),
+        str(round(source.stall_s * 1000)),
+    )
+    encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
+    return b"".join(TEXT_LENGTH.pack(len(text)) + text for text in encoded)
+
+
+def pack_checksum(checksum: Checksum) -> bytes:
+    """A checksum, in answers."""
+    return CHECKSUM.pack(checksum.kind, checksum.value)
+
+
+def pack_victims(victims: Iterable[Victim]) -> bytes:
+    """What is to be evicted: inode numbers, each with extents; one that goes whole has none."""
+    packed = bytearray()
+    for ino, extents in victims:
+        if extents == ():
+            continue  # Nothing of it, and not the whole.
+        packed += VICTIM.pack(ino, len(extents or ()))
+        for extent in extents or ():
+            packed += EXTENT.pack(*extent)
+    return bytes(packed)
+
+
+def pack_fetch(ino: int, lo: int, hi: int, priority: int) -> bytes:
+    """The tail of FETCH."""
+    return FETCH.pack(ino, lo, hi, priority)
+
+
+def pack_limit(limit_bytes: int | None) -> bytes:
+    """The tail of RESIZE."""
+    return LIMIT.pack(_limit(limit_bytes))
+
+
+def _limit(limit_bytes: int | None) -> int:
+    return UNLIMITED if limit_bytes is None else min(limit_bytes, UNLIMITED - 1)
+
+
+def unpack(layout: Struct, tail: bytes) -> tuple[int, ...]:
+    """The fields of the front's answer to a command. Raises InvalidRequest."""
+    if len(tail) != layout.size:
+        raise InvalidRequest("read an answer of the front", f"{len(tail)} bytes")
+    return layout.unpack(tail)
 
 
 def pack_attributes(ino: int, size: int, mtime_ns: int, mode: int, uid: int, gid: int) -> bytes:

@@ -1,7 +1,8 @@
 """Accesses on their way from the front to whoever decides: in batches, so that none costs much.
 
-An access is an open run of a file. The listener (a planner) hears of each; the index hears when
-each file was last used, which is all that eviction needs over a restart.
+An access is an open run of a file. The listener (a planner) hears of each; the index, where this
+process writes it, hears when each file was last used, which is all that eviction needs over a
+restart.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ REPORT_AT = 4096
 
 
 class AccessLog:
-    """What was accessed since the last report. Bounded by `REPORT_AT`."""
+    """What was accessed since the last report. Bounded by `REPORT_AT`. *index* is None where
+    another process writes to it when files were used."""
 
     def __init__(
-        self, index: CacheIndex, policy: EvictionPolicy, listener: AccessListener | None
+        self, index: CacheIndex | None, policy: EvictionPolicy, listener: AccessListener | None
     ) -> None:
         self._index = index
         self._policy = policy
@@ -40,6 +42,8 @@ class AccessLog:
         accesses, self._accesses = self._accesses, []
         if accesses and self._listener is not None:
             self._listener(accesses)
+        if self._index is None:
+            return
         used = self._policy.drain()
         if used:
             batch = CacheBatch()

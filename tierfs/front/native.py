@@ -1,152 +1,255 @@
-"""The filler behind a native front: the cache is filled here, and served over there.
+"""The native front, as this process sees it: what it is told, and what it says of itself.
 
-A native front reads the index and the cache files by itself. What is not whole it asks for
-(`NativeFront.read_for`), and of what it serves without asking it tells afterwards: which files are
-in use, and which it has verified. The commands of the port are those of `PythonFront`; a file that
-the native front has in use is in use here, too.
+It fills the cache by itself and is the only writer of ``cache/`` and ``objects/``; here they are
+read. Commands go to it through `Orders`. It tells in batches which files it has in use and which
+are accessed, and asks what to evict when it finds no room (`NativeFront.choose_victims`).
+
+Pins are kept here: a pinned file is never named as a victim, and the front knows of none. What is
+told of files in use is a little late, so the front looks itself before it evicts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
-from tierfs.cache.blocks import Buffer
-from tierfs.front.python import PythonFront
-from tierfs.index.cache import CacheBatch
-from tierfs.index.records import Extent, ObjectRef
+import trio
+
+from tierfs.cache.budget import Priority
+from tierfs.cache.eviction import EVICT_PAGE, Victim
+from tierfs.cache.fetch import WHOLE_OBJECT_BYTES
+from tierfs.cache.store import cache_path
+from tierfs.clock import Clock, SystemClock
+from tierfs.front.accesses import AccessLog
+from tierfs.front.port import AccessListener, FileState
+from tierfs.index.cache import CacheIndex
+from tierfs.index.records import BLOCK_SIZE, Extent, ObjectRef
+from tierfs.lake.protocol import LakeCounters
+from tierfs.readahead.policy import EvictionPolicy, SampledLru
+
+#: Files and extents chosen in one go: choosing takes the loop's thread for some 50 us a file.
+EVICT_AT_ONCE = 64
+
+#: Counters and gauges of the front's that `FrontPort.stats` gives as they are.
+_COUNTED = (
+    "used_bytes",
+    "reserved_bytes",
+    "misses",
+    "hit_bytes",
+    "miss_bytes",
+    "bytes_from_lake",
+    "bad_blocks",
+    "checksum_failures",
+    "evicted_files",
+    "evicted_extents",
+    "evicted_bytes",
+    "open_handles",
+    "in_flight",
+    "buffer_bytes",
+    "buffer_limit_bytes",
+    "waiting_requests",
+    "hot_bytes",
+    "disk_errors",
+)
 
 
-class _Held:
-    """An object that is open for the native front: our handle, and how many of its OPENs we
-    answered."""
+class Orders(Protocol):
+    """The commands that reach the front, or its successor: each waits until it is carried out, and
+    raises what the front says went wrong."""
 
-    __slots__ = ("count", "fh")
+    async def fetch(self, ino: int, lo: int, hi: int, priority: Priority) -> int:
+        """Bring ``[lo, hi)``, whole blocks, into the cache; returns the bytes fetched for it."""
 
-    def __init__(self, fh: int) -> None:
-        self.fh = fh
-        self.count = 0
+    async def evict(self, victims: Sequence[Victim]) -> tuple[int, int]:
+        """Evict them; a whole file in use goes when its last user leaves. Returns (files, bytes)
+        that are gone by now."""
+
+    async def invalidate(self, ino: int) -> None:
+        """See `FrontPort.invalidate`."""
+
+    async def resize(self, limit_bytes: int | None) -> None:
+        """See `FrontPort.resize`."""
 
 
-class NativeFront(PythonFront):
-    """See the module. The front's own counters arrive in `front_stats`."""
+class NativeFront:
+    """A `FrontPort` onto a front in a process of its own. *directory* is the lake's in the cache
+    root; *cache_size* is the limit until `resize` sets another."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._held: dict[int, _Held] = {}
+    def __init__(
+        self,
+        index: CacheIndex,
+        directory: Path,
+        background: trio.Nursery,
+        orders: Orders,
+        *,
+        cache_size: int | None,
+        policy: EvictionPolicy | None = None,
+        on_accesses: AccessListener | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._index = index
+        self._objects = os.fsencode(directory / "objects")
+        self._background = background
+        self._orders = orders
+        self._policy = policy or SampledLru(index, clock or SystemClock())
+        # The front itself writes to the index when a file was used.
+        self._accesses = AccessLog(None, self._policy, on_accesses)
         self._used: set[int] = set()
-        self._doomed_in_use: set[int] = set()
-        #: What the native front counted last, by name.
+        self._pins: dict[int, int] = {}
+        #: The limit of the cache, which every front is told at its beginning.
+        self.limit_bytes = cache_size
+        #: What the front counted last, by name.
         self.front_stats: dict[str, int] = {}
+        self._streaming_reason = ""
 
-    # ---- what a native front asks --------------------------------------------------------------
+    async def start(self) -> None:
+        """Start the task that reports accesses, in the nursery given."""
+        self._background.start_soon(self._accesses.run)
 
-    async def open_for(self, ino: int, ref: ObjectRef, size: int) -> None:
-        """Keep an object ready for `read_for`, until `close_for` was told of as many. Raises as
-        `open`."""
-        (await self._hold(ino, ref, size)).count += 1
+    async def aclose(self) -> None:
+        """Report the last accesses. Idempotent."""
+        self._accesses.report()
 
-    async def read_for(self, ino: int, ref: ObjectRef, size: int, offset: int, n: int) -> Buffer:
-        """Up to *n* bytes at *offset*, as `read`. An object that is not open (an earlier control
-        plane had it) is opened."""
-        held = self._held.get(ino) or await self._hold(ino, ref, size)
-        return await self.read(held.fh, offset, n)
+    # ---- what the front tells and asks ---------------------------------------------------------
 
-    def note_for(self, ino: int, offset: int, size: int) -> None:
-        """The front answered a read of an object that is being filled: read-ahead goes by all of
-        them."""
-        held = self._held.get(ino)
-        if held is not None:
-            self.note(held.fh, offset, size)
-
-    async def _hold(self, ino: int, ref: ObjectRef, size: int) -> _Held:
-        fh = await self.open(ino, ref, size)
-        held = self._held.get(ino)
-        if held is None:
-            held = self._held[ino] = _Held(fh)
-        else:
-            await self.release(fh)
-        return held
-
-    async def close_for(self, ino: int, count: int) -> None:
-        """*count* of the OPENs are over. Does not wait."""
-        held = self._held.get(ino)
-        if held is None:
-            return
-        held.count -= count
-        if held.count <= 0:
-            del self._held[ino]
-            await self.release(held.fh)
-
-    # ---- what a native front tells -------------------------------------------------------------
-
-    async def begin_session(self) -> None:
+    def begin_session(self) -> None:
         """Another native front, or the same one anew: what is in use it will tell."""
-        for held in self._held.values():
-            await self.release(held.fh)
-        self._held.clear()
-        for ino in list(self._used):
-            self.not_used(ino)
+        self._used.clear()
 
     def used(self, ino: int) -> None:
-        """The native front has *ino* open, until `not_used`. Twice is once."""
-        if ino not in self._used:
-            self._used.add(ino)
-            self.pin(ino)
+        """The front has *ino* open, until `not_used`. Twice is once."""
+        self._used.add(ino)
 
     def not_used(self, ino: int) -> None:
         """The last handle of *ino* over there is closed."""
-        if ino in self._used:
-            self._used.remove(ino)
-            self.unpin(ino)
-            if ino in self._doomed_in_use:
-                self._doomed_in_use.remove(ino)
-                self._doomed(ino)
+        self._used.discard(ino)
+
+    def is_used(self, ino: int) -> bool:
+        """Whether the front has *ino* open, as far as it has told."""
+        return ino in self._used
 
     def accessed(self, ino: int, at_ns: int) -> None:
         """An open run of *ino* began over there."""
         self._accesses.add(ino, at_ns)
 
-    def verified(self, ino: int, size: int, ctime_ns: int) -> None:
-        """The native front compared every block of a whole file, which had *size* and *ctime_ns*
-        before and after."""
-        stamp = (self._completion.boot, size, ctime_ns)
-        o = self._table.get(ino)
-        if o is not None:
-            if o.complete:
-                o.verified = stamp
-                self._table.recorder.mark(o)
-            return
-        file = self._index.file(ino)
-        if file is None or not file.complete or file.size != size:
-            return
-        batch = CacheBatch()
-        boot, size, ctime_ns = stamp
-        batch.put_file(
-            ino,
-            file._replace(verified_boot=boot, verified_size=size, verified_ctime_ns=ctime_ns),
-        )
-        self._index.commit_soon(batch)
+    def choose_victims(self, bytes_: int, most: int) -> list[Victim]:
+        """What the front is to evict for *bytes_* bytes of room: at most *most* files and extents,
+        none of them in use or pinned. Raises what the index raises."""
+        return self._policy.choose_victims(bytes_, min(most, EVICT_AT_ONCE), self._stays)
+
+    def heard(self, stats: Mapping[str, str]) -> None:
+        """The front said *stats* of itself."""
+        self.front_stats = {
+            name: int(value) for name, value in stats.items() if value.isascii() and value.isdigit()
+        }
+        self._streaming_reason = stats.get("streaming_reason", "")
+
+    def _stays(self, ino: int) -> bool:
+        return ino in self._used or ino in self._pins
 
     # ---- the port ------------------------------------------------------------------------------
 
+    async def fetch(
+        self,
+        ino: int,
+        ref: ObjectRef,
+        size: int,
+        extent: tuple[int, int] | None,
+        priority: Priority,
+    ) -> int:
+        """See `FrontPort.fetch`. The front finds *ref* in the index by itself."""
+        lo, hi = extent or (0, size)
+        lo = max(lo, 0) // BLOCK_SIZE * BLOCK_SIZE
+        hi = min(-(-hi // BLOCK_SIZE) * BLOCK_SIZE, size)
+        if lo >= hi:
+            return 0
+        return await self._orders.fetch(ino, lo, hi, priority)
+
     async def evict(self, ino: int, extents: Sequence[Extent] | None = None) -> int:
         """See `FrontPort.evict`."""
-        if ino in self._used and extents is None:
-            self._doomed_in_use.add(ino)
-        return await super().evict(ino, extents)
+        if ino in self._pins or (extents is not None and not extents):
+            return 0
+        if ino not in self._used and self._index.file(ino) is None:
+            return 0
+        freed = 0
+        pieces: list[tuple[Extent, ...] | None] = [None]
+        if extents is not None:
+            pieces = [
+                tuple(extents[at : at + EVICT_PAGE]) for at in range(0, len(extents), EVICT_PAGE)
+            ]
+        for piece in pieces:
+            freed += (await self._orders.evict([Victim(ino, piece)]))[1]
+        return freed
+
+    async def evict_all(self) -> tuple[int, int]:
+        """See `FrontPort.evict_all`."""
+        files = freed = after = 0
+        while page := self._index.scan_files(after, EVICT_PAGE):
+            after = page[-1][0]
+            victims = [Victim(ino) for ino, _ in page if not self._stays(ino)]
+            if victims:
+                more_files, more_bytes = await self._orders.evict(victims)
+                files += more_files
+                freed += more_bytes
+        return files, freed
+
+    def pin(self, ino: int) -> None:
+        """See `FrontPort.pin`."""
+        self._pins[ino] = self._pins.get(ino, 0) + 1
+
+    def unpin(self, ino: int) -> None:
+        """See `FrontPort.unpin`."""
+        pins = self._pins.get(ino, 0)
+        if pins > 1:
+            self._pins[ino] = pins - 1
+        else:
+            self._pins.pop(ino, None)
 
     async def invalidate(self, ino: int) -> None:
-        """See `FrontPort.invalidate`: what the native front serves without asking is whole, and
-        goes on."""
-        if ino in self._used:
-            self._doomed_in_use.add(ino)
-        await super().invalidate(ino)
+        """See `FrontPort.invalidate`."""
+        await self._orders.invalidate(ino)
+
+    async def resize(self, limit_bytes: int | None) -> None:
+        """See `FrontPort.resize`."""
+        self.limit_bytes = limit_bytes
+        await self._orders.resize(limit_bytes)
+
+    def file_state(self, ino: int) -> FileState:
+        """See `FrontPort.file_state`."""
+        file = self._index.file(ino)
+        if file is None:
+            return FileState(0, False, None)
+        present = file.present_bytes
+        path = os.fsdecode(cache_path(self._objects, ino)) if present else None
+        return FileState(present, present == file.size, path)
+
+    def requests_to_fetch(self, size: int) -> int:
+        """See `FrontPort.requests_to_fetch`."""
+        return -(-size // WHOLE_OBJECT_BYTES)
+
+    def lake_counters(self) -> LakeCounters:
+        """See `FrontPort.lake_counters`."""
+        return LakeCounters(
+            get_requests=self._said("lake_get_requests"),
+            bytes_read=self._said("lake_bytes_read"),
+            retries=self._said("lake_retries"),
+            slow_downs=self._said("lake_slow_downs"),
+        )
 
     def stats(self) -> dict[str, Any]:
-        """See `FrontPort.stats`."""
-        stats = super().stats()
-        front = self.front_stats
-        stats["hits"] += front.get("hits", 0) + front.get("opens_passed_through", 0)
-        stats["hit_bytes"] += front.get("hit_bytes", 0)
-        return stats
+        """See `FrontPort.stats`: what the front said last, and what the index says."""
+        files, cached_bytes = self._index.totals()
+        return {
+            "cached_files": files,
+            "cached_bytes": cached_bytes,
+            "limit_bytes": self.limit_bytes,
+            "hits": self._said("hits") + self._said("opens_passed_through"),
+            **{name: self._said(name) for name in _COUNTED},
+            "streaming": bool(self._said("streaming")),
+            "streaming_reason": self._streaming_reason,
+        }
+
+    def _said(self, name: str) -> int:
+        return self.front_stats.get(name, 0)

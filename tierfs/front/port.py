@@ -1,7 +1,7 @@
 """The front port: what the control plane asks of whichever front fills the cache and serves reads.
 
 Two fronts have one meaning: `tierfs.front.python` in this process, and a native one that is told
-over a socket. ``tests/front_conformance.py`` holds both to it.
+over a socket (`tierfs.front.native`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from tierfs.cache.budget import Priority
 from tierfs.index.records import Extent, ObjectRef
+from tierfs.lake.protocol import LakeCounters
 
 
 class Access(NamedTuple):
@@ -79,6 +80,9 @@ class FrontPort(Protocol):
 
     def requests_to_fetch(self, size: int) -> int:
         """How many GETs bring an object of *size* bytes."""
+
+    def lake_counters(self) -> LakeCounters:
+        """What it asked of the lake by itself, past `Lake`, whose counters know nothing of it."""
 
     def stats(self) -> dict[str, Any]:
         """Counters since the start, and gauges; names as in `tierfs.metrics`."""

@@ -33,7 +33,7 @@ from tierfs.front.accesses import AccessLog
 from tierfs.front.port import AccessListener, FileState
 from tierfs.index.cache import CacheIndex
 from tierfs.index.records import BLOCK_SIZE, Extent, ObjectRef
-from tierfs.lake.protocol import Lake
+from tierfs.lake.protocol import Lake, LakeCounters
 from tierfs.readahead.policy import EvictionPolicy, SampledLru
 from tierfs.readahead.streams import (
     MAX_WINDOW_BYTES,
@@ -249,13 +249,6 @@ class PythonFront:
             return data
         return await self._reader.read(o, offset, end, whole_blocks=advice.sequential)
 
-    def note(self, fh: int, offset: int, size: int) -> None:
-        """A read that was answered elsewhere: what it says of where reading goes on. Does not
-        wait."""
-        handle = self._handles.get(fh)
-        if handle is not None and size > 0:
-            self._advise(handle, offset, size)
-
     def _advise(self, handle: _Handle, offset: int, length: int) -> Advice:
         """What a read is, after what is to come beside it was sent for."""
         if handle.streams is None:
@@ -270,16 +263,6 @@ class PythonFront:
         handle = self._handles.pop(fh, None)
         if handle is not None:
             self._table.release(handle.object)
-
-    @property
-    def in_flight(self) -> int:
-        """How many GETs are under way (a gauge)."""
-        return self._fetcher.in_flight
-
-    @property
-    def bytes_from_lake(self) -> int:
-        """How many bytes came from the lake so far (a counter)."""
-        return self._fetcher.bytes_from_lake
 
     def opened(self, ino: int) -> tuple[ObjectRef, int] | None:
         """The version and size that *ino* is open as, or None."""
@@ -388,6 +371,10 @@ class PythonFront:
     def requests_to_fetch(self, size: int) -> int:
         """See `FrontPort.requests_to_fetch`."""
         return -(-size // WHOLE_OBJECT_BYTES)
+
+    def lake_counters(self) -> LakeCounters:
+        """See `FrontPort.lake_counters`: nothing."""
+        return LakeCounters()
 
     def stats(self) -> dict[str, Any]:
         """See `FrontPort.stats`."""

@@ -14,6 +14,7 @@ Debatable choices:
 from __future__ import annotations
 
 import errno
+import os
 
 from tierfs import errors
 
@@ -65,6 +66,25 @@ def errno_of(error: errors.TierfsError) -> int:
         if number is not None:
             return number
     return errno.EIO
+
+
+#: What an errno of another process, which did part of the work, is here.
+_ERRORS: dict[int, type[errors.TierfsError]] = {
+    errno.ENOENT: errors.NotFound,
+    errno.EINVAL: errors.InvalidRequest,
+    errno.ESTALE: errors.StaleVersion,
+    errno.ENOSPC: errors.CacheFull,
+    errno.EACCES: errors.LakeDenied,
+    errno.ENODATA: errors.LakeArchived,
+    errno.EIO: errors.LakeUnavailable,
+    errno.EBADMSG: errors.IntegrityError,
+}
+
+
+def error_of(number: int, op: str, reason: str = "") -> errors.TierfsError:
+    """The error that a native front means by *number* when it could not do *op*."""
+    kind = _ERRORS.get(number, errors.TierfsError)
+    return kind(op, "", reason or os.strerror(number))
 
 
 def is_quiet(error: errors.TierfsError) -> bool:

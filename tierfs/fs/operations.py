@@ -30,7 +30,7 @@ from tierfs.front.python import PythonFront
 from tierfs.fs.attributes import MAX_TTL_S
 from tierfs.fs.errno import errno_of, is_quiet
 from tierfs.fs.handles import DirectoryHandle, HandleTable
-from tierfs.fs.view import KIND_BITS, View
+from tierfs.fs.view import KIND_BITS, Opened, View
 from tierfs.namespace import Absent, Attributes, Namespace
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class Operations(pyfuse3.Operations):
         self._front = front
         self._on_init = on_init
         self._directories = HandleTable()
-        self._view = View(namespace, front)
+        self._view = View(namespace, front, self._opened)
 
     @property
     def open_directories(self) -> int:
@@ -99,6 +99,10 @@ class Operations(pyfuse3.Operations):
 
     def init(self) -> None:
         self._on_init()
+
+    def _opened(self, ino: int) -> Opened | None:
+        opened = self._front.opened(ino)
+        return None if opened is None else Opened(*opened)
 
     # ---- names -------------------------------------------------------------------------------
 

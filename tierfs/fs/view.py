@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import stat
+from collections.abc import Callable
+from typing import NamedTuple
 
 from tierfs.errors import NoAttribute, NotFound, ReadOnly, StaleVersion, show
-from tierfs.front.python import PythonFront
+from tierfs.front.port import FrontPort
 from tierfs.fs.attributes import XATTR_NAMES, file_xattr
-from tierfs.index.records import Kind
+from tierfs.index.records import Kind, ObjectRef
 from tierfs.namespace import Attributes, Namespace
 
 log = logging.getLogger(__name__)
@@ -24,12 +26,22 @@ KIND_BITS = {
 }
 
 
-class View:
-    """One mount's."""
+class Opened(NamedTuple):
+    """What an inode is open as. *reference* is None where only the size is known any more."""
 
-    def __init__(self, namespace: Namespace, front: PythonFront) -> None:
+    reference: ObjectRef | None
+    size: int
+
+
+class View:
+    """One mount's. *opened* says what an inode is open as, or None."""
+
+    def __init__(
+        self, namespace: Namespace, front: FrontPort, opened: Callable[[int], Opened | None]
+    ) -> None:
         self._namespace = namespace
         self._front = front
+        self._opened = opened
         self._read_only_said = False
 
     def attributes(self, ino: int) -> Attributes:
@@ -38,12 +50,12 @@ class View:
         try:
             return self._namespace.attributes(ino)
         except (NotFound, StaleVersion):
-            opened = self._front.opened(ino)
+            opened = self._opened(ino)
             if opened is None:
                 raise StaleVersion(
                     "stat", f"inode {ino}", "the path names a newer version"
                 ) from None
-            return self._namespace.detached_attributes(ino, opened[1])
+            return self._namespace.detached_attributes(ino, opened.size)
 
     async def xattr(self, ino: int, name: bytes, uid: int) -> bytes:
         """The extended attribute *name* for a caller with *uid*. Raises NoAttribute (also for
@@ -51,7 +63,10 @@ class View:
         `Namespace.open_object`."""
         if name not in XATTR_NAMES:
             raise NoAttribute("getxattr", name)
-        reference, _ = self._front.opened(ino) or await self._namespace.open_object(ino)
+        opened = self._opened(ino)
+        reference = opened.reference if opened is not None else None
+        if reference is None:
+            reference, _ = await self._namespace.open_object(ino)
         value = file_xattr(name, reference, self._front.file_state(ino), uid)
         if value is None:
             raise NoAttribute("getxattr", name)

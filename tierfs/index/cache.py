@@ -2,6 +2,9 @@
 
 Damage means an empty start: the cache is then empty, too, whatever files lie there.
 
+Whoever fills the cache writes it: this process for the Python front. A native front does so by
+itself, under the same invariants, and here is only read.
+
 Invariants, true after every commit:
 
 I7. ``present_bytes`` of a file is the sum of the lengths of its block records: the index keeps it,

@@ -5,6 +5,7 @@
     <directory>/lock       flock'ed while a mount uses it; holds its pid
     <directory>/names/     the lake's tree                 rebuilt when damaged
     <directory>/cache/     what is cached                  rebuilt when damaged
+                           (a native front writes this one, see `tierfs.front.native`)
     <directory>/journal/   reservations, write-back        precious: refused when damaged
 """
 
@@ -67,7 +68,7 @@ class Index:
         return index
 
     def reap_readers(self) -> None:
-        """A process that reads `names` and `cache` beside us has died: free what it held."""
+        """A process that used `names` and `cache` beside us has died: free what it read."""
         for environment in (self._names, self._cache):
             environment.reap_readers()
 

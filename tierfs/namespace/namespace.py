@@ -146,6 +146,11 @@ class Namespace:
         inode = self._entries.departed(ino) or Inode(Kind.FILE, 0, -1, -1, size, 0, ROOT_INO)
         return self._presenter.show(ino, inode._replace(size=size), self._freshness.ttl_s)
 
+    def detached_size(self, ino: int) -> int | None:
+        """The size of a file that lost its name not long ago, or None. Never waits."""
+        inode = self._entries.departed(ino)
+        return None if inode is None else inode.size
+
     def path_of(self, ino: int) -> bytes:
         """The path of *ino* relative to the root. Raises NotFound when it lost its name. Never
         waits."""

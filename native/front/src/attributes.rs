@@ -53,7 +53,7 @@ pub fn now_ns() -> i64 {
 }
 
 /// The mount's own rules, as the control plane said them.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
     pub ttl: Ttl,
     pub negative_ttl: Ttl,

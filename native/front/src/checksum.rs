@@ -10,18 +10,18 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::index::records::Block;
 
-/// Which checksum of the whole object the lake keeps; `ChecksumKind` of `tierfs/lake/protocol.py`.
+/// Which checksum of the whole object the lake keeps. Numbered as in `tierfs/lake/protocol.py`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ChecksumKind {
-    None = 0,
     Crc64Nvme = 1,
     Crc32c = 2,
     Crc32 = 3,
 }
 
 impl ChecksumKind {
-    pub fn from_byte(byte: u8) -> Option<Self> {
-        [Self::None, Self::Crc64Nvme, Self::Crc32c, Self::Crc32].get(usize::from(byte)).copied()
+    /// `None` of 0, too: there is no checksum.
+    pub fn from_number(number: u32) -> Option<Self> {
+        [Self::Crc64Nvme, Self::Crc32c, Self::Crc32].into_iter().find(|&kind| kind as u32 == number)
     }
 }
 
@@ -30,11 +30,6 @@ impl ChecksumKind {
 pub struct Checksum {
     pub kind: ChecksumKind,
     pub value: u64,
-}
-
-impl Checksum {
-    /// Of an object of which the lake keeps none.
-    pub const NONE: Self = Self { kind: ChecksumKind::None, value: 0 };
 }
 
 /// The record of a block with these bytes, which are one block's and no more.
@@ -47,10 +42,9 @@ pub fn seal(data: &[u8]) -> Block {
 }
 
 /// The checksum of `data`, going on from `before`, the checksum of what came in front of it (0 of
-/// nothing). That of kind `None` is always 0.
+/// nothing).
 pub fn of(kind: ChecksumKind, data: &[u8], before: u64) -> u64 {
     let (algorithm, ones) = match kind {
-        ChecksumKind::None => return 0,
         ChecksumKind::Crc64Nvme => (CrcAlgorithm::Crc64Nvme, u64::MAX),
         ChecksumKind::Crc32c => (CrcAlgorithm::Crc32Iscsi, u64::from(u32::MAX)),
         ChecksumKind::Crc32 => (CrcAlgorithm::Crc32IsoHdlc, u64::from(u32::MAX)),
@@ -130,7 +124,6 @@ mod tests {
         let expected = [0xAE8B_1486_0A79_9888, 0xE306_9283, 0xCBF4_3926];
         assert_eq!(KINDS.map(|kind| of(kind, b"123456789", 0)), expected);
         assert_eq!(KINDS.map(|kind| of(kind, b"", 0)), [0; 3]);
-        assert_eq!(of(ChecksumKind::None, b"123456789", 7), 0);
     }
 
     #[test]
@@ -177,10 +170,10 @@ mod tests {
 
     #[test]
     fn kinds_have_numbers() {
-        for kind in [ChecksumKind::None, ChecksumKind::Crc64Nvme, ChecksumKind::Crc32] {
-            assert_eq!(ChecksumKind::from_byte(kind as u8), Some(kind));
+        for kind in KINDS {
+            assert_eq!(ChecksumKind::from_number(kind as u32), Some(kind));
         }
-        assert_eq!(ChecksumKind::from_byte(4), None);
+        assert_eq!([0, 4].map(ChecksumKind::from_number), [None; 2]);
     }
 
     /// Not a test of anything: `cargo test --release checksum -- --ignored --nocapture`.

@@ -2,16 +2,21 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::{Sender, SyncSender};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
 
 use crate::attributes::Rules;
-use crate::copies::Copies;
+use crate::cache::Cache;
+use crate::cache::evict::{Freed, Victim};
+use crate::checksum::Checksum;
+use crate::errands::Errand;
 use crate::fuse::abi::init_flag;
 use crate::fuse::init;
-use crate::index::cache::CacheIndex;
+use crate::index::cache::CacheReader;
 use crate::index::names::Names;
+use crate::lake::{Counters, Lake, Source};
 use crate::log;
 use crate::opened::{Means, OpenInodes};
 use crate::run::index_numbers;
@@ -20,6 +25,19 @@ use crate::shared::{Opened, Shared};
 use crate::stats::Stats;
 use crate::sys::device::Device;
 use crate::upcall::client::Client;
+use crate::upcall::wire::{self, Ask, Hello};
+
+/// How long a fetch waits to be told whom to evict; then it does without room on disk.
+const ROOM_PATIENCE: Duration = Duration::from_secs(2);
+/// Files and extents evicted in one go.
+const EVICT_AT_ONCE: u32 = 64;
+
+/// To the threads that do errands.
+pub struct Senders {
+    /// What the kernel is to forget.
+    pub notices: Sender<Errand>,
+    pub others: Sender<Errand>,
+}
 
 /// Everything that the threads share.
 pub struct Front {
@@ -29,9 +47,8 @@ pub struct Front {
     pub opened: OpenInodes,
     pub rules: Rules,
     pub names: Names,
-    pub cache: CacheIndex,
-    pub copies: Copies,
-    pub stats: Stats,
+    pub cache: Cache,
+    pub stats: Arc<Stats>,
     /// INIT flags that are switched off.
     pub masked: u64,
     /// Inodes whose copies are to be verified as a whole, beside requests (`Worker::verify`).
@@ -41,6 +58,9 @@ pub struct Front {
     /// Handles of OPENs that the last front recorded and perhaps did not answer, by `unique`.
     pub pending_rows: HashMap<u64, Opened>,
     pub lake_directory: PathBuf,
+    /// The lake, where we have a client for it.
+    lake: RwLock<Option<Arc<Lake>>>,
+    errands: Mutex<Senders>,
     /// Of the index files that are open.
     index_numbers: Vec<Option<u64>>,
     refused_errno: AtomicU64,
@@ -54,19 +74,20 @@ impl Front {
         client: Client<Then>,
         rows: &[Opened],
         pending_rows: HashMap<u64, Opened>,
-        rules: Rules,
-        lake_directory: PathBuf,
+        hello: Hello,
+        cache: Cache,
         masked: u64,
         unverified: SyncSender<u64>,
+        errands: Senders,
     ) -> Result<Self, Box<dyn std::error::Error>> {
+        let Hello { rules, lake_directory, .. } = hello;
         let opened = OpenInodes::restore(rows, &shared, &device);
         Ok(Self {
             opened,
             rules,
             names: Names::open(&lake_directory)?,
-            cache: CacheIndex::open(&lake_directory)?,
-            copies: Copies::new(lake_directory.clone(), crate::sys::file::boot_id()?),
-            stats: Stats::default(),
+            stats: cache.stats.clone(),
+            cache,
             device,
             shared,
             client,
@@ -76,6 +97,8 @@ impl Front {
             pending_rows,
             index_numbers: index_numbers(&lake_directory),
             lake_directory,
+            lake: RwLock::default(),
+            errands: Mutex::new(errands),
             refused_errno: AtomicU64::new(0),
         })
     }
@@ -92,6 +115,94 @@ impl Front {
 
     pub fn passes_through(&self) -> bool {
         self.shared.init_flags().is_some_and(|flags| flags & init_flag::PASSTHROUGH != 0)
+    }
+
+    // The lake.
+
+    /// The lake, where we have a client for it.
+    pub fn lake(&self) -> Option<Arc<Lake>> {
+        self.lake.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The control plane says where the lake is, and who we are there.
+    pub fn set_source(&self, tail: &[u8]) {
+        let mut lake = self.lake.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(source) = Source::parse(tail) else {
+            *lake = None;
+            return;
+        };
+        if lake.as_ref().is_some_and(|known| known.renew(&source)) {
+            return;
+        }
+        *lake = match Lake::new(source) {
+            Ok(made) => Some(Arc::new(made)),
+            Err(error) => {
+                log::warning(&format!("the control plane fetches for the front: {error}"));
+                None
+            }
+        };
+    }
+
+    /// Fill `buffer` by the control plane, as `request` says; the object's checksum, if it came
+    /// with it.
+    pub fn ask_for_bytes(
+        &self,
+        request: wire::Request,
+        buffer: &mut [u8],
+    ) -> Result<Option<Checksum>, i32> {
+        let reply = self.client.ask(Ask::Get, request, None).ok_or(libc::EIO)?;
+        let Some(part) = reply.part else { return Err(libc::EIO) };
+        let right = reply.errno == 0 && reply.count as usize == buffer.len();
+        if right {
+            buffer.copy_from_slice(self.shared.arena(part.at, part.length));
+        }
+        self.client.give_back(part);
+        match reply.errno {
+            0 if right => Ok(wire::checksum(&reply.tail)),
+            0 => Err(libc::EIO),
+            code => Err(code),
+        }
+    }
+
+    // Eviction.
+
+    /// Have something done beside requests.
+    pub fn send(&self, errand: Errand) {
+        let errands = self.errands.lock().unwrap_or_else(PoisonError::into_inner);
+        let sender = match errand {
+            Errand::ForgetEntry { .. } | Errand::ForgetContent { .. } => &errands.notices,
+            _ => &errands.others,
+        };
+        let _ = sender.send(errand); // Whoever does them ends with this process.
+    }
+
+    /// Evict what was open until now.
+    pub fn evict_soon(&self, ino: u64) {
+        self.send(Errand::Evict { command: None, victims: vec![Victim { ino, extents: vec![] }] });
+    }
+
+    /// Evict `victims`; those that are open, and are to go as a whole, after their last RELEASE.
+    pub fn evict(&self, index: &mut CacheReader, victims: &[Victim]) -> Freed {
+        self.cache.evict(index, victims, |ino, all| {
+            if all { self.opened.doom(ino) } else { self.opened.is_open(ino) }
+        })
+    }
+
+    /// Evict about `bytes` of what the control plane chooses; how many it were.
+    pub fn make_room(&self, index: &mut CacheReader, bytes: u64) -> u64 {
+        let mut freed = 0;
+        while freed < bytes {
+            let request =
+                wire::Request { offset: bytes - freed, size: EVICT_AT_ONCE, ..Default::default() };
+            let reply = self.client.ask(Ask::Room, request, Some(ROOM_PATIENCE));
+            let victims = reply.and_then(|reply| wire::victims(&reply.tail)).unwrap_or_default();
+            let got = self.evict(index, &victims).bytes;
+            if got == 0 {
+                break;
+            }
+            freed += got;
+        }
+        freed
     }
 
     /// Tell the control plane which files this front keeps in use; it may be a new one.
@@ -120,17 +231,35 @@ impl Front {
 
     /// Lines for `status`.
     pub fn status(&self) -> String {
-        let waiting = self.client.waiting() as u64;
-        let index_errors = self.names.errors() + self.cache.errors();
+        let cache = &self.cache;
         let mut open = 0;
         self.opened.for_each(|_| open += 1);
+        let lake = self.lake();
+        let of_lake = |counter: fn(&Counters) -> &AtomicU64| {
+            lake.as_ref().map_or(0, |lake| counter(lake.counters()).load(Ordering::Relaxed))
+        };
         let features = init::names(self.shared.init_flags().unwrap_or(0));
         let counters = self.stats.text(&[
-            ("waiting_upcalls", waiting),
-            ("index_errors", index_errors),
+            ("waiting_upcalls", self.client.waiting() as u64),
+            ("index_errors", self.names.errors() + cache.index.errors()),
             ("open_inodes", open),
+            ("open_handles", open),
             ("passthrough_errno", self.refused_errno.load(Ordering::Relaxed)),
+            ("used_bytes", cache.capacity.used_bytes()),
+            ("reserved_bytes", cache.capacity.reserved_bytes()),
+            ("in_flight", cache.in_flight.load(Ordering::Relaxed)),
+            ("buffer_bytes", cache.queue.used_bytes()),
+            ("buffer_limit_bytes", cache.queue.total_bytes()),
+            ("waiting_requests", cache.queue.waiting() as u64),
+            ("hot_bytes", cache.hot.used_bytes()),
+            ("streaming", cache.health.streaming().into()),
+            ("disk_errors", cache.health.errors()),
+            ("lake_get_requests", of_lake(|counters| &counters.get_requests)),
+            ("lake_bytes_read", of_lake(|counters| &counters.bytes_read)),
+            ("lake_retries", of_lake(|counters| &counters.retries)),
+            ("lake_slow_downs", of_lake(|counters| &counters.slow_downs)),
         ]);
-        format!("features {features}\n{counters}")
+        let reason = cache.health.reason();
+        format!("features {features}\nstreaming_reason {reason}\n{counters}")
     }
 }

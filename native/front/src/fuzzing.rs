@@ -3,6 +3,7 @@
 
 use crate::fuse::request::Request;
 use crate::index::records::{Block, CachedFile, Dentry, Inode, Listing, ObjectRef};
+use crate::lake::Source;
 use crate::upcall::wire::{self, Incoming, What};
 
 /// A message of the kernel's.
@@ -28,8 +29,10 @@ pub fn upcall(data: &[u8]) {
     if let Some(incoming) = Incoming::parse(data)
         && let What::Answer(answer) = incoming.what
     {
-        let _ = wire::attributes(answer.tail);
+        let _ = (wire::attributes(answer.tail), wire::checksum(answer.tail));
+        let _ = wire::victims(answer.tail);
     }
+    let _ = Source::parse(data);
     let mut rest = data;
     while let Some((_, name, after)) = wire::entry(rest) {
         assert!(name.len() + after.len() < rest.len());

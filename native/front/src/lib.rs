@@ -1,8 +1,9 @@
 //! The native front of tierfs: between the kernel and the control plane.
 //!
 //! ```text
-//!   kernel --/dev/fuse--> serve ------> index, copies        what is known and cached: answered here
+//!   kernel --/dev/fuse--> serve ------> index, cache         what is known and cached: answered here
 //!      ^                    |  `------> opened, sys/device   whole files: the kernel reads by itself
+//!      |                    |  `------> lake                 what is not cached: fetched and kept
 //!      |                    v
 //!      `--- answers --- upcall/client <--socket, arena--> control plane (Python): everything else
 //! ```
@@ -10,12 +11,12 @@
 //! - `fuse/` what the kernel's messages look like
 //! - `shared` what outlives this process: requests without an answer, files that are open
 //! - `serve/` from a request to its answer; `front` what its threads share
-//! - `index/` LMDB, what is known of names and of the cache; `attributes` what is shown of it
-//! - `checksum` what blocks and objects are checked by
-//! - `copies` cached copies, verified; `opened` how each open inode is read
-//! - `queue` requests to the lake that wait, and the memory that they may fill
-//! - `space` room on the cache disk, and trouble with it
-//! - `streams` which reads belong together, and what will be read next
+//! - `index/` LMDB: names as the control plane writes them, the cache as we do; `attributes` what
+//!   is shown of it
+//! - `cache/` cached copies: verified, filled, evicted; `opened` how each open inode is read
+//! - `lake/` the object store; `queue` in which order it is asked, and with how much memory;
+//!   `space` room on disk; `streams` which bytes will be read next; `checksum`
+//! - `errands` commands of the control plane's, and what else is done beside requests
 //! - `upcall/` what the control plane is asked; `arena` where large answers are put
 //! - `sys/` system calls
 //!
@@ -25,11 +26,13 @@
 
 pub mod arena;
 pub mod attributes;
+pub mod cache;
 pub mod checksum;
-pub mod copies;
+pub mod errands;
 pub mod front;
 pub mod fuse;
 pub mod fuzzing;
+pub mod gate;
 pub mod index;
 pub mod lake;
 pub mod log;

@@ -19,10 +19,9 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::attributes::Attributes;
-use crate::copies::Copy;
+use crate::cache::table::Held;
 use crate::index::names::Openable;
 use crate::shared::{Opened, Shared};
 use crate::sys::device::Device;
@@ -46,16 +45,13 @@ pub struct Inode {
     pub handles: u32,
     /// 0: asked.
     pub backing: i32,
-    /// As they were at the first OPEN; `None` where that was before this front.
-    pub attributes: Option<Attributes>,
-    /// What the cached copy must be a copy of.
-    pub identity: Option<[u8; 16]>,
-    /// The cached copy, where it is read here.
-    pub copy: Option<Arc<Copy>>,
-    /// How many of the handles the control plane counts: OPENs that it answered.
-    pub upcalled: u32,
-    /// The control plane was asked for bytes of it, and has it open for that.
-    pub asked: bool,
+    /// What it is a version of, as it was at the first OPEN; `None` where that was before this
+    /// front.
+    pub version: Option<Openable>,
+    /// The object, where it is read here.
+    pub object: Option<Held>,
+    /// Its copy is to be evicted after the last RELEASE.
+    pub doomed: bool,
 }
 
 /// A handle for the answer to OPEN.
@@ -105,18 +101,23 @@ impl OpenInodes {
         }
     }
 
+    pub fn is_open(&self, ino: u64) -> bool {
+        self.shard(ino).contains_key(&ino)
+    }
+
+    /// Have the copy of an inode evicted after its last RELEASE; false if it is not open.
+    pub fn doom(&self, ino: u64) -> bool {
+        let mut shard = self.shard(ino);
+        let found = shard.get_mut(&ino);
+        found.map(|inode| inode.doomed = true).is_some()
+    }
+
     /// One more handle of an inode that is open: `None` if it is not, `Some(None)` if there is no
-    /// room for a handle. `upcalled`: the control plane has counted an OPEN.
-    pub fn join(
-        &self,
-        shared: &Shared,
-        ino: u64,
-        unique: u64,
-        upcalled: bool,
-    ) -> Option<Option<Handle>> {
+    /// room for a handle.
+    pub fn join(&self, shared: &Shared, ino: u64, unique: u64) -> Option<Option<Handle>> {
         let mut shard = self.shard(ino);
         let inode = shard.get_mut(&ino)?;
-        Some(inode.add_handle(shared, ino, unique, upcalled))
+        Some(inode.add_handle(shared, ino, unique))
     }
 
     /// The first handle of an inode, or one more if another thread was faster. Where `backing`
@@ -130,17 +131,14 @@ impl OpenInodes {
         backing: impl FnOnce() -> i32,
     ) -> Option<Handle> {
         let mut shard = self.shard(ino);
-        let upcalled = new.upcalled > 0;
         match shard.entry(ino) {
-            Entry::Occupied(mut entry) => {
-                entry.get_mut().add_handle(means.shared, ino, unique, upcalled)
-            }
+            Entry::Occupied(mut entry) => entry.get_mut().add_handle(means.shared, ino, unique),
             Entry::Vacant(entry) => {
-                let mut inode = Inode { upcalled: 0, backing: backing(), ..new };
+                let mut inode = Inode { backing: backing(), ..new };
                 if inode.backing > 0 {
-                    inode.copy = None; // The kernel has it; a descriptor here would only take room.
+                    inode.object = None; // The kernel has it; a descriptor here would take room.
                 }
-                let handle = inode.add_handle(means.shared, ino, unique, upcalled);
+                let handle = inode.add_handle(means.shared, ino, unique);
                 if handle.is_some() {
                     entry.insert(inode);
                     means.client.usage(ino, true); // O3
@@ -152,27 +150,19 @@ impl OpenInodes {
         }
     }
 
-    /// Remember the copy that reads of `ino` come from.
-    pub fn set_copy(&self, ino: u64, copy: &Arc<Copy>) {
-        if let Some(inode) = self.shard(ino).get_mut(&ino) {
-            inode.copy = Some(copy.clone());
-        }
+    /// Remember the object that reads of `ino` come from; false if it is not open any more.
+    pub fn set_object(&self, ino: u64, object: &Held) -> bool {
+        let mut shard = self.shard(ino);
+        let found = shard.get_mut(&ino);
+        found.map(|inode| inode.object.get_or_insert_with(|| object.clone())).is_some()
     }
 
     /// Remember what an open inode is a version of; the inode, if it is still open.
-    pub fn identify(&self, ino: u64, openable: &Openable) -> Option<Inode> {
+    pub fn identify(&self, ino: u64, version: &Openable) -> Option<Inode> {
         let mut shard = self.shard(ino);
         let inode = shard.get_mut(&ino)?;
-        inode.attributes = Some(openable.attributes);
-        inode.identity = Some(openable.identity);
+        inode.version = Some(version.clone());
         Some(inode.clone())
-    }
-
-    /// Remember that the control plane is asked for bytes of `ino`.
-    pub fn set_asked(&self, ino: u64) {
-        if let Some(inode) = self.shard(ino).get_mut(&ino) {
-            inode.asked = true;
-        }
     }
 
     /// Close a handle; what its inode was, if that was the last one.
@@ -200,27 +190,12 @@ impl OpenInodes {
 
 impl Inode {
     pub fn new(backing: i32) -> Self {
-        Self {
-            handles: 0,
-            backing,
-            attributes: None,
-            identity: None,
-            copy: None,
-            upcalled: 0,
-            asked: false,
-        }
+        Self { handles: 0, backing, version: None, object: None, doomed: false }
     }
 
-    fn add_handle(
-        &mut self,
-        shared: &Shared,
-        ino: u64,
-        unique: u64,
-        upcalled: bool,
-    ) -> Option<Handle> {
+    fn add_handle(&mut self, shared: &Shared, ino: u64, unique: u64) -> Option<Handle> {
         let fh = shared.open_row(ino, unique, self.backing)?;
         self.handles += 1;
-        self.upcalled += u32::from(upcalled);
         Some(Handle { fh, backing: self.backing })
     }
 }

@@ -2,18 +2,21 @@
 //! and ends with the connection.
 //!
 //! Threads: `WORKERS` that read requests; one, the main one, that has the control plane's answers
-//! and reports to the keeper; one that verifies; one that tells the kernel what to forget, which may
-//! wait for requests that the others answer.
+//! and reports to the keeper; one for each request to the lake that may be under way; one that
+//! records what they brought, one that compares it with the lake's checksums; one that verifies; one
+//! for errands, and one that tells the kernel what to forget, which may wait for requests that the
+//! others answer.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::attributes::Rules;
-use crate::front::Front;
+use crate::cache::{self, Cache, complete};
+use crate::errands::{self, Errand};
+use crate::front::{Front, Senders};
 use crate::fuse::abi::opcode;
 use crate::fuse::init;
 use crate::log;
@@ -23,8 +26,8 @@ use crate::shared::{Shared, Slot};
 use crate::sys::device::Device;
 use crate::sys::socket::Socket;
 use crate::sys::{self, file};
-use crate::upcall::client::{Client, Command, Event};
-use crate::upcall::wire::LONGEST;
+use crate::upcall::client::{Client, Event};
+use crate::upcall::wire::{Hello, LONGEST};
 
 /// More than the cores, because a worker waits for the disk when a block is not in the page cache.
 /// Small warm files on two cores: 4,900 a second with 16, 5,950 with 8, 5,500 with 4, 4,900 with 2.
@@ -39,34 +42,33 @@ const UNVERIFIED: usize = 1024;
 /// Another index than before: the keeper starts a front that opens the new one.
 const EXIT_OTHER_INDEX: u8 = 75;
 
-/// Something that the kernel is to forget, for a command.
-enum Forget {
-    Entry { command: Command, parent: u64, name: Vec<u8> },
-    Content { command: Command, ino: u64 },
-}
-
 /// Serve until the end; the exit code.
 pub fn run(options: Options) -> Result<u8, Box<dyn std::error::Error>> {
     let report = std::fs::File::from(options.report);
     let device = Device::new(options.fuse);
     let shared = Shared::map(options.shared)?;
     let client = Client::new(Socket::new(options.upcall));
-    let (rules, lake_directory) = meet(&client, &shared)?;
+    let hello = meet(&client, &shared)?;
+    let (cache, waiting) = Cache::open(&hello.lake_directory, hello.limits, Arc::default())?;
     let left = shared.scan(|unique| device.waits_for(unique));
     let uniques: Vec<u64> = left.iter().map(|slot| unique_of(&shared, slot)).collect();
     let (rows, pending) = shared.rows(|unique| uniques.contains(&unique));
     let begun = shared.init_flags();
     let (unverified, to_verify) = sync_channel(UNVERIFIED);
+    let (notices, to_notify) = channel();
+    let (others, to_do) = channel();
+    let requests = hello.limits.max_requests;
     let front = Front::new(
         device,
         shared,
         client,
         &rows,
         pending,
-        rules,
-        lake_directory,
+        hello,
+        cache,
         options.masked,
         unverified,
+        Senders { notices, others },
     )?;
     let front = Arc::new(front);
     front.client.resume();
@@ -90,18 +92,54 @@ pub fn run(options: Options) -> Result<u8, Box<dyn std::error::Error>> {
             worker.replay(slot);
         }
     }
-    serve(&front, left, to_verify, &report)
+    help(&front, waiting, to_verify, [to_notify, to_do], requests)?;
+    serve(&front, left, &report)
+}
+
+/// What a thread does.
+type Work = Box<dyn FnOnce(&Arc<Front>) + Send>;
+
+/// Start the threads that work beside requests.
+fn help(
+    front: &Arc<Front>,
+    waiting: cache::Waiting,
+    to_verify: Receiver<u64>,
+    errands: [Receiver<Errand>; 2],
+    requests: usize,
+) -> io::Result<()> {
+    let start = |name: &str, work: Work| {
+        let front = front.clone();
+        thread::Builder::new().name(name.into()).spawn(move || work(&front)).map(drop)
+    };
+    for _ in 0..requests {
+        start("fetch", Box::new(Cache::fly_all))?;
+    }
+    start("record", Box::new(|front| front.cache.recorder.run(&front.cache)))?;
+    let cache::Waiting { left, filled } = waiting;
+    start("leave", Box::new(move |front| errands::see_off(front, left)))?;
+    start("complete", Box::new(move |front| complete::run(front, filled)))?;
+    for receiver in errands {
+        start("errands", Box::new(move |front| errands::run(front, receiver)))?;
+    }
+    start("sweep", Box::new(|front| front.cache.files.sweep()))?;
+    let verify = move |front: &Arc<Front>| {
+        let mut worker = Worker::new(front.clone());
+        for ino in to_verify {
+            worker.verify(ino);
+        }
+    };
+    start("verify", Box::new(verify))
 }
 
 /// Begin a session with the control plane; waits for it.
-fn meet(client: &Client<Then>, shared: &Shared) -> io::Result<(Rules, std::path::PathBuf)> {
+fn meet(client: &Client<Then>, shared: &Shared) -> io::Result<Hello> {
     let mut met = None;
     let mut buffer = vec![0; LONGEST];
     client.start(shared.next_session());
     while met.is_none() {
         let mut start = false;
         client.pump(&mut buffer, 1000, |event| match event {
-            Event::Hello(rules, lake_directory) => met = Some((rules, lake_directory)),
+            Event::Hello(hello) => met = Some(hello),
             Event::Ready => start = true,
             _ => {}
         })?;
@@ -123,7 +161,6 @@ fn unique_of(shared: &Shared, slot: &Slot) -> u64 {
 fn serve(
     front: &Arc<Front>,
     left: Vec<Slot>,
-    to_verify: Receiver<u64>,
     report: &std::fs::File,
 ) -> Result<u8, Box<dyn std::error::Error>> {
     let left = Arc::new(Mutex::new(left));
@@ -136,23 +173,7 @@ fn serve(
             let _ = end.send(work(&front, &left, &busy[number], born));
         })?;
     }
-    let (forget, forgotten) = channel();
-    {
-        let front = front.clone();
-        thread::Builder::new()
-            .name("notify".into())
-            .spawn(move || forget_all(&front, forgotten))?;
-    }
-    {
-        let front = front.clone();
-        thread::Builder::new().name("verify".into()).spawn(move || {
-            let mut worker = Worker::new(front);
-            for ino in to_verify {
-                worker.verify(ino);
-            }
-        })?;
-    }
-    attend(front, &forget, &ended, &busy, born, report)
+    attend(front, &ended, &busy, born, report)
 }
 
 fn work(
@@ -181,7 +202,6 @@ fn now_ms(born: Instant) -> u64 {
 /// The main thread's part: the control plane and the keeper.
 fn attend(
     front: &Arc<Front>,
-    forget: &Sender<Forget>,
     ended: &Receiver<io::Result<()>>,
     busy: &[AtomicU64],
     born: Instant,
@@ -194,6 +214,7 @@ fn attend(
     let mut over = None;
     loop {
         if let Ok(result) = ended.try_recv() {
+            front.cache.close();
             result?;
             return Ok(0);
         }
@@ -216,20 +237,31 @@ fn attend(
         front.client.pump(&mut buffer, timeout_ms, |event| match event {
             Event::Answered(pending, answer) => worker.answered(pending, &answer),
             Event::Ready => front.client.start(front.shared.next_session()),
-            Event::Hello(_, lake_directory) => {
-                if lake_directory == front.lake_directory && front.index_is_the_same() {
+            Event::Hello(hello) => {
+                if hello.lake_directory == front.lake_directory && front.index_is_the_same() {
                     front.client.resume();
                     front.tell_what_is_open();
                 } else {
                     over = Some(EXIT_OTHER_INDEX);
                 }
             }
+            Event::Source(tail) => front.set_source(tail),
             Event::ForgetEntry { command, parent, name } => {
-                let _ = forget.send(Forget::Entry { command, parent, name: name.to_vec() });
+                front.send(Errand::ForgetEntry { command, parent, name: name.to_vec() });
             }
             Event::ForgetContent { command, ino } => {
-                let _ = forget.send(Forget::Content { command, ino });
+                front.send(Errand::ForgetContent { command: Some(command), ino });
             }
+            Event::Fetch { command, ino, lo, hi, priority } => {
+                front.send(Errand::Fetch { command, ino, lo, hi, priority });
+            }
+            Event::Evict { command, victims } => {
+                front.send(Errand::Evict { command: Some(command), victims });
+            }
+            Event::Invalidate { command, ino } => {
+                front.send(Errand::Invalidate { command, ino });
+            }
+            Event::Resize { command, limit } => front.send(Errand::Resize { command, limit }),
             Event::Stats { command } => front.client.done(command, 0, front.status().as_bytes()),
         })?;
         if let Some(code) = over {
@@ -242,20 +274,6 @@ fn attend(
 /// A line for the keeper. One that does not listen will notice the missing `alive`.
 fn say(mut report: &std::fs::File, line: &str) {
     let _ = io::Write::write_all(&mut report, format!("{line}\n").as_bytes());
-}
-
-/// The notifying thread's part.
-fn forget_all(front: &Front, notices: Receiver<Forget>) {
-    for notice in notices {
-        let (command, result) = match notice {
-            Forget::Entry { command, parent, name } => {
-                (command, front.device.forget_entry(parent, &name))
-            }
-            Forget::Content { command, ino } => (command, front.device.forget_content(ino)),
-        };
-        let errno = result.err().and_then(|error| error.raw_os_error()).unwrap_or(0);
-        front.client.done(command, errno.unsigned_abs(), &[]);
-    }
 }
 
 /// Set this process up, before its first thread.

@@ -28,12 +28,25 @@ counters! {
     opens_passed_through,
     /// Other OPENs.
     opens_asked,
-    /// READs answered from cached copies here, and their bytes.
+    /// READs of what was cached before, and their bytes; and of what came from the lake for them.
     hits,
     hit_bytes,
-    /// Copies verified here as a whole.
+    misses,
+    miss_bytes,
+    /// Payload of GETs.
+    bytes_from_lake,
+    /// GETs that the control plane answered, because our own client does not understand the lake.
+    gets_asked,
+    /// Blocks of cached copies that were not what their records say.
+    bad_blocks,
+    /// Bytes from the lake, and copies made of them, that were not what its checksums say.
+    checksum_failures,
+    /// What left the disk.
+    evicted_files,
+    evicted_extents,
+    evicted_bytes,
+    /// Copies verified here as a whole, and those that were not right.
     verified,
-    /// Blocks or copies that did not verify: the control plane looks into them.
     unverified,
     /// Backing files that the kernel refused.
     passthrough_refused,

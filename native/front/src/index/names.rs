@@ -62,6 +62,8 @@ pub enum Lookup {
 pub struct Openable {
     pub identity: [u8; 16],
     pub attributes: Attributes,
+    /// Its record of `objects`; empty of one that has lost its name.
+    pub record: Arc<[u8]>,
 }
 
 impl NamesReader {
@@ -161,7 +163,8 @@ impl View<'_> {
 
     fn openable(&self, rules: &Rules, ino: u64) -> Option<Openable> {
         let inode = self.inode(ino)?;
-        let object = ObjectRef::parse(self.snapshot.get(self.tables.objects, &ino_key(ino))?)?;
+        let record = self.snapshot.get(self.tables.objects, &ino_key(ino))?;
+        let object = ObjectRef::parse(record)?;
         if rules.ttl != Ttl::FOREVER {
             let dentry = self.dentry(inode.parent, object.name())?;
             let left = self.left(rules, inode.parent, &dentry, now_ns());
@@ -169,7 +172,8 @@ impl View<'_> {
                 return None;
             }
         }
-        Some(Openable { identity: object.identity(), attributes: rules.show(ino, &inode) })
+        let attributes = rules.show(ino, &inode);
+        Some(Openable { identity: object.identity(), attributes, record: record.into() })
     }
 
     fn readdir(

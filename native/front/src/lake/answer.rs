@@ -1,6 +1,7 @@
 //! The head of an answer, and whether it is the one to what was asked.
 
-use super::{Checksum, ChecksumKind, Failure};
+use super::Failure;
+use crate::checksum::{Checksum, ChecksumKind};
 
 /// No head is longer, and none has more headers.
 pub(super) const HEAD_BYTES: usize = 64 << 10;

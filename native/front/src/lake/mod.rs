@@ -36,22 +36,6 @@ mod tests;
 pub use s3::{Counters, Lake};
 pub use source::Source;
 
-/// A full-object checksum that the store keeps. Numbered as in `tierfs/lake/protocol.py`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum ChecksumKind {
-    Crc64Nvme = 1,
-    Crc32c = 2,
-    Crc32 = 3,
-}
-
-/// The checksum of a whole object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Checksum {
-    pub kind: ChecksumKind,
-    pub value: u64,
-}
-
 /// Why there are no bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {

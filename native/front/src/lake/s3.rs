@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use time::UtcDateTime;
 
+use super::Failure;
 use super::answer::{self, HEAD_BYTES, Head, Wanted, ask};
 use super::connection::{Connection, Pool};
 use super::limiter::Limiter;
 use super::signature::{Header, Signer, push_header, target};
 use super::source::Source;
-use super::{Checksum, Failure};
+use crate::checksum::Checksum;
 
 /// How often one GET is tried; after that the control plane goes on trying.
 const ATTEMPTS: u32 = 3;
@@ -262,11 +263,13 @@ impl Lake {
 
     /// A connection failed under a request.
     fn lost(&self, error: &io::Error) -> Fault {
-        transient(if is_stall(error) {
-            format!("no progress for {} ms", self.source.stall.as_millis())
-        } else {
-            format!("the connection failed: {error}")
-        })
+        if is_stall(error) {
+            // Whoever waits has waited for long; the control plane tries on another connection, and
+            // knows when to stop.
+            let stall = self.source.stall.as_millis();
+            return ask(&format!("no progress for {stall} ms")).into();
+        }
+        transient(format!("the connection failed: {error}"))
     }
 }
 

@@ -1,15 +1,17 @@
 //! From a request of the kernel's to its answer.
 //!
 //! `Worker::serve` reads a request into a slot and decides: either it is answered at once, from the
-//! index and the cache, or it becomes an upcall and its slot stays busy until `Worker::answered`.
+//! index and the cache, or its slot stays busy: until `Worker::answered`, if it became an upcall;
+//! until `Worker::go_on`, if it waits for bytes from the lake.
 //! One OPEN and its READs, of a file that is cached:
 //!
 //! ```text
-//! decide -> open -> NamesReader::openable   is the version confirmed?        no: upcall CONFIRM
+//! decide -> open -> NamesReader::openable   is the version confirmed?    no: upcall CONFIRM
 //!                -> OpenInodes::join        open already: one more handle
-//!                -> Copies::find            whole and verified?              no: upcall OPEN
+//!                -> Worker::verified_copy   whole and verified?          no: a small one is fetched
 //!                -> OpenInodes::add         a backing id: the kernel reads by itself from now on
-//! decide -> read -> Copy::read              without one: blocks, verified    not here: upcall READ
+//! decide -> read -> Cache::plan             without one: blocks          not here: flights
+//!                -> Copy::read              verified
 //! ```
 //!
 //! `names` and `bytes` have the operations.
@@ -21,9 +23,12 @@ mod names;
 
 use std::sync::Arc;
 
+use bytes::Reading;
 use zerocopy::IntoBytes;
 
 use crate::attributes::{Rules, Ttl};
+use crate::cache::flight::{Flight, Until, Waiting};
+use crate::cache::table::Held;
 use crate::front::Front;
 use crate::fuse::abi::{OpenOut, ROOT_ID};
 use crate::fuse::request::{Operation, Request};
@@ -38,6 +43,9 @@ use crate::sys::device::Received;
 use crate::upcall::client::Pending;
 use crate::upcall::wire::{self, Answer, Ask};
 
+/// What a thread that reads only now and then keeps for the next time.
+const LARGE_BUFFER: usize = 64 << 10;
+
 /// What becomes of an answer to an upcall.
 #[derive(Debug)]
 pub enum Then {
@@ -45,9 +53,6 @@ pub enum Then {
     Attributes,
     /// The version is confirmed: open it.
     Open,
-    /// The control plane has it open: give out a handle.
-    Opened(Box<Openable>),
-    Read,
     Readdir(reply::DirectoryRequest),
     Xattr {
         size: u32,
@@ -56,13 +61,20 @@ pub enum Then {
     Nothing,
 }
 
+/// What becomes of a request when the flights that it waits for are over.
+enum After {
+    Open(Box<(Openable, Held)>),
+    Read(Held, Reading),
+}
+
 /// What a request came to.
 enum Outcome {
     Answered,
     Upcall(Ask, wire::Request, Then),
+    Wait(Vec<Arc<Flight>>, Until, After),
 }
 
-use Outcome::{Answered, Upcall};
+use Outcome::{Answered, Upcall, Wait};
 
 /// One thread's part of the front.
 pub struct Worker {
@@ -76,8 +88,27 @@ pub struct Worker {
 
 impl Worker {
     pub fn new(front: Arc<Front>) -> Self {
-        let (names, cache) = (front.names.reader(), front.cache.reader());
+        let (names, cache) = (front.names.reader(), front.cache.index.reader());
         Self { front, names, cache, buffer: Vec::new(), scratch: Vec::new() }
+    }
+
+    /// Free what a large request has left; there are many threads that see one now and then.
+    pub fn forget_large_buffers(&mut self) {
+        for buffer in [&mut self.buffer, &mut self.scratch] {
+            if buffer.capacity() > LARGE_BUFFER {
+                *buffer = Vec::new();
+            }
+        }
+    }
+
+    /// A version, as `NamesReader::openable` says.
+    pub fn openable(&mut self, rules: &Rules, ino: u64) -> Option<Openable> {
+        self.names.openable(rules, ino)
+    }
+
+    /// This thread's reader of `cache/`.
+    pub fn cache_reader(&mut self) -> &mut CacheReader {
+        &mut self.cache
     }
 
     /// Answer requests until the connection ends.
@@ -116,13 +147,43 @@ impl Worker {
             front.shared.release(slot);
             return;
         };
-        match self.decide(&request) {
+        let outcome = self.decide(&request);
+        self.settle(slot, outcome);
+    }
+
+    fn settle(&mut self, slot: Slot, outcome: Outcome) {
+        let front = self.front.clone();
+        match outcome {
             Answered => front.shared.release(slot), // S2, S3
             Upcall(ask, request, then) => {
                 Stats::count(&front.stats.upcalls);
                 front.client.call(slot, ask, request, then);
             }
+            Wait(flights, until, after) => {
+                let task = Box::new(move |worker: &mut Self, flights: &[Arc<Flight>]| {
+                    worker.go_on(slot, after, flights);
+                });
+                Waiting::until(until, flights, task, self);
+            }
         }
+    }
+
+    /// Go on with a request whose flights are over.
+    fn go_on(&mut self, slot: Slot, after: After, flights: &[Arc<Flight>]) {
+        let front = self.front.clone();
+        let Some(request) = Request::parse(front.shared.message(&slot)) else {
+            front.shared.release(slot);
+            return;
+        };
+        let (unique, ino) = (request.header.unique, request.header.nodeid);
+        let outcome = match after {
+            After::Open(opening) => {
+                let (version, object) = *opening;
+                self.open_fetched(unique, ino, version, object, flights)
+            }
+            After::Read(object, reading) => self.read_fetched(unique, object, reading, flights),
+        };
+        self.settle(slot, outcome);
     }
 
     fn decide(&mut self, request: &Request<'_>) -> Outcome {
@@ -187,7 +248,7 @@ impl Worker {
     /// Go on with a request whose upcall is answered.
     pub fn answered(&mut self, pending: Pending<Then>, answer: &Answer<'_>) {
         let front = self.front.clone();
-        let Pending { slot, part, then, .. } = pending;
+        let Pending { slot, part, then } = pending;
         let Some(request) = Request::parse(front.shared.message(&slot)) else {
             front.shared.release(slot);
             return;
@@ -219,11 +280,6 @@ impl Worker {
                     None => self.refuse(unique, libc::ESTALE), // F3
                 }
             }
-            Then::Opened(openable) => self.open_upcalled(unique, ino, &openable),
-            Then::Read => {
-                let bytes = bytes.get(..answer.count as usize);
-                bytes.map_or_else(|| self.refuse(unique, libc::EIO), |b| self.answer(unique, &[b]))
-            }
             Then::Readdir(asked) => self.readdir_answered(unique, ino, asked, answer, bytes),
             Then::Xattr { size } => self.xattr(unique, size, answer.tail),
             Then::Nothing => self.answer(unique, &[]),
@@ -231,10 +287,7 @@ impl Worker {
         if let Some(part) = part {
             front.client.give_back(part);
         }
-        match outcome {
-            Answered => front.shared.release(slot),
-            Upcall(ask, request, then) => front.client.call(slot, ask, request, then),
-        }
+        self.settle(slot, outcome);
     }
 }
 

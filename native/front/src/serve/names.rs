@@ -63,7 +63,7 @@ impl Worker {
     pub(super) fn getattr(&mut self, unique: u64, ino: u64) -> Outcome {
         let front = self.front.clone();
         let named = self.names.attributes(&front.rules, ino).map(|(found, _)| found);
-        let found = named.or_else(|| self.known(ino)?.attributes);
+        let found = named.or_else(|| Some(self.known(ino)?.version?.attributes));
         match found {
             Some(found) => {
                 let out = reply::attr_out(&found, front.rules.ttl);

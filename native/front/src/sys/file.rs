@@ -6,7 +6,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::result;
@@ -19,6 +19,59 @@ pub fn path(lake_directory: &Path, ino: u64) -> PathBuf {
 
 pub fn open(path: &Path) -> io::Result<File> {
     File::options().read(true).custom_flags(libc::O_NOFOLLOW).open(path)
+}
+
+/// The same, to be written, too.
+pub fn open_to_write(path: &Path) -> io::Result<File> {
+    File::options().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(path)
+}
+
+/// A new file; there must be none yet.
+pub fn create(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.read(true).write(true).create_new(true).mode(0o640);
+    options.custom_flags(libc::O_NOFOLLOW).open(path)
+}
+
+/// Make a directory, and those above it.
+pub fn make_directories(path: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o750).create(path)
+}
+
+/// Write all of `bytes` at `offset`.
+pub fn write(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    file.write_all_at(bytes, offset)
+}
+
+/// Free the bytes `[lo, hi)`: they read as zeros from now on, and the file keeps its size.
+pub fn punch(file: &File, lo: u64, hi: u64) -> io::Result<()> {
+    let (Ok(start), Ok(length)) = (libc::off_t::try_from(lo), libc::off_t::try_from(hi - lo))
+    else {
+        return Err(io::Error::from_raw_os_error(libc::EFBIG));
+    };
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    loop {
+        // SAFETY: numbers and a descriptor that is open.
+        let code = unsafe { libc::fallocate(file.as_raw_fd(), mode, start, length) };
+        let error = io::Error::last_os_error();
+        match code {
+            0 => return Ok(()),
+            _ if error.kind() == io::ErrorKind::Interrupted => {}
+            _ => return Err(error),
+        }
+    }
+}
+
+/// Have the kernel read a range of a file soon; a hint.
+pub fn will_need(file: &File, offset: u64, length: u64) {
+    let (Ok(offset), Ok(length)) = (libc::off_t::try_from(offset), libc::off_t::try_from(length))
+    else {
+        return;
+    };
+    // SAFETY: numbers and a descriptor that is open.
+    unsafe {
+        libc::posix_fadvise(file.as_raw_fd(), offset, length, libc::POSIX_FADV_WILLNEED);
+    }
 }
 
 /// Size and ctime, by which a change since the last verification shows.

@@ -16,16 +16,22 @@
 //!     writes into the arena for this session alone. So no late answer of an earlier life, on
 //!     either side, finds its way into a part of the arena that has another holder by now.
 //! U3. Nothing here waits for the control plane: what finds no room in the socket is queued, in
-//!     order. The queue is bounded by the slots; accesses and notes are dropped when it is long.
+//!     order. The queue is bounded by the slots and by the threads that fetch; accesses are dropped
+//!     when it is long. Only who says so waits for an answer (`Client::ask`).
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use super::wire::{AccessKind, Answer, Ask, Incoming, Request, What, push_access, set_session};
+use super::wire::{
+    AccessKind, Answer, Ask, Hello, Incoming, Request, What, push_access, set_session,
+};
 use crate::arena::{Arena, Part};
-use crate::attributes::Rules;
+use crate::cache::evict::Victim;
+use crate::gate::Gate;
+use crate::queue::Priority;
 use crate::shared::{ARENA_AT, ARENA_BYTES, Slot};
 use crate::sys::{self, socket::Socket};
 
@@ -33,11 +39,32 @@ use crate::sys::{self, socket::Socket};
 const ACCESSES: usize = 1024;
 const ACCESS_BYTES: usize = 24;
 
-/// A request of the kernel's that waits for an answer to an upcall; `then` says what becomes of it.
+/// A request of the kernel's that waited for an answer to an upcall; `then` says what becomes of it.
 pub struct Pending<T> {
     pub slot: Slot,
     pub part: Option<Part>,
     pub then: T,
+}
+
+/// An answer to a thread that waited for it. Whoever has it gives the part of the arena back.
+#[derive(Debug)]
+pub struct Reply {
+    pub errno: i32,
+    pub count: u32,
+    pub tail: Vec<u8>,
+    pub part: Option<Part>,
+}
+
+/// Who wants the answer to an upcall.
+enum Caller<T> {
+    Request { slot: Slot, then: T },
+    Thread(Gate<Reply>),
+}
+
+/// An upcall that is not answered.
+struct Call<T> {
+    caller: Caller<T>,
+    part: Option<Part>,
     ask: Ask,
     request: Request,
 }
@@ -56,7 +83,7 @@ pub enum Event<'a, T> {
     /// A control plane has started: begin a session with it.
     Ready,
     /// The session that was begun is answered. To be followed by `resume`.
-    Hello(Rules, std::path::PathBuf),
+    Hello(Hello),
     ForgetEntry {
         command: Command,
         parent: u64,
@@ -69,6 +96,27 @@ pub enum Event<'a, T> {
     Stats {
         command: Command,
     },
+    /// Where the lake is.
+    Source(&'a [u8]),
+    Fetch {
+        command: Command,
+        ino: u64,
+        lo: u64,
+        hi: u64,
+        priority: Priority,
+    },
+    Evict {
+        command: Command,
+        victims: Vec<Victim>,
+    },
+    Invalidate {
+        command: Command,
+        ino: u64,
+    },
+    Resize {
+        command: Command,
+        limit: Option<u64>,
+    },
 }
 
 struct State<T> {
@@ -77,7 +125,7 @@ struct State<T> {
     /// Whether HELLO has answered it.
     met: bool,
     next_id: u64,
-    pending: HashMap<u64, Pending<T>>,
+    pending: HashMap<u64, Call<T>>,
     /// Messages that found no room in the socket.
     outgoing: VecDeque<Vec<u8>>,
     /// Pending ones that found no room in the arena.
@@ -152,24 +200,25 @@ impl<T> Client<T> {
 
     /// Ask the control plane, for the request in `slot`. The answer comes out of `pump`.
     pub fn call(&self, slot: Slot, ask: Ask, request: Request, then: T) {
+        self.submit_new(Caller::Request { slot, then }, ask, request);
+    }
+
+    /// Ask the control plane, and wait for the answer, over its deaths, too. `None`: it did not come
+    /// within `patience`, which is for requests without a part of the arena. Not for the thread that
+    /// calls `pump`.
+    pub fn ask(&self, ask: Ask, request: Request, patience: Option<Duration>) -> Option<Reply> {
+        let gate = Gate::default();
+        self.submit_new(Caller::Thread(gate.clone()), ask, request);
+        gate.wait(patience)
+    }
+
+    fn submit_new(&self, caller: Caller<T>, ask: Ask, request: Request) {
         let mut state = self.lock();
         let id = state.next_id;
         state.next_id += 1;
-        state.pending.insert(id, Pending { slot, part: None, then, ask, request });
+        state.pending.insert(id, Call { caller, part: None, ask, request });
         if state.met {
             self.submit(&mut state, id);
-        }
-    }
-
-    /// Say something that needs no answer. A note of a read, or of a verification, is
-    /// dropped where many messages wait (U3): the first is of use at once or not at all, the second
-    /// is made again.
-    pub fn tell(&self, ask: Ask, request: &Request) {
-        let mut state = self.lock();
-        let spare = matches!(ask, Ask::Note | Ask::Verified);
-        if state.met && !(spare && state.outgoing.len() >= ACCESSES) {
-            let message = request.encode(ask, state.session, 0);
-            self.send(&mut state, message);
         }
     }
 
@@ -311,204 +360,36 @@ impl<T> Client<T> {
         }
         let command = Command { session: incoming.session, id };
         match incoming.what {
-            What::Hello { rules, lake_directory } => Some(Event::Hello(rules, lake_directory)),
+            What::Hello(hello) => Some(Event::Hello(hello)),
             What::ForgetEntry { parent, name } => {
                 Some(Event::ForgetEntry { command, parent, name })
             }
             What::ForgetContent { ino } => Some(Event::ForgetContent { command, ino }),
             What::Stats => Some(Event::Stats { command }),
-            What::Answer(answer) => Some(Event::Answered(state.pending.remove(&id)?, answer)),
+            What::Source(tail) => Some(Event::Source(tail)),
+            What::Fetch { ino, lo, hi, priority } => {
+                Some(Event::Fetch { command, ino, lo, hi, priority })
+            }
+            What::Evict(victims) => Some(Event::Evict { command, victims }),
+            What::Invalidate { ino } => Some(Event::Invalidate { command, ino }),
+            What::Resize { limit } => Some(Event::Resize { command, limit }),
+            What::Answer(answer) => {
+                let Call { caller, part, .. } = state.pending.remove(&id)?;
+                match caller {
+                    Caller::Request { slot, then } => {
+                        Some(Event::Answered(Pending { slot, part, then }, answer))
+                    }
+                    Caller::Thread(gate) => {
+                        let Answer { errno, count, tail, .. } = answer;
+                        gate.give(Reply { errno, count, tail: tail.to_vec(), part });
+                        None
+                    }
+                }
+            }
             What::Ready => None,
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::fd::{FromRawFd, OwnedFd};
-
-    use super::*;
-    use crate::shared::Shared;
-    use crate::upcall::wire::LONGEST;
-
-    const MIB: u64 = 1 << 20;
-
-    /// A client, slots for its calls, and the control plane's end of the socket.
-    struct World {
-        client: Client<u32>,
-        shared: Shared,
-        control: Socket,
-        buffer: Vec<u8>,
-    }
-
-    impl World {
-        fn new() -> Self {
-            let mut ends = [0; 2];
-            // SAFETY: room for two descriptors, which are nobody else's; a memfd likewise.
-            let (ours, theirs, memory) = unsafe {
-                let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
-                assert_eq!(libc::socketpair(libc::AF_UNIX, kind, 0, ends.as_mut_ptr()), 0);
-                let memfd = libc::memfd_create(c"test".as_ptr(), libc::MFD_CLOEXEC);
-                assert!(memfd >= 0);
-                (
-                    OwnedFd::from_raw_fd(ends[0]),
-                    OwnedFd::from_raw_fd(ends[1]),
-                    OwnedFd::from_raw_fd(memfd),
-                )
-            };
-            let shared = Shared::map(memory).unwrap();
-            shared.scan(|_| false);
-            Self {
-                client: Client::new(Socket::new(ours)),
-                shared,
-                control: Socket::new(theirs),
-                buffer: vec![0; LONGEST],
-            }
-        }
-
-        fn call(&self, ino: u64, arena_length: u64) {
-            let request = Request { arena_length, ..Request::of(ino) };
-            let then = u32::try_from(ino).unwrap();
-            self.client.call(self.shared.take(), Ask::Read, request, then);
-        }
-
-        /// Kind, session, id, ino and place in the arena of what the control plane receives next.
-        fn heard(&mut self) -> Option<(u16, u64, u64, u64, u64)> {
-            let message = self.control.receive(&mut self.buffer).unwrap()?;
-            let at = |at: usize| u64::from_le_bytes(message[at..at + 8].try_into().unwrap());
-            let kind = u16::from_le_bytes(message[2..4].try_into().unwrap());
-            Some((kind, at(8), at(16), at(24), at(48)))
-        }
-
-        /// What the control plane says: an answer, or HELLO.
-        fn say(&self, kind: u16, session: u64, id: u64, tail: &[u8]) {
-            let mut message = vec![1, 0];
-            message.extend(kind.to_le_bytes());
-            message.extend(u32::try_from(40 + tail.len()).unwrap().to_le_bytes());
-            message.extend(session.to_le_bytes());
-            message.extend(id.to_le_bytes());
-            message.resize(40, 0);
-            message.extend(tail);
-            assert!(self.control.send(&message).unwrap());
-        }
-
-        fn hello(&mut self, session: u64) {
-            self.say(0x4001, session, 0, &[0; 48]);
-            let mut met = false;
-            let take = |event: Event<'_, u32>| met = matches!(event, Event::Hello(..));
-            self.client.pump(&mut self.buffer, 1000, take).unwrap();
-            assert!(met);
-            self.client.resume();
-        }
-
-        /// What the calls were for whose answers have come, and their parts.
-        fn answered(&mut self) -> Vec<(u32, Option<Part>)> {
-            let mut found = Vec::new();
-            let take = |event: Event<'_, u32>| {
-                if let Event::Answered(pending, _) = event {
-                    self.shared.release(pending.slot);
-                    found.push((pending.then, pending.part));
-                }
-            };
-            self.client.pump(&mut self.buffer, 10, take).unwrap();
-            found
-        }
-    }
-
-    #[test]
-    fn calls_wait_for_a_session() {
-        let mut world = World::new();
-        world.call(16, 0);
-        assert_eq!(world.heard(), None);
-        world.client.start(1);
-        assert_eq!(world.heard().unwrap().0, Ask::Start as u16);
-        world.hello(1);
-        assert_eq!(world.heard().unwrap(), (Ask::Read as u16, 1, 1, 16, 0));
-        world.say(0x8006, 1, 1, b"");
-        assert_eq!(world.answered(), [(16, None)]);
-        assert_eq!(world.client.waiting(), 0);
-    }
-
-    #[test]
-    fn the_next_control_plane_gets_what_the_last_one_did_not_answer() {
-        let mut world = World::new();
-        world.client.start(1);
-        world.heard();
-        world.hello(1);
-        world.call(16, MIB);
-        world.call(17, MIB);
-        let (first, second) = (world.heard().unwrap(), world.heard().unwrap());
-        world.say(0x8006, 1, first.2, b"");
-        let [(16, Some(part))] = &world.answered()[..] else { panic!() };
-        assert_eq!(part.at as u64, first.4);
-        world.client.start(2);
-        world.heard();
-        // A late answer of the first one: dropped, however right it looks.
-        world.say(0x8006, 1, second.2, b"");
-        assert_eq!(world.answered(), []);
-        world.hello(2);
-        let again = world.heard().unwrap();
-        assert_eq!(again, (second.0, 2, second.2, second.3, second.4));
-        assert_eq!(world.heard(), None);
-        world.say(0x8006, 2, again.2, b"");
-        assert_eq!(world.answered().len(), 1);
-    }
-
-    #[test]
-    fn what_is_said_behind_hello_is_not_lost() {
-        let mut world = World::new();
-        world.client.start(1);
-        world.heard();
-        world.say(0x4001, 1, 0, &[0; 48]);
-        world.say(0x4004, 1, 7, &16u64.to_le_bytes());
-        let mut taken = Vec::new();
-        let take = |event: Event<'_, u32>| {
-            taken.push(matches!(event, Event::ForgetContent { ino: 16, .. }));
-        };
-        world.client.pump(&mut world.buffer, 1000, take).unwrap();
-        assert_eq!(taken, [false]); // HELLO; who waited for it alone looks at nothing else.
-        let take = |event: Event<'_, u32>| {
-            taken.push(matches!(event, Event::ForgetContent { ino: 16, .. }));
-        };
-        world.client.pump(&mut world.buffer, 1000, take).unwrap();
-        assert_eq!(taken, [false, true]);
-    }
-
-    #[test]
-    fn who_finds_no_room_in_the_arena_waits_for_it() {
-        let mut world = World::new();
-        world.client.start(1);
-        world.heard();
-        world.hello(1);
-        let room = u64::try_from(ARENA_BYTES).unwrap() / MIB;
-        for ino in 0..=room {
-            world.call(16 + ino, MIB);
-        }
-        let sent: Vec<_> = std::iter::from_fn(|| world.heard()).collect();
-        assert_eq!(sent.len() as u64, room);
-        world.say(0x8006, 1, sent[0].2, b"");
-        let [(16, Some(_))] = &world.answered()[..] else { panic!() };
-        assert_eq!(world.heard(), None);
-        world.client.give_back(Part { at: 0, length: 1 << 20 });
-        assert_eq!(world.heard().unwrap().3, 16 + room);
-    }
-
-    #[test]
-    fn a_control_plane_that_does_not_listen_holds_nobody_up() {
-        let mut world = World::new();
-        world.client.start(1);
-        world.heard();
-        world.hello(1);
-        for ino in 0..1000 {
-            world.call(16 + ino, 0);
-            world.client.access(16 + ino, 0);
-        }
-        let mut heard = 0;
-        while heard < 1000 {
-            match world.heard() {
-                Some((kind, ..)) => heard += usize::from(kind == Ask::Read as u16),
-                None => assert!(world.answered().is_empty()), // Sends what found no room.
-            }
-        }
-    }
-}
+mod tests;

@@ -4,7 +4,7 @@
 //! All fields are little-endian. From the front (64 bytes, then a tail):
 //!
 //! ```text
-//!  0  2  version (1)     2  2  kind          4  4  length of the whole message
+//!  0  2  version (2)     2  2  kind          4  4  length of the whole message
 //!  8  8  session        16  8  id (0: no answer is expected)
 //! 24  8  ino            32  8  offset       40  4  size      44  4  uid
 //! 48  8  arena: where   56  8  arena: how many bytes          64 .  tail
@@ -13,33 +13,42 @@
 //! LOOKUP    2  ino: parent; tail: name                         -> attributes, ttl
 //! GETATTR   3                                                  -> attributes, ttl
 //! CONFIRM   4  is this inode still the version in the lake?    -> nothing
-//! OPEN      5  keep the object ready for READ                  -> nothing
-//! READ      6  offset, size, arena                             -> count: bytes in the arena
-//! CLOSE     7  size: how many OPENs are over                      no answer
+//! ROOM      5  offset: bytes; size: most victims and extents   -> tail: victims
+//! GET       6  offset, size, arena; uid: 1 if this is all of   -> count: bytes in the arena;
+//!              the object; tail: its record in names/objects      tail: checksum, if it has one
+//! HEAD      7  tail: a record in names/objects                 -> tail: checksum, if it has one
 //! READDIR   8  offset: the last ino seen; size: most entries   -> count: entries in the arena, ttl
 //! GETXATTR  9  uid; tail: name                                 -> tail: value
 //! CHANGE   10  size: the FUSE opcode                           -> nothing
 //! ACCESSES 11  tail: 24 bytes each: ino, at_ns, what              no answer
-//! VERIFIED 12  offset: ctime_ns; arena where: the size             no answer
 //! DONE     13  id: a command's; size: errno; tail: its answer
-//! NOTE     14  offset, size: a READ that the front answered          no answer
 //! ```
 //!
 //! From the control plane (40 bytes, then a tail); an answer's kind is the request's plus 0x8000:
 //!
 //! ```text
-//!  0  2  version (1)     2  2  kind          4  4  length of the whole message
+//!  0  2  version (2)     2  2  kind          4  4  length of the whole message
 //!  8  8  session        16  8  id           24  4  errno     28  4  count
 //! 32  8  ttl_ns (all ones: for ever)        40  .  tail
 //!
 //! HELLO          0x4001  tail:  0 8 ttl_ns   8 8 negative_ttl_ns   16 8 directory_mtime_ns
-//!                              24 4 uid     28 4 gid   32 4 umask  36 4 reserved
-//!                              40 . the lake's directory in the cache
+//!                              24 4 uid     28 4 gid   32 4 umask  36 4 most requests to the lake
+//!                              40 8 memory  48 8 cache limit (all ones: none)
+//!                              56 8 min_free (f64)     64 . the lake's directory in the cache
 //! READY          0x4002  session 0: a control plane has started, and knows no session
 //! FORGET_ENTRY   0x4003  tail:  0 8 parent   8 . name
 //! FORGET_CONTENT 0x4004  tail:  0 8 ino
 //! STATS          0x4005
+//! SOURCE         0x4006  where the lake is (`crate::lake::Source`), or nothing: ask with GET
+//! FETCH          0x4007  tail:  0 8 ino   8 8 lo   16 8 hi   24 4 priority   28 4 reserved
+//!                        -> 0 8 bytes fetched
+//! EVICT          0x4008  tail: victims -> 0 8 files   8 8 bytes
+//! INVALIDATE     0x4009  tail:  0 8 ino
+//! RESIZE         0x400A  tail:  0 8 cache limit (all ones: none)
 //!
+//! victims, each:  0 8 ino   8 4 number of extents (0: all of it)   12 4 reserved   16 . extents
+//! an extent:      0 8 lo    8 8 hi
+//! checksum:       0 4 kind  4 4 reserved   8 8 value
 //! attributes:  0 8 ino   8 8 size   16 8 mtime_ns   24 4 mode   28 4 uid   32 4 gid   36 4 reserved
 //! a READDIR entry in the arena: attributes, 40 2 length of the name, 42 . name
 //! ```
@@ -51,8 +60,12 @@ use zerocopy::byteorder::little_endian::{I64, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::attributes::{Attributes, Rules, Ttl};
+use crate::cache::Limits;
+use crate::cache::evict::Victim;
+use crate::checksum::{Checksum, ChecksumKind};
+use crate::queue::Priority;
 
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// No message is longer; larger things go through the arena.
 pub const LONGEST: usize = 64 << 10;
 
@@ -63,16 +76,14 @@ pub enum Ask {
     Lookup = 2,
     Getattr = 3,
     Confirm = 4,
-    Open = 5,
-    Read = 6,
-    Close = 7,
+    Room = 5,
+    Get = 6,
+    Head = 7,
     Readdir = 8,
     Getxattr = 9,
     Change = 10,
     Accesses = 11,
-    Verified = 12,
     Done = 13,
-    Note = 14,
 }
 
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
@@ -125,7 +136,36 @@ struct WireRules {
     uid: U32,
     gid: U32,
     umask: U32,
+    max_requests: U32,
+    memory: U64,
+    cache_limit: U64,
+    min_free: U64,
+}
+
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+struct WireFetch {
+    ino: U64,
+    lo: U64,
+    hi: U64,
+    priority: U32,
     reserved: U32,
+}
+
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+struct WireVictim {
+    ino: U64,
+    extents: U32,
+    reserved: U32,
+}
+
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+struct WireChecksum {
+    kind: U32,
+    reserved: U32,
+    value: U64,
 }
 
 /// What the front asks; fields that a kind does not use are 0.
@@ -180,12 +220,25 @@ pub struct Incoming<'a> {
 
 #[derive(Debug)]
 pub enum What<'a> {
-    Hello { rules: Rules, lake_directory: PathBuf },
+    Hello(Hello),
     Ready,
     ForgetEntry { parent: u64, name: &'a [u8] },
     ForgetContent { ino: u64 },
     Stats,
+    Source(&'a [u8]),
+    Fetch { ino: u64, lo: u64, hi: u64, priority: Priority },
+    Evict(Vec<Victim>),
+    Invalidate { ino: u64 },
+    Resize { limit: Option<u64> },
     Answer(Answer<'a>),
+}
+
+/// What a session begins with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hello {
+    pub rules: Rules,
+    pub limits: Limits,
+    pub lake_directory: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -205,19 +258,7 @@ impl<'a> Incoming<'a> {
         }
         let ttl = Ttl::from_ns(header.ttl_ns.get());
         let what = match header.kind.get() {
-            0x4001 => {
-                let (rules, path) = WireRules::read_from_prefix(tail).ok()?;
-                let rules = Rules {
-                    ttl: Ttl::from_ns(rules.ttl_ns.get()),
-                    negative_ttl: Ttl::from_ns(rules.negative_ttl_ns.get()),
-                    uid: rules.uid.get(),
-                    gid: rules.gid.get(),
-                    umask: rules.umask.get(),
-                    directory_mtime_ns: rules.directory_mtime_ns.get(),
-                };
-                let lake_directory = PathBuf::from(std::ffi::OsStr::from_bytes(path));
-                What::Hello { rules, lake_directory }
-            }
+            0x4001 => What::Hello(hello(tail)?),
             0x4002 => What::Ready,
             0x4003 => {
                 let (parent, name) = U64::read_from_prefix(tail).ok()?;
@@ -225,6 +266,20 @@ impl<'a> Incoming<'a> {
             }
             0x4004 => What::ForgetContent { ino: U64::read_from_prefix(tail).ok()?.0.get() },
             0x4005 => What::Stats,
+            0x4006 => What::Source(tail),
+            0x4007 => {
+                let fetch = WireFetch::read_from_bytes(tail).ok()?;
+                let priority = match fetch.priority.get() {
+                    0 => Priority::Demand,
+                    1 => Priority::ReadAhead,
+                    _ => Priority::WarmUp,
+                };
+                let (ino, lo, hi) = (fetch.ino.get(), fetch.lo.get(), fetch.hi.get());
+                What::Fetch { ino, lo, hi, priority }
+            }
+            0x4008 => What::Evict(victims(tail)?),
+            0x4009 => What::Invalidate { ino: U64::read_from_prefix(tail).ok()?.0.get() },
+            0x400A => What::Resize { limit: limit(U64::read_from_prefix(tail).ok()?.0.get()) },
             kind if kind & 0x8000 != 0 => {
                 let errno = i32::try_from(header.errno.get()).ok()?;
                 What::Answer(Answer { errno, count: header.count.get(), ttl, tail })
@@ -233,6 +288,54 @@ impl<'a> Incoming<'a> {
         };
         Some(Self { session: header.session.get(), id: header.id.get(), what })
     }
+}
+
+fn hello(tail: &[u8]) -> Option<Hello> {
+    let (wire, path) = WireRules::read_from_prefix(tail).ok()?;
+    let rules = Rules {
+        ttl: Ttl::from_ns(wire.ttl_ns.get()),
+        negative_ttl: Ttl::from_ns(wire.negative_ttl_ns.get()),
+        uid: wire.uid.get(),
+        gid: wire.gid.get(),
+        umask: wire.umask.get(),
+        directory_mtime_ns: wire.directory_mtime_ns.get(),
+    };
+    let limits = Limits {
+        cache: limit(wire.cache_limit.get()),
+        min_free: f64::from_bits(wire.min_free.get()),
+        memory: wire.memory.get(),
+        max_requests: usize::try_from(wire.max_requests.get()).ok()?.max(1),
+    };
+    let lake_directory = PathBuf::from(std::ffi::OsStr::from_bytes(path));
+    Some(Hello { rules, limits, lake_directory })
+}
+
+fn limit(bytes: u64) -> Option<u64> {
+    (bytes != u64::MAX).then_some(bytes)
+}
+
+/// The victims that are all of `bytes`.
+pub fn victims(mut bytes: &[u8]) -> Option<Vec<Victim>> {
+    let mut victims = Vec::new();
+    while !bytes.is_empty() {
+        let (victim, rest) = WireVictim::read_from_prefix(bytes).ok()?;
+        bytes = rest;
+        let mut extents = Vec::new();
+        for _ in 0..victim.extents.get() {
+            let (extent, rest) = <[U64; 2]>::read_from_prefix(bytes).ok()?;
+            extents.push((extent[0].get(), extent[1].get()));
+            bytes = rest;
+        }
+        victims.push(Victim { ino: victim.ino.get(), extents });
+    }
+    Some(victims)
+}
+
+/// The checksum that all of `bytes` is, if it is one.
+pub fn checksum(bytes: &[u8]) -> Option<Checksum> {
+    let wire = WireChecksum::read_from_bytes(bytes).ok()?;
+    let kind = ChecksumKind::from_number(wire.kind.get())?;
+    Some(Checksum { kind, value: wire.value.get() })
 }
 
 /// The attributes at the beginning of `bytes`, and what follows them.
@@ -279,6 +382,8 @@ pub fn push_access(tail: &mut Vec<u8>, ino: u64, at_ns: i64, kind: AccessKind) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::index::records::ObjectRef;
+    use crate::lake::Source;
 
     fn golden(name: &str) -> Vec<u8> {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/upcalls/messages.json");
@@ -294,16 +399,19 @@ mod tests {
     fn requests() {
         let lookup = Request { tail: b"caf\xc3\xa9\n\xff".to_vec(), ..Request::of(0x10) };
         assert_eq!(lookup.encode(Ask::Lookup, 7, 0x0102_0304_0506_0708), golden("lookup"));
-        let read = Request {
-            offset: 1 << 40,
+        let object = Request { tail: golden("get")[64..].to_vec(), ..Request::of(77) };
+        assert_eq!(ObjectRef::parse(&object.tail).unwrap().key, b"caf\xc3\xa9/a.jpg");
+        let get = Request {
             size: 1 << 20,
+            uid: 1,
             arena_at: 65_536,
             arena_length: 1 << 20,
-            ..Request::of(77)
+            ..object.clone()
         };
-        assert_eq!(read.encode(Ask::Read, 7, 9), golden("read"));
-        let note = Request { offset: 1 << 20, size: 1 << 17, ..Request::of(77) };
-        assert_eq!(note.encode(Ask::Note, 7, 0), golden("note"));
+        assert_eq!(get.encode(Ask::Get, 7, 9), golden("get"));
+        assert_eq!(object.encode(Ask::Head, 7, 12), golden("head"));
+        let room = Request { offset: 8 << 30, size: 64, ..Default::default() };
+        assert_eq!(room.encode(Ask::Room, 7, 11), golden("room"));
         let xattr = Request { uid: 1000, tail: b"user.tierfs.etag".to_vec(), ..Request::of(77) };
         assert_eq!(xattr.encode(Ask::Getxattr, 7, 10), golden("getxattr"));
         let mut tail = Vec::new();
@@ -334,22 +442,63 @@ mod tests {
         let bytes = golden("answer that a name is absent");
         let What::Answer(answer) = Incoming::parse(&bytes).unwrap().what else { panic!() };
         assert_eq!((answer.errno, answer.ttl), (2, Ttl::FOREVER));
+        let bytes = golden("answer to get");
+        let What::Answer(answer) = Incoming::parse(&bytes).unwrap().what else { panic!() };
+        let value = 0x0102_0304_0506_0708;
+        let expected_checksum = Checksum { kind: ChecksumKind::Crc64Nvme, value };
+        assert_eq!((answer.count, checksum(answer.tail)), (1 << 20, Some(expected_checksum)));
+        assert_eq!(checksum(b""), None);
+        let bytes = golden("answer to room");
+        let What::Answer(answer) = Incoming::parse(&bytes).unwrap().what else { panic!() };
+        assert_eq!(victims(answer.tail), Some(two_victims()));
+        assert_eq!(victims(&answer.tail[1..]), None);
         let bytes = golden("entry");
         let (found, name, rest) = entry(&bytes).unwrap();
         assert_eq!((found, name, rest), (expected, &b"a\xff"[..], &[][..]));
     }
 
+    fn two_victims() -> Vec<Victim> {
+        let extents = vec![(0, 8 << 20), (1 << 40, (1 << 40) + (8 << 20))];
+        vec![Victim { ino: 77, extents: Vec::new() }, Victim { ino: 78, extents }]
+    }
+
+    #[test]
+    fn what_is_to_be_done() {
+        let bytes = golden("fetch");
+        let What::Fetch { ino, lo, hi, priority } = Incoming::parse(&bytes).unwrap().what else {
+            panic!()
+        };
+        assert_eq!((ino, lo, hi, priority), (77, 1 << 20, 3 << 20, Priority::WarmUp));
+        let bytes = golden("evict");
+        let What::Evict(found) = Incoming::parse(&bytes).unwrap().what else { panic!() };
+        assert_eq!(found, two_victims());
+        let bytes = golden("invalidate");
+        let invalidate = Incoming::parse(&bytes).unwrap().what;
+        assert!(matches!(invalidate, What::Invalidate { ino: 77 }));
+        let bytes = golden("resize");
+        let What::Resize { limit } = Incoming::parse(&bytes).unwrap().what else { panic!() };
+        assert_eq!(limit, Some(1 << 40));
+        let bytes = golden("source");
+        let What::Source(tail) = Incoming::parse(&bytes).unwrap().what else { panic!() };
+        let source = Source::parse(tail).unwrap();
+        assert_eq!((&source.access_key[..], source.connections), ("AKIDEXAMPLE", 64));
+        let bytes = golden("no source");
+        let What::Source(tail) = Incoming::parse(&bytes).unwrap().what else { panic!() };
+        assert!(Source::parse(tail).is_none());
+    }
+
     #[test]
     fn commands() {
         let bytes = golden("hello");
-        let What::Hello { rules, lake_directory } = Incoming::parse(&bytes).unwrap().what else {
-            panic!()
-        };
+        let What::Hello(hello) = Incoming::parse(&bytes).unwrap().what else { panic!() };
+        let Hello { rules, limits, lake_directory } = hello;
         assert_eq!(rules.ttl, Ttl::FOREVER);
         assert_eq!(rules.negative_ttl, Ttl::from_ns(5));
         assert_eq!((rules.uid, rules.gid, rules.umask), (1000, 100, 0o027));
         assert_eq!(rules.directory_mtime_ns, 1_700_000_000_000_000_000);
         assert_eq!(lake_directory.as_os_str().as_bytes(), b"/nvme/caf\xff");
+        let expected = Limits { cache: None, min_free: 0.1, memory: 1 << 30, max_requests: 64 };
+        assert_eq!(limits, expected);
         let bytes = golden("forget entry");
         let incoming = Incoming::parse(&bytes).unwrap();
         assert!(matches!(incoming.what, What::ForgetEntry { parent: 16, name: b"a.jpg" }));

@@ -1,6 +1,7 @@
 //! What is taken as an answer, and what is not.
 
 use super::*;
+use crate::checksum::{Checksum, ChecksumKind};
 
 /// That a range is refused for good if it is answered so, and the connection not used again.
 fn refused(answer: Vec<u8>) -> Failure {

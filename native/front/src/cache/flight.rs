@@ -1,0 +1,143 @@
+//! One GET and what becomes of its bytes.
+//!
+//! ```text
+//! Cache::start() --> queued --> room reserved --> GET --> done: whoever waits goes on from memory
+//!                                  (or not: C8)    |       |
+//!                                                  |       `--> written, recorded --> landed
+//!                                                  `--> failed: for all who wait; the next one who
+//!                                                       asks asks the lake anew
+//! ```
+//!
+//! While blocks of a flight are not in the cache file, readers find the flight and take its bytes.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use super::buffers::Buffer;
+use super::table::Held;
+use crate::queue::Id;
+use crate::serve::Worker;
+
+/// What is to be done once flights are over, by whichever thread ends the last of them.
+pub type Task = Box<dyn FnOnce(&mut Worker, &[Arc<Flight>]) + Send>;
+
+/// One GET of `[lo, hi)` of an object.
+pub struct Flight {
+    pub object: Held,
+    pub lo: u64,
+    pub hi: u64,
+    /// The blocks that it brings whole and that were missing when it began.
+    pub blocks: Vec<u32>,
+    /// The life of the object when it began.
+    pub life: u32,
+    /// Its place in the queue.
+    pub id: OnceLock<Id>,
+    /// All its blocks went into the cache.
+    pub kept: AtomicBool,
+    progress: Mutex<Progress>,
+}
+
+/// What a GET came to: the bytes, or an errno.
+pub type Outcome = Result<Arc<Buffer>, i32>;
+
+/// How far a flight is that somebody waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// Its bytes are here, or will not come.
+    Done,
+    /// They are in the cache, too, if they could be kept.
+    Landed,
+}
+
+#[derive(Default)]
+struct Progress {
+    outcome: Option<Outcome>,
+    landed: bool,
+    /// Who waits until it is done, and until it has landed.
+    waiting: [Vec<Arc<Waiting>>; 2],
+}
+
+impl Flight {
+    pub fn new(object: Held, lo: u64, hi: u64, blocks: Vec<u32>, life: u32) -> Self {
+        Self {
+            object,
+            lo,
+            hi,
+            blocks,
+            life,
+            id: OnceLock::new(),
+            kept: AtomicBool::new(false),
+            progress: Mutex::default(),
+        }
+    }
+
+    fn progress(&self) -> std::sync::MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the GET came to; `None`: it is under way.
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.progress().outcome.clone()
+    }
+
+    /// The GET is over; who waited for that.
+    pub fn done(&self, outcome: Outcome) -> Vec<Arc<Waiting>> {
+        let mut progress = self.progress();
+        if progress.outcome.is_none() {
+            progress.outcome = Some(outcome);
+        }
+        std::mem::take(&mut progress.waiting[Until::Done as usize])
+    }
+
+    /// Nothing more becomes of it; who waited for that.
+    pub fn landed(&self) -> Vec<Arc<Waiting>> {
+        let mut progress = self.progress();
+        progress.landed = true;
+        std::mem::take(&mut progress.waiting[Until::Landed as usize])
+    }
+
+    /// Add to those who wait; false if it is so far already.
+    fn join(&self, until: Until, waiting: &Arc<Waiting>) -> bool {
+        let mut progress = self.progress();
+        let over = match until {
+            Until::Done => progress.outcome.is_some(),
+            Until::Landed => progress.landed,
+        };
+        if !over {
+            progress.waiting[until as usize].push(waiting.clone());
+        }
+        !over
+    }
+}
+
+/// Somebody who waits for flights.
+pub struct Waiting {
+    /// One more than there are flights under way, until all of them are joined.
+    left: AtomicUsize,
+    flights: Vec<Arc<Flight>>,
+    task: Mutex<Option<Task>>,
+}
+
+impl Waiting {
+    /// Have `task` done once all of `flights` are so far; by the caller, at once, if they are.
+    pub fn until(until: Until, flights: Vec<Arc<Flight>>, task: Task, worker: &mut Worker) {
+        let left = AtomicUsize::new(flights.len() + 1);
+        let waiting = Arc::new(Self { left, flights, task: Mutex::new(Some(task)) });
+        let over = waiting.flights.iter().filter(|flight| !flight.join(until, &waiting)).count();
+        waiting.count_down(over + 1, worker);
+    }
+
+    /// One of the flights is so far.
+    pub fn flight_is_over(&self, worker: &mut Worker) {
+        self.count_down(1, worker);
+    }
+
+    fn count_down(&self, by: usize, worker: &mut Worker) {
+        if self.left.fetch_sub(by, Ordering::AcqRel) == by {
+            let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(task) = task {
+                task(worker, &self.flights);
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Blocks that came from the lake and cannot be kept on disk, in memory until they were read, the
+//! least recently used out.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::buffers::Buffer;
+
+/// At most so many bytes of blocks.
+pub struct Hot {
+    capacity: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    blocks: HashMap<(u64, u32), Block>,
+    bytes: u64,
+    clock: u64,
+}
+
+#[derive(Clone)]
+struct Block {
+    buffer: Arc<Buffer>,
+    at: usize,
+    length: usize,
+    used: u64,
+}
+
+/// A block in memory.
+pub struct HotBlock(Block);
+
+impl HotBlock {
+    pub fn bytes(&self) -> &[u8] {
+        &self.0.buffer[self.0.at..self.0.at + self.0.length]
+    }
+}
+
+impl Hot {
+    pub fn new(capacity: u64) -> Self {
+        Self { capacity, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn capacity_bytes(&self) -> u64 {
+        self.capacity
+    }
+
+    pub fn used_bytes(&self) -> u64 {
+        self.state().bytes
+    }
+
+    /// The whole block, or `None`.
+    pub fn get(&self, ino: u64, number: u32) -> Option<HotBlock> {
+        let mut state = self.state();
+        if state.blocks.is_empty() {
+            return None;
+        }
+        state.clock += 1;
+        let clock = state.clock;
+        let block = state.blocks.get_mut(&(ino, number))?;
+        block.used = clock;
+        Some(HotBlock(block.clone()))
+    }
+
+    /// Keep `length` bytes at `at` of `buffer`, which are block `number` of `ino`.
+    pub fn put(&self, ino: u64, number: u32, buffer: &Arc<Buffer>, at: usize, length: usize) {
+        if length as u64 > self.capacity {
+            return;
+        }
+        let mut state = self.state();
+        state.clock += 1;
+        let block = Block { buffer: buffer.clone(), at, length, used: state.clock };
+        if let Some(old) = state.blocks.insert((ino, number), block) {
+            state.bytes -= old.length as u64;
+        }
+        state.bytes += length as u64;
+        while state.bytes > self.capacity {
+            let oldest = state.blocks.iter().min_by_key(|(_, block)| block.used);
+            let Some((&key, _)) = oldest else { break };
+            state.remove(key);
+        }
+    }
+
+    pub fn remove(&self, ino: u64, number: u32) {
+        self.state().remove((ino, number));
+    }
+
+    /// Forget every block of `ino`.
+    pub fn forget(&self, ino: u64) {
+        let mut state = self.state();
+        let keys: Vec<_> = state.blocks.keys().filter(|key| key.0 == ino).copied().collect();
+        for key in keys {
+            state.remove(key);
+        }
+    }
+}
+
+impl State {
+    fn remove(&mut self, key: (u64, u32)) {
+        if let Some(block) = self.blocks.remove(&key) {
+            self.bytes -= block.length as u64;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::buffers::Buffers;
+
+    #[test]
+    fn the_least_recently_used_goes() {
+        let buffers = Arc::new(Buffers::default());
+        let mut buffer = buffers.take(40);
+        buffer.bytes_mut()[10..20].fill(7);
+        let buffer = Arc::new(buffer);
+        let hot = Hot::new(25);
+        hot.put(1, 0, &buffer, 0, 10);
+        hot.put(1, 1, &buffer, 10, 10);
+        assert_eq!(hot.get(1, 1).unwrap().bytes(), [7; 10]);
+        assert!(hot.get(1, 0).is_some());
+        hot.put(2, 0, &buffer, 20, 10);
+        assert!(hot.get(1, 1).is_none());
+        hot.put(2, 1, &buffer, 0, 26);
+        assert_eq!(hot.used_bytes(), 20);
+        hot.forget(1);
+        assert!(hot.get(1, 0).is_none() && hot.get(2, 0).is_some());
+        hot.remove(2, 0);
+        assert_eq!(hot.used_bytes(), 0);
+    }
+}

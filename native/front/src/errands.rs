@@ -1,0 +1,179 @@
+//! What is done beside requests: commands of the control plane's, and what the cache leaves to be
+//! done when its users have left.
+//!
+//! One thread does them in order; another one tells the kernel what to forget, which may wait for
+//! requests that need the first. A fetch, which takes as long as the lake does, has a thread of its
+//! own.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Receiver;
+use std::thread;
+
+use crate::attributes::{Rules, Ttl};
+use crate::cache::evict::Victim;
+use crate::cache::fetch::wait_until_landed;
+use crate::cache::flight::Flight;
+use crate::cache::objects::Object;
+use crate::cache::read::PART_BYTES;
+use crate::cache::table::Held;
+use crate::front::Front;
+use crate::log;
+use crate::queue::Priority;
+use crate::serve::Worker;
+use crate::upcall::client::Command;
+
+/// Parts of one object that a fetch keeps in flight: at 90 MB/s each, four fill the standard link.
+const FETCH_WIDTH: usize = 4;
+
+/// Something to be done; of a command its end is told.
+pub enum Errand {
+    ForgetEntry { command: Command, parent: u64, name: Vec<u8> },
+    ForgetContent { command: Option<Command>, ino: u64 },
+    Evict { command: Option<Command>, victims: Vec<Victim> },
+    Invalidate { command: Command, ino: u64 },
+    Resize { command: Command, limit: Option<u64> },
+    Fetch { command: Command, ino: u64, lo: u64, hi: u64, priority: Priority },
+}
+
+/// Objects whose last user has left, until the end of the process.
+pub fn see_off(front: &Arc<Front>, left: Receiver<Arc<Object>>) {
+    let mut worker = Worker::new(front.clone());
+    for object in left {
+        if front.cache.left(worker.cache_reader(), &object) {
+            front.evict(worker.cache_reader(), &[Victim { ino: object.ino, extents: vec![] }]);
+        }
+    }
+}
+
+/// Do what comes, until the end of the process.
+pub fn run(front: &Arc<Front>, errands: Receiver<Errand>) {
+    let mut worker = Worker::new(front.clone());
+    for errand in errands {
+        run_one(front, &mut worker, errand);
+    }
+}
+
+fn run_one(front: &Arc<Front>, worker: &mut Worker, errand: Errand) {
+    match errand {
+        Errand::ForgetEntry { command, parent, name } => {
+            done(front, command, front.device.forget_entry(parent, &name));
+        }
+        Errand::ForgetContent { command, ino } => {
+            let result = front.device.forget_content(ino);
+            if let Some(command) = command {
+                done(front, command, result);
+            }
+        }
+        Errand::Evict { command, victims } => {
+            let freed = front.evict(worker.cache_reader(), &victims);
+            if let Some(command) = command {
+                let answer = [freed.files.to_le_bytes(), freed.bytes.to_le_bytes()].concat();
+                front.client.done(command, 0, &answer);
+            }
+        }
+        Errand::Invalidate { command, ino } => {
+            if let Some(object) = front.cache.table.get(ino) {
+                object.stale.store(true, Ordering::Release);
+            }
+            front.evict(worker.cache_reader(), &[Victim { ino, extents: Vec::new() }]);
+            front.client.done(command, 0, &[]);
+        }
+        Errand::Resize { command, limit } => {
+            let cache = &front.cache;
+            cache.capacity.resize(limit, |bytes| front.make_room(worker.cache_reader(), bytes));
+            front.client.done(command, 0, &[]);
+        }
+        Errand::Fetch { command, ino, lo, hi, priority } => {
+            let front = front.clone();
+            let name = format!("fetch-{ino}");
+            let begun = thread::Builder::new().name(name).spawn(move || {
+                let (code, answer) = match fetch(&front, ino, lo, hi, priority) {
+                    Ok(bytes) => (0, bytes.to_le_bytes().to_vec()),
+                    Err((code, reason)) => (code, reason.into_bytes()),
+                };
+                front.client.done(command, code.unsigned_abs(), &answer);
+            });
+            if let Err(error) = begun {
+                log::error(&format!("no thread for a fetch: {error}"));
+            }
+        }
+    }
+}
+
+fn done(front: &Front, command: Command, result: std::io::Result<()>) {
+    let errno = result.err().and_then(|error| error.raw_os_error()).unwrap_or(0);
+    front.client.done(command, errno.unsigned_abs(), &[]);
+}
+
+/// Bring `[lo, hi)` of a file into the cache; the bytes that had to be fetched, after they are on
+/// the cache disk. Or an errno, and the reason.
+fn fetch(
+    front: &Arc<Front>,
+    ino: u64,
+    lo: u64,
+    hi: u64,
+    priority: Priority,
+) -> Result<u64, (i32, String)> {
+    let mut worker = Worker::new(front.clone());
+    let rules = Rules { ttl: Ttl::FOREVER, ..front.rules.clone() };
+    let gone = || (libc::ESTALE, "it changed in the lake".to_owned());
+    let version = worker.openable(&rules, ino).ok_or_else(gone)?;
+    let size = version.attributes.size;
+    if size == 0 {
+        return Ok(0);
+    }
+    let object = worker.acquire(ino, &version).ok_or_else(gone)?;
+    let mut fetch =
+        Fetch { front, object, worker: &mut worker, bytes: 0, under_way: VecDeque::new() };
+    let (mut at, end) = (lo, hi.min(size));
+    while at < end {
+        let part_end = ((at / PART_BYTES + 1) * PART_BYTES).min(end);
+        fetch.guard()?;
+        let flights = front.cache.ahead(&fetch.object, at, part_end, PART_BYTES, priority);
+        fetch.under_way.extend(flights);
+        while fetch.under_way.len() >= FETCH_WIDTH {
+            fetch.land()?;
+        }
+        at = part_end;
+    }
+    while !fetch.under_way.is_empty() {
+        fetch.land()?;
+    }
+    fetch.guard()?;
+    // Who asked for it looks into the index next.
+    let _ = front.cache.recorder.commit(Vec::new());
+    Ok(fetch.bytes)
+}
+
+struct Fetch<'f> {
+    front: &'f Arc<Front>,
+    object: Held,
+    worker: &'f mut Worker,
+    bytes: u64,
+    under_way: VecDeque<Arc<Flight>>,
+}
+
+impl Fetch<'_> {
+    fn guard(&self) -> Result<(), (i32, String)> {
+        let refused = crate::cache::Cache::guard(&self.object, &self.object.state());
+        refused.map_or(Ok(()), |code| Err((code, String::new())))
+    }
+
+    fn land(&mut self) -> Result<(), (i32, String)> {
+        let Some(flight) = self.under_way.pop_front() else { return Ok(()) };
+        wait_until_landed(self.worker, vec![flight.clone()]);
+        if let Some(Err(code)) = flight.outcome() {
+            return Err((code, String::new()));
+        }
+        if !flight.kept.load(Ordering::Acquire) {
+            let reason = self.front.cache.health.reason();
+            let reason =
+                if reason.is_empty() { "there is no room for it".to_owned() } else { reason };
+            return Err((libc::ENOSPC, reason));
+        }
+        self.bytes += flight.hi - flight.lo;
+        Ok(())
+    }
+}
