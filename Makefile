@@ -15,7 +15,7 @@ NATIVE := native/target/release
 export CARGO_TARGET_DIR := $(CURDIR)/native/target
 
 .DEFAULT_GOAL := help
-.PHONY: help build system-packages test check test-native check-native native demo bench bench-quick bars fuzz docs clean
+.PHONY: help build system-packages test check test-native check-native native demo bench bench-quick bars fuzz audit docs clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -72,6 +72,9 @@ bars: $(VENV)/.dev ## tierfs's own bars, without peers
 fuzz: ## fuzz the native front's decoders, ten minutes each (needs cargo-fuzz: cargo install cargo-fuzz)
 	cd native/fuzz && for target in request record upcall; do \
 		RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=target cargo fuzz run $$target -- -max_total_time=$(FUZZ_S) || exit 1; done
+
+audit: ## licences and advisories of the Rust crates (needs cargo-deny: cargo install cargo-deny, and the network)
+	cd native && cargo deny --locked check
 
 docs: $(VENV)/.built ## write docs/configuration.md from the option table
 	$(BIN)/tierfs reference > docs/configuration.md
