@@ -16,18 +16,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench import data
 from bench.bars.harness import Result, Tierfs, make_small_files
+from bench.lakesim import ACCESS_KEY, SECRET_KEY, Link, lakesim
+from bench.subjects.base import Bucket
 from bench.workspace import workspace
 from tierfs import mountinfo
 
 KILLS, FILES, FILE_BYTES = 1000, 20_000, 24_000
 #: Files that are larger than a block, so that reads of parts of them are under way, too.
 LARGE, LARGE_BYTES = 40, 3_000_000
+#: A lake that is near, so that there is much to strike.
+LINK = Link(2.0, 10.0, 500.0, 2000.0)
 #: Between two kills.
 PAUSE_S = (0.2, 1.0)
 ROLES = ("front", "front", "control")
@@ -122,8 +128,30 @@ def strike(work: Path, *, kills: int, files: int, seed: int = 1) -> Outcome:
         name = f"large/{n:03}.bin"
         (lake / name).write_bytes(random.Random(n).randbytes(LARGE_BYTES))
         names.append(name)
-    options = ("--front", "native", "--metadata-ttl", "inf", "--cache-size", "8G")
-    subject = Tierfs(work, f"file://{lake}", *options, "--link", "2,10,500,2000")
+    with lakesim(seed=seed) as server:
+        bucket = Bucket(server.endpoint, "lake", "", ACCESS_KEY, SECRET_KEY)
+        _upload(bucket, lake, names)
+        server.configure(LINK)
+        return _strike(work, bucket, lake, names, kills, seed)
+
+
+def _upload(bucket: Bucket, lake: Path, names: list[str]) -> None:
+    client = data.client(bucket)
+    client.create_bucket(Bucket=bucket.name)
+
+    def put(name: str) -> None:
+        client.put_object(Bucket=bucket.name, Key=name, Body=(lake / name).read_bytes())
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(put, names))
+
+
+def _strike(
+    work: Path, bucket: Bucket, lake: Path, names: list[str], kills: int, seed: int
+) -> Outcome:
+    options = ["--front", "native", "--metadata-ttl", "inf", "--cache-size", "8G"]
+    options += ["--endpoint", bucket.endpoint]
+    subject = Tierfs(work, f"s3://{bucket.name}", *options, env=bucket.environment())
     outcome = Outcome()
     readers = []
     try:

@@ -104,6 +104,28 @@ def test_a_stopped_control_plane_holds_up_nothing_that_is_cached(
             os.kill(control, signal.SIGCONT)
 
 
+def test_a_front_needs_no_control_plane_to_take_over(
+    mount: Make, lake: Path, content: Content
+) -> None:
+    for n in range(20):
+        (lake / f"f{n}").write_bytes(content(n, 10_000))
+    with mount("--metadata-ttl", "inf") as made:
+        for name in sorted(os.listdir(made.directory)):
+            (made.directory / name).read_bytes()
+        wait_until(lambda: made.status()["cache"]["cached_files"] == 20, "all to be cached")
+        pids = made.pids()
+        os.kill(pids["control"], signal.SIGSTOP)
+        try:
+            os.kill(pids["front"], signal.SIGKILL)
+            for n in range(20):
+                assert (made.directory / f"f{n}").read_bytes() == content(n, 10_000)
+            assert len(os.listdir(made.directory)) == 20
+        finally:
+            os.kill(pids["control"], signal.SIGCONT)
+        wait_until(lambda: replaced(made, "front", pids["front"]), "another front")
+        assert made.pids()["control"] == pids["control"]
+
+
 def test_many_dead_fronts_leave_the_index_readable(
     mount: Make, lake: Path, content: Content
 ) -> None:

@@ -11,7 +11,7 @@ import trio
 from tests.caching import MIB, rig
 from tierfs.cache.budget import Priority
 from tierfs.cache.eviction import EVICT_PAGE, Victim
-from tierfs.front.native import NativeFront
+from tierfs.front.native import FETCH_BYTES, NativeFront
 from tierfs.front.port import Access, AccessListener, FrontPort
 from tierfs.index.cache import CacheBatch, CacheIndex
 from tierfs.index.index import open_index
@@ -215,3 +215,41 @@ async def test_the_stats_are_those_of_the_other_front(tmp_path: Path) -> None:
         assert s.front.lake_counters() == r.front.lake_counters() == LakeCounters()
         ports: list[FrontPort] = [s.front, r.front]
         assert [port.requests_to_fetch(20 * MIB) for port in ports] == [3, 3]
+
+
+async def test_a_fetch_comes_in_pieces_and_is_nobodys_victim(tmp_path: Path) -> None:
+    async with scene(tmp_path) as s:
+        await s.record(16, size=1000 * MIB)
+        victims: list[list[Victim]] = []
+        fetch = s.told.fetch
+
+        async def watched(ino: int, lo: int, hi: int, priority: Priority) -> int:
+            victims.append(s.front.choose_victims(MIB, 64))
+            return await fetch(ino, lo, hi, priority)
+
+        s.told.fetch = watched  # type: ignore[method-assign]
+        size = 2 * FETCH_BYTES + MIB
+        assert await s.front.fetch(16, REF, size, None, Priority.WARM_UP) == size
+        assert [(lo, hi) for _, lo, hi, _ in s.told.fetched] == [
+            (0, FETCH_BYTES),
+            (FETCH_BYTES, 2 * FETCH_BYTES),
+            (2 * FETCH_BYTES, size),
+        ]
+        assert victims == [[], [], []]
+        assert [victim.ino for victim in s.front.choose_victims(MIB, 64)] == [16]
+
+
+async def test_counters_go_on_over_the_fronts_of_a_mount(tmp_path: Path) -> None:
+    async with scene(tmp_path) as s:
+        s.front.heard({"misses": "5", "used_bytes": "100", "lake_get_requests": "7"})
+        s.front.heard({"misses": "6", "used_bytes": "90", "lake_get_requests": "8"})
+        s.front.heard({"misses": "1", "used_bytes": "80", "lake_get_requests": "0"})
+        stats = s.front.stats()
+        assert (stats["misses"], stats["used_bytes"]) == (7, 80)
+        assert s.front.lake_counters().get_requests == 8
+
+
+async def test_what_an_open_fetched_is_no_hit(tmp_path: Path) -> None:
+    async with scene(tmp_path) as s:
+        s.front.heard({"hits": "3", "opens_passed_through": "10", "opens_fetched": "4"})
+        assert s.front.stats()["hits"] == 9

@@ -53,6 +53,9 @@ IDLE_TASKS = 16
 #: Requests in flight. All that wait for a slow lake count, and one more than this waits with them,
 #: even for what is cached; so it is more than the readers of a node. A task costs some 15 KiB.
 MAX_TASKS = 4096
+#: Requests to the lake that a native front may have under way: each has a thread of its own there,
+#: and that a place in the index's table of readers (`tierfs.index.environments.MAX_READERS`).
+MOST_REQUESTS = 256
 #: How long a stop waits for requests in flight before it cancels them, and then for each part to
 #: close. The keeper kills after 30 s (`tierfs.keeper.timing`), which would cost the index its clean
 #: end.
@@ -263,7 +266,7 @@ async def _serve_upcalls(
         uid=uid,
         gid=gid,
         umask=config.umask,
-        max_requests=config.max_connections,
+        max_requests=min(config.max_connections, MOST_REQUESTS),
         memory=config.memory,
         min_free=config.min_free,
         lake_directory=os.fsencode(parts.directory),

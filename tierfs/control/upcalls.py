@@ -61,7 +61,7 @@ STATS_S = 1.0
 SOURCE_INTERVAL_S = 30.0
 #: How long the first session may wait for the lake's whereabouts; until they are known, the front
 #: asks for bytes here.
-SOURCE_S = 5.0
+SOURCE_S = 1.0
 
 #: What a change was, for the one line of the log. Opcodes are FUSE's (<linux/fuse.h>).
 _CHANGES = {
@@ -204,7 +204,9 @@ class UpcallServer:
                 return
             except TierfsError as error:
                 if not is_quiet(error):
-                    log.warning("%s: %s", request.ask.name.lower(), error)
+                    # The front says what it could not compare, and compares it another time.
+                    level = logging.DEBUG if request.ask is Ask.HEAD else logging.WARNING
+                    log.log(level, "%s: %s", request.ask.name.lower(), error)
                 self._answer(request, errno=errno_of(error))
             except Exception:
                 log.exception("%s: unexpected error, answered EIO", request.ask.name.lower())

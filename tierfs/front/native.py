@@ -11,6 +11,7 @@ told of files in use is a little late, so the front looks itself before it evict
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,10 +33,24 @@ from tierfs.readahead.policy import EvictionPolicy, SampledLru
 #: Files and extents chosen in one go: choosing takes the loop's thread for some 50 us a file.
 EVICT_AT_ONCE = 64
 
-#: Counters and gauges of the front's that `FrontPort.stats` gives as they are.
-_COUNTED = (
+#: Fetches that the front is told to do at one time; each has a thread of its own there.
+MOST_FETCHES = 64
+#: One order to fetch: 16 parts.
+FETCH_BYTES = 128 << 20
+
+#: Gauges of the front's that `FrontPort.stats` gives as they are.
+_GAUGES = (
     "used_bytes",
     "reserved_bytes",
+    "open_handles",
+    "in_flight",
+    "buffer_bytes",
+    "buffer_limit_bytes",
+    "waiting_requests",
+    "hot_bytes",
+)
+#: And its counters.
+_COUNTED = (
     "misses",
     "hit_bytes",
     "miss_bytes",
@@ -45,13 +60,18 @@ _COUNTED = (
     "evicted_files",
     "evicted_extents",
     "evicted_bytes",
-    "open_handles",
-    "in_flight",
-    "buffer_bytes",
-    "buffer_limit_bytes",
-    "waiting_requests",
-    "hot_bytes",
     "disk_errors",
+)
+#: All that only grows in the life of one front.
+_GROWING = (
+    *_COUNTED,
+    "hits",
+    "opens_passed_through",
+    "opens_fetched",
+    "lake_get_requests",
+    "lake_bytes_read",
+    "lake_retries",
+    "lake_slow_downs",
 )
 
 
@@ -98,10 +118,15 @@ class NativeFront:
         self._accesses = AccessLog(None, self._policy, on_accesses)
         self._used: set[int] = set()
         self._pins: dict[int, int] = {}
+        #: Fetches under way, by inode: what is just being filled is nobody's victim.
+        self._fetching: Counter[int] = Counter()
+        self._fetches = trio.Semaphore(MOST_FETCHES)
         #: The limit of the cache, which every front is told at its beginning.
         self.limit_bytes = cache_size
         #: What the front counted last, by name.
         self.front_stats: dict[str, int] = {}
+        #: What the fronts before it counted of what only grows.
+        self._earlier: Counter[str] = Counter()
         self._streaming_reason = ""
 
     async def start(self) -> None:
@@ -141,13 +166,18 @@ class NativeFront:
 
     def heard(self, stats: Mapping[str, str]) -> None:
         """The front said *stats* of itself."""
-        self.front_stats = {
+        said = {
             name: int(value) for name, value in stats.items() if value.isascii() and value.isdigit()
         }
+        for name in _GROWING:
+            # Less than before: another front, which counts anew.
+            if said.get(name, 0) < self.front_stats.get(name, 0):
+                self._earlier[name] += self.front_stats[name]
+        self.front_stats = said
         self._streaming_reason = stats.get("streaming_reason", "")
 
     def _stays(self, ino: int) -> bool:
-        return ino in self._used or ino in self._pins
+        return ino in self._used or ino in self._pins or ino in self._fetching
 
     # ---- the port ------------------------------------------------------------------------------
 
@@ -165,7 +195,20 @@ class NativeFront:
         hi = min(-(-hi // BLOCK_SIZE) * BLOCK_SIZE, size)
         if lo >= hi:
             return 0
-        return await self._orders.fetch(ino, lo, hi, priority)
+        fetched = 0
+        self._fetching[ino] += 1
+        try:
+            # In pieces, so that a caller who gives up leaves at most one of them under way.
+            while lo < hi:
+                end = min(lo + FETCH_BYTES, hi)
+                async with self._fetches:
+                    fetched += await self._orders.fetch(ino, lo, end, priority)
+                lo = end
+        finally:
+            self._fetching[ino] -= 1
+            if not self._fetching[ino]:
+                del self._fetching[ino]
+        return fetched
 
     async def evict(self, ino: int, extents: Sequence[Extent] | None = None) -> int:
         """See `FrontPort.evict`."""
@@ -245,11 +288,13 @@ class NativeFront:
             "cached_files": files,
             "cached_bytes": cached_bytes,
             "limit_bytes": self.limit_bytes,
-            "hits": self._said("hits") + self._said("opens_passed_through"),
-            **{name: self._said(name) for name in _COUNTED},
+            "hits": self._said("hits")
+            + self._said("opens_passed_through")
+            - self._said("opens_fetched"),
+            **{name: self._said(name) for name in (*_GAUGES, *_COUNTED)},
             "streaming": bool(self._said("streaming")),
             "streaming_reason": self._streaming_reason,
         }
 
     def _said(self, name: str) -> int:
-        return self.front_stats.get(name, 0)
+        return self._earlier[name] + self.front_stats.get(name, 0)

@@ -45,7 +45,7 @@ from tierfs.lake.protocol import (
     Version,
     check_listing,
 )
-from tierfs.lake.retry import Retrier
+from tierfs.lake.retry import Retrier, Transient
 from tierfs.lake.s3_answers import (
     OtherRegion,
     Renewable,
@@ -354,7 +354,14 @@ class S3Lake:
                 stall_s=client.stall_s,
             )
 
-        return await self._ask("find credentials", self._bucket.encode(), once)
+        # Not as a request to the lake: it asks nobody there, and must not wait for those that do.
+        client = self._client
+        if client is None:
+            raise InvalidRequest("the lake is closed", self._bucket)
+        try:
+            return await once(client)
+        except Transient as error:
+            raise LakeUnavailable("find credentials", self._bucket, error.reason) from None
 
     async def source_changed(self) -> None:
         """See `Lake.source_changed`: other credentials were looked up, or another region."""

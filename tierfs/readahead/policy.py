@@ -14,6 +14,7 @@ beginning, and goes on where the rest of it lies.
 from __future__ import annotations
 
 import random
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
@@ -64,14 +65,16 @@ class SampledLru:
         self._source = source
         self._clock = clock
         self._rng = rng or random.Random()
-        self._recent: dict[int, int] = {}
+        #: By inode, the least recently accessed first.
+        self._recent: OrderedDict[int, int] = OrderedDict()
 
     def accessed(self, ino: int) -> None:
         # Beyond the bound the oldest buffered access is forgotten: an error of seconds in an
         # estimate.
         if len(self._recent) >= MAX_RECENT and ino not in self._recent:
-            del self._recent[next(iter(self._recent))]
+            self._recent.popitem(last=False)
         self._recent[ino] = self._clock.now_ns() // 1_000_000_000
+        self._recent.move_to_end(ino)
 
     def choose_victims(self, bytes_: int, most: int, in_use: Callable[[int], bool]) -> list[Victim]:
         chosen: dict[int, Victim] = {}
@@ -102,5 +105,5 @@ class SampledLru:
         return max(self._recent.get(ino, 0), file.last_used_s)
 
     def drain(self) -> dict[int, int]:
-        recent, self._recent = self._recent, {}
+        recent, self._recent = self._recent, OrderedDict()
         return recent

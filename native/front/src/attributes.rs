@@ -52,6 +52,11 @@ pub fn now_ns() -> i64 {
     i64::try_from(passed.as_nanos()).unwrap_or(i64::MAX)
 }
 
+/// Seconds since the Unix epoch.
+pub fn now_s() -> u64 {
+    u64::try_from(now_ns() / 1_000_000_000).unwrap_or(0)
+}
+
 /// The mount's own rules, as the control plane said them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {

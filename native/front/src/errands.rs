@@ -19,7 +19,6 @@ use crate::cache::objects::Object;
 use crate::cache::read::PART_BYTES;
 use crate::cache::table::Held;
 use crate::front::Front;
-use crate::log;
 use crate::queue::Priority;
 use crate::serve::Worker;
 use crate::upcall::client::Command;
@@ -33,7 +32,7 @@ pub enum Errand {
     ForgetContent { command: Option<Command>, ino: u64 },
     Evict { command: Option<Command>, victims: Vec<Victim> },
     Invalidate { command: Command, ino: u64 },
-    Resize { command: Command, limit: Option<u64> },
+    Resize { command: Option<Command>, limit: Option<u64> },
     Fetch { command: Command, ino: u64, lo: u64, hi: u64, priority: Priority },
 }
 
@@ -42,7 +41,8 @@ pub fn see_off(front: &Arc<Front>, left: Receiver<Arc<Object>>) {
     let mut worker = Worker::new(front.clone());
     for object in left {
         if front.cache.left(worker.cache_reader(), &object) {
-            front.evict(worker.cache_reader(), &[Victim { ino: object.ino, extents: vec![] }]);
+            let victims = [Victim { ino: object.ino, extents: Vec::new() }];
+            front.evict(worker.cache_reader(), &victims, true);
         }
     }
 }
@@ -67,7 +67,7 @@ fn run_one(front: &Arc<Front>, worker: &mut Worker, errand: Errand) {
             }
         }
         Errand::Evict { command, victims } => {
-            let freed = front.evict(worker.cache_reader(), &victims);
+            let freed = front.evict(worker.cache_reader(), &victims, true);
             if let Some(command) = command {
                 let answer = [freed.files.to_le_bytes(), freed.bytes.to_le_bytes()].concat();
                 front.client.done(command, 0, &answer);
@@ -77,26 +77,30 @@ fn run_one(front: &Arc<Front>, worker: &mut Worker, errand: Errand) {
             if let Some(object) = front.cache.table.get(ino) {
                 object.stale.store(true, Ordering::Release);
             }
-            front.evict(worker.cache_reader(), &[Victim { ino, extents: Vec::new() }]);
+            let victims = [Victim { ino, extents: Vec::new() }];
+            front.evict(worker.cache_reader(), &victims, true);
             front.client.done(command, 0, &[]);
         }
         Errand::Resize { command, limit } => {
             let cache = &front.cache;
             cache.capacity.resize(limit, |bytes| front.make_room(worker.cache_reader(), bytes));
-            front.client.done(command, 0, &[]);
+            if let Some(command) = command {
+                front.client.done(command, 0, &[]);
+            }
         }
         Errand::Fetch { command, ino, lo, hi, priority } => {
-            let front = front.clone();
-            let name = format!("fetch-{ino}");
-            let begun = thread::Builder::new().name(name).spawn(move || {
-                let (code, answer) = match fetch(&front, ino, lo, hi, priority) {
-                    Ok(bytes) => (0, bytes.to_le_bytes().to_vec()),
-                    Err((code, reason)) => (code, reason.into_bytes()),
-                };
-                front.client.done(command, code.unsigned_abs(), &answer);
+            let begun = thread::Builder::new().name(format!("fetch-{ino}")).spawn({
+                let front = front.clone();
+                move || {
+                    let (code, answer) = match fetch(&front, ino, lo, hi, priority) {
+                        Ok(bytes) => (0, bytes.to_le_bytes().to_vec()),
+                        Err((code, reason)) => (code, reason.into_bytes()),
+                    };
+                    front.client.done(command, code.unsigned_abs(), &answer);
+                }
             });
             if let Err(error) = begun {
-                log::error(&format!("no thread for a fetch: {error}"));
+                done(front, command, Err(error));
             }
         }
     }
@@ -143,7 +147,7 @@ fn fetch(
     }
     fetch.guard()?;
     // Who asked for it looks into the index next.
-    let _ = front.cache.recorder.commit(Vec::new());
+    front.cache.recorder.announce(&fetch.object).wait(None);
     Ok(fetch.bytes)
 }
 

@@ -21,7 +21,7 @@ use crate::log;
 use crate::opened::{Means, OpenInodes};
 use crate::run::index_numbers;
 use crate::serve::Then;
-use crate::shared::{Opened, Shared};
+use crate::shared::{Opened, Shared, Slot};
 use crate::stats::Stats;
 use crate::sys::device::Device;
 use crate::upcall::client::Client;
@@ -32,11 +32,13 @@ const ROOM_PATIENCE: Duration = Duration::from_secs(2);
 /// Files and extents evicted in one go.
 const EVICT_AT_ONCE: u32 = 64;
 
-/// To the threads that do errands.
+/// To the threads that work beside requests.
 pub struct Senders {
     /// What the kernel is to forget.
     pub notices: Sender<Errand>,
     pub others: Sender<Errand>,
+    /// OPENs whose version the control plane has confirmed.
+    pub confirmed: Sender<Slot>,
 }
 
 /// Everything that the threads share.
@@ -75,17 +77,19 @@ impl Front {
         rows: &[Opened],
         pending_rows: HashMap<u64, Opened>,
         hello: Hello,
+        index_numbers: Vec<Option<u64>>,
+        names: Names,
         cache: Cache,
         masked: u64,
         unverified: SyncSender<u64>,
         errands: Senders,
-    ) -> Result<Self, Box<dyn std::error::Error>> {
+    ) -> Self {
         let Hello { rules, lake_directory, .. } = hello;
         let opened = OpenInodes::restore(rows, &shared, &device);
-        Ok(Self {
+        Self {
             opened,
             rules,
-            names: Names::open(&lake_directory)?,
+            names,
             stats: cache.stats.clone(),
             cache,
             device,
@@ -95,12 +99,12 @@ impl Front {
             unverified,
             ready: OnceLock::new(),
             pending_rows,
-            index_numbers: index_numbers(&lake_directory),
+            index_numbers,
             lake_directory,
             lake: RwLock::default(),
             errands: Mutex::new(errands),
             refused_errno: AtomicU64::new(0),
-        })
+        }
     }
 
     /// Whether the index in the cache is the one that is open here: a damaged one is moved aside.
@@ -176,27 +180,40 @@ impl Front {
         let _ = sender.send(errand); // Whoever does them ends with this process.
     }
 
+    /// Go on with an OPEN whose version is confirmed, in a thread that may wait for the disk.
+    pub fn open_soon(&self, slot: Slot) {
+        let errands = self.errands.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = errands.confirmed.send(slot);
+    }
+
     /// Evict what was open until now.
     pub fn evict_soon(&self, ino: u64) {
         self.send(Errand::Evict { command: None, victims: vec![Victim { ino, extents: vec![] }] });
     }
 
-    /// Evict `victims`; those that are open, and are to go as a whole, after their last RELEASE.
-    pub fn evict(&self, index: &mut CacheReader, victims: &[Victim]) -> Freed {
-        self.cache.evict(index, victims, |ino, all| {
-            if all { self.opened.doom(ino) } else { self.opened.is_open(ino) }
+    /// Evict `victims`; with `doom` those that are in use, and are to go as a whole, afterwards.
+    pub fn evict(&self, index: &mut CacheReader, victims: &[Victim], doom: bool) -> Freed {
+        self.cache.evict(index, victims, doom, |ino, doom| {
+            if doom { self.opened.doom(ino) } else { self.opened.is_open(ino) }
         })
     }
 
-    /// Evict about `bytes` of what the control plane chooses; how many it were.
+    /// Evict about `bytes` of what the control plane chooses, nothing in use; how many it were.
     pub fn make_room(&self, index: &mut CacheReader, bytes: u64) -> u64 {
         let mut freed = 0;
         while freed < bytes {
             let request =
                 wire::Request { offset: bytes - freed, size: EVICT_AT_ONCE, ..Default::default() };
+            self.client.flush_accesses(); // So that it knows what is in use.
             let reply = self.client.ask(Ask::Room, request, Some(ROOM_PATIENCE));
+            let code = reply.as_ref().map_or(libc::ETIMEDOUT, |reply| reply.errno);
+            if code != 0 {
+                let error = std::io::Error::from_raw_os_error(code);
+                self.cache.health.failed("ask what to evict", &error);
+                break;
+            }
             let victims = reply.and_then(|reply| wire::victims(&reply.tail)).unwrap_or_default();
-            let got = self.evict(index, &victims).bytes;
+            let got = self.evict(index, &victims, false).bytes;
             if got == 0 {
                 break;
             }
@@ -207,7 +224,7 @@ impl Front {
 
     /// Tell the control plane which files this front keeps in use; it may be a new one.
     pub fn tell_what_is_open(&self) {
-        self.opened.for_each(|ino| self.client.usage(ino, true));
+        self.opened.for_each(|ino, _| self.client.usage(ino, true));
     }
 
     pub fn open_backing(&self, file: &std::fs::File) -> i32 {
@@ -232,8 +249,11 @@ impl Front {
     /// Lines for `status`.
     pub fn status(&self) -> String {
         let cache = &self.cache;
-        let mut open = 0;
-        self.opened.for_each(|_| open += 1);
+        let (mut open, mut handles) = (0, 0);
+        self.opened.for_each(|_, inode| {
+            open += 1;
+            handles += u64::from(inode.handles);
+        });
         let lake = self.lake();
         let of_lake = |counter: fn(&Counters) -> &AtomicU64| {
             lake.as_ref().map_or(0, |lake| counter(lake.counters()).load(Ordering::Relaxed))
@@ -243,7 +263,7 @@ impl Front {
             ("waiting_upcalls", self.client.waiting() as u64),
             ("index_errors", self.names.errors() + cache.index.errors()),
             ("open_inodes", open),
-            ("open_handles", open),
+            ("open_handles", handles),
             ("passthrough_errno", self.refused_errno.load(Ordering::Relaxed)),
             ("used_bytes", cache.capacity.used_bytes()),
             ("reserved_bytes", cache.capacity.reserved_bytes()),

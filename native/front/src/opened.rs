@@ -94,10 +94,10 @@ impl OpenInodes {
     }
 
     /// Every open inode, while it cannot be closed.
-    pub fn for_each(&self, mut visit: impl FnMut(u64)) {
+    pub fn for_each(&self, mut visit: impl FnMut(u64, &Inode)) {
         for shard in &self.shards {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            shard.keys().for_each(|&ino| visit(ino));
+            shard.iter().for_each(|(&ino, inode)| visit(ino, inode));
         }
     }
 

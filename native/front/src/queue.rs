@@ -127,9 +127,23 @@ impl<T> Queue<T> {
     #[allow(clippy::needless_pass_by_value)] // Who gives it back has it no more.
     pub fn give_back(&self, grant: Grant) {
         let mut state = self.lock();
-        state.used_bytes -= grant.bytes;
-        state.holders -= 1;
+        state.used_bytes = state.used_bytes.saturating_sub(grant.bytes);
+        state.holders = state.holders.saturating_sub(1);
         self.wake(&state);
+    }
+
+    /// Count on none of the items that have begun: they may never end. Those that do end after all
+    /// are counted off what others hold, so that for a while more may be under way than should.
+    pub fn write_off(&self) {
+        let mut state = self.lock();
+        state.used_bytes = 0;
+        state.holders = 0;
+        self.wake(&state);
+    }
+
+    /// How many items may be under way, but for demand.
+    pub fn max_requests(&self) -> u64 {
+        self.max_requests
     }
 
     /// Someone more urgent waits for the same bytes: move a waiting item up. One that has begun, or

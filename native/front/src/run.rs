@@ -14,11 +14,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::cache::fetch::PATIENCE;
 use crate::cache::{self, Cache, complete};
 use crate::errands::{self, Errand};
 use crate::front::{Front, Senders};
 use crate::fuse::abi::opcode;
 use crate::fuse::init;
+use crate::index::names::Names;
 use crate::log;
 use crate::options::Options;
 use crate::serve::{Then, Worker};
@@ -34,6 +36,17 @@ use crate::upcall::wire::{Hello, LONGEST};
 const WORKERS: usize = 8;
 /// How often the keeper hears that all is well, and the control plane of accesses.
 const TURN: Duration = Duration::from_millis(500);
+/// Comparisons with the lake's checksums at one time: each waits for a HEAD.
+const COMPARISONS: usize = 8;
+/// OPENs at one time whose version the control plane has just confirmed.
+const OPENERS: usize = 2;
+/// How often fetching goes on with other threads, because the disk holds up all there are.
+const REPLACEMENTS: u32 = 4;
+/// An index that can be used no more is opened anew, by another front, but not at once: a disk that
+/// fails goes on failing, and a front that ends too often is given up.
+const INDEX_LOST: Duration = Duration::from_mins(1);
+/// How long nothing may have come from the lake before memory that was for it is given back.
+const QUIET: Duration = Duration::from_secs(5);
 /// A worker that is busy with one request for longer hangs in the disk. If all of them do, nothing
 /// is reported any more, and the keeper's watchdog draws its conclusion.
 const HANGING: Duration = Duration::from_secs(20);
@@ -48,8 +61,7 @@ pub fn run(options: Options) -> Result<u8, Box<dyn std::error::Error>> {
     let device = Device::new(options.fuse);
     let shared = Shared::map(options.shared)?;
     let client = Client::new(Socket::new(options.upcall));
-    let hello = meet(&client, &shared)?;
-    let (cache, waiting) = Cache::open(&hello.lake_directory, hello.limits, Arc::default())?;
+    let Begun { hello, met, index_numbers, names, cache, waiting } = begin(&client, &shared)?;
     let left = shared.scan(|unique| device.waits_for(unique));
     let uniques: Vec<u64> = left.iter().map(|slot| unique_of(&shared, slot)).collect();
     let (rows, pending) = shared.rows(|unique| uniques.contains(&unique));
@@ -57,6 +69,7 @@ pub fn run(options: Options) -> Result<u8, Box<dyn std::error::Error>> {
     let (unverified, to_verify) = sync_channel(UNVERIFIED);
     let (notices, to_notify) = channel();
     let (others, to_do) = channel();
+    let (confirmed, to_open) = channel();
     let requests = hello.limits.max_requests;
     let front = Front::new(
         device,
@@ -65,14 +78,18 @@ pub fn run(options: Options) -> Result<u8, Box<dyn std::error::Error>> {
         &rows,
         pending,
         hello,
+        index_numbers,
+        names,
         cache,
         options.masked,
         unverified,
-        Senders { notices, others },
-    )?;
+        Senders { notices, others, confirmed },
+    );
     let front = Arc::new(front);
-    front.client.resume();
-    front.tell_what_is_open();
+    if met {
+        front.tell_what_is_open();
+        front.client.resume();
+    }
     if let Some(flags) = begun {
         log::info(&format!(
             "a new front goes on: {} requests, {} open files, {}",
@@ -92,7 +109,7 @@ pub fn run(options: Options) -> Result<u8, Box<dyn std::error::Error>> {
             worker.replay(slot);
         }
     }
-    help(&front, waiting, to_verify, [to_notify, to_do], requests)?;
+    help(&front, waiting, to_verify, to_open, [to_notify, to_do], requests)?;
     serve(&front, left, &report)
 }
 
@@ -104,6 +121,7 @@ fn help(
     front: &Arc<Front>,
     waiting: cache::Waiting,
     to_verify: Receiver<u64>,
+    to_open: Receiver<Slot>,
     errands: [Receiver<Errand>; 2],
     requests: usize,
 ) -> io::Result<()> {
@@ -115,9 +133,26 @@ fn help(
         start("fetch", Box::new(Cache::fly_all))?;
     }
     start("record", Box::new(|front| front.cache.recorder.run(&front.cache)))?;
+    let to_open = Arc::new(Mutex::new(to_open));
+    for _ in 0..OPENERS {
+        let to_open = to_open.clone();
+        let open = move |front: &Arc<Front>| {
+            let mut worker = Worker::new(front.clone());
+            loop {
+                let slot = to_open.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                let Ok(slot) = slot else { return };
+                worker.confirmed(slot);
+            }
+        };
+        start("open", Box::new(open))?;
+    }
     let cache::Waiting { left, filled } = waiting;
     start("leave", Box::new(move |front| errands::see_off(front, left)))?;
-    start("complete", Box::new(move |front| complete::run(front, filled)))?;
+    let filled = Arc::new(Mutex::new(filled));
+    for _ in 0..COMPARISONS {
+        let filled = filled.clone();
+        start("complete", Box::new(move |front| complete::run(front, &filled)))?;
+    }
     for receiver in errands {
         start("errands", Box::new(move |front| errands::run(front, receiver)))?;
     }
@@ -131,15 +166,57 @@ fn help(
     start("verify", Box::new(verify))
 }
 
-/// Begin a session with the control plane; waits for it.
+/// What a front begins with.
+struct Begun {
+    hello: Hello,
+    /// The control plane has said it just now, and not to a front before this one.
+    met: bool,
+    index_numbers: Vec<Option<u64>>,
+    names: Names,
+    cache: Cache,
+    waiting: cache::Waiting,
+}
+
+/// Begin a session with the control plane. A front that follows another one knows what it will be
+/// told, and does not wait for it.
+fn begin(client: &Client<Then>, shared: &Shared) -> Result<Begun, Box<dyn std::error::Error>> {
+    let open = |hello: Hello, met| {
+        // Before they are opened: another one may take their place at any time.
+        let index_numbers = index_numbers(&hello.lake_directory);
+        let names = Names::open(&hello.lake_directory)?;
+        let (cache, waiting) = Cache::open(&hello.lake_directory, hello.limits, Arc::default())?;
+        let begun = Begun { hello, met, index_numbers, names, cache, waiting };
+        Ok::<_, Box<dyn std::error::Error>>(begun)
+    };
+    client.start(shared.next_session());
+    if let Some(hello) = shared.hello().as_deref().and_then(Hello::parse)
+        && !is_damaged(&hello.lake_directory)
+    {
+        match open(hello, false) {
+            Ok(begun) => return Ok(begun),
+            // The control plane may be about to put another index there.
+            Err(error) => log::warning(&format!("waiting for the control plane: {error}")),
+        }
+    }
+    open(meet(client, shared)?, true)
+}
+
+/// Whether an index was found damaged in use, and is to be moved aside by the next control plane.
+fn is_damaged(lake_directory: &std::path::Path) -> bool {
+    ["names", "cache"].iter().any(|name| lake_directory.join(name).join("damaged").exists())
+}
+
+/// Wait for HELLO.
 fn meet(client: &Client<Then>, shared: &Shared) -> io::Result<Hello> {
     let mut met = None;
     let mut buffer = vec![0; LONGEST];
-    client.start(shared.next_session());
     while met.is_none() {
         let mut start = false;
         client.pump(&mut buffer, 1000, |event| match event {
-            Event::Hello(hello) => met = Some(hello),
+            Event::Hello(hello, tail) => {
+                shared.set_hello(tail);
+                met = Some(hello);
+            }
             Event::Ready => start = true,
             _ => {}
         })?;
@@ -211,6 +288,8 @@ fn attend(
     let mut buffer = vec![0; LONGEST];
     let mut said_ready = false;
     let mut last_turn = Instant::now();
+    let mut quiet = (0, last_turn);
+    let mut held_up = HeldUp::new();
     let mut over = None;
     loop {
         if let Ok(result) = ended.try_recv() {
@@ -225,6 +304,17 @@ fn attend(
         if last_turn.elapsed() >= TURN {
             last_turn = Instant::now();
             front.client.flush_accesses();
+            held_up.look(front)?;
+            if front.cache.index_lost.load(Ordering::Acquire) && born.elapsed() >= INDEX_LOST {
+                log::warning("the cache index has to be opened anew: starting again");
+                return Ok(EXIT_OTHER_INDEX);
+            }
+            let came = front.stats.bytes_from_lake.load(Ordering::Relaxed);
+            if came != quiet.0 {
+                quiet = (came, last_turn);
+            } else if quiet.1.elapsed() >= QUIET {
+                front.cache.buffers.trim();
+            }
             let longest = Duration::from_millis(now_ms(born)).saturating_sub(HANGING);
             let limit = u64::try_from(longest.as_millis()).unwrap_or(0);
             let hangs = |since: &AtomicU64| (1..limit).contains(&since.load(Ordering::Relaxed));
@@ -237,10 +327,12 @@ fn attend(
         front.client.pump(&mut buffer, timeout_ms, |event| match event {
             Event::Answered(pending, answer) => worker.answered(pending, &answer),
             Event::Ready => front.client.start(front.shared.next_session()),
-            Event::Hello(hello) => {
+            Event::Hello(hello, tail) => {
+                front.shared.set_hello(tail);
+                front.send(Errand::Resize { command: None, limit: hello.limits.cache });
                 if hello.lake_directory == front.lake_directory && front.index_is_the_same() {
-                    front.client.resume();
                     front.tell_what_is_open();
+                    front.client.resume();
                 } else {
                     over = Some(EXIT_OTHER_INDEX);
                 }
@@ -261,13 +353,56 @@ fn attend(
             Event::Invalidate { command, ino } => {
                 front.send(Errand::Invalidate { command, ino });
             }
-            Event::Resize { command, limit } => front.send(Errand::Resize { command, limit }),
+            Event::Resize { command, limit } => {
+                front.send(Errand::Resize { command: Some(command), limit });
+            }
             Event::Stats { command } => front.client.done(command, 0, front.status().as_bytes()),
         })?;
         if let Some(code) = over {
             log::warning("the control plane has another index: starting again with it");
             return Ok(code);
         }
+    }
+}
+
+/// Watches threads that fetch wait for the cache disk. If all of them do, and none comes to an end,
+/// the disk hangs: others take their place, and stream (C8).
+struct HeldUp {
+    kept: u64,
+    since: Instant,
+    /// Threads that were left behind.
+    lost: u64,
+    replaced: u32,
+}
+
+impl HeldUp {
+    fn new() -> Self {
+        Self { kept: 0, since: Instant::now(), lost: 0, replaced: 0 }
+    }
+
+    fn look(&mut self, front: &Arc<Front>) -> io::Result<()> {
+        let cache = &front.cache;
+        let (kept, keeping) =
+            (cache.kept.load(Ordering::Acquire), cache.keeping.load(Ordering::Acquire));
+        let all = cache.queue.max_requests();
+        if kept != self.kept || keeping < self.lost + all {
+            (self.kept, self.since) = (kept, Instant::now());
+            return Ok(());
+        }
+        if self.since.elapsed() < PATIENCE || self.replaced == REPLACEMENTS {
+            return Ok(());
+        }
+        cache.health.failed("write a cache file", &io::ErrorKind::TimedOut.into());
+        cache.queue.write_off();
+        self.since = Instant::now();
+        self.lost += all;
+        self.replaced += 1;
+        for _ in 0..all {
+            let front = front.clone();
+            let name = "fetch".to_owned();
+            thread::Builder::new().name(name).spawn(move || Cache::fly_all(&front))?;
+        }
+        Ok(())
     }
 }
 

@@ -5,7 +5,8 @@
 //! in the slots, and the modes of open inodes in the rows.
 //!
 //! ```text
-//! 0        4096  ledger: see `Ledger`
+//! 0         512  ledger: see `Ledger`
+//! 512      3584  what the control plane said last in HELLO: its length (4 bytes), then the bytes
 //! 4096     2 MiB rows, 32 bytes each: see `Row`
 //!          8 MiB slots, 8192 bytes each: one request, as the kernel wrote it
 //!         32 MiB arena: what control plane and front hand each other beside their messages
@@ -47,13 +48,18 @@ pub const SLOTS: usize = 1024;
 const ROWS: usize = 1 << 16;
 pub const ARENA_BYTES: usize = 32 << 20;
 
+const HELLO_AT: usize = 512;
 const ROWS_AT: usize = 4096;
+const LONGEST_HELLO: usize = ROWS_AT - HELLO_AT - 4;
 const SLOTS_AT: usize = ROWS_AT + ROWS * size_of::<Row>();
 pub const ARENA_AT: usize = SLOTS_AT + SLOTS * SLOT_BYTES;
 const LENGTH: usize = ARENA_AT + ARENA_BYTES;
 
-/// Says that the layout is the one above.
-const LAYOUT: u64 = u64::from_le_bytes(*b"TFSHARE1");
+/// Says that the layout is the one above, and HELLO the one of `crate::upcall::wire`.
+const LAYOUT: u64 = u64::from_le_bytes(*b"TFSHARE2");
+/// The same before HELLO had a place, which was not used: a front that follows one of that time
+/// goes on with it.
+const WITHOUT_HELLO: u64 = u64::from_le_bytes(*b"TFSHARE1");
 const UNIQUE_AT: usize = 8;
 const ROW_BITS: u32 = ROWS.trailing_zeros();
 
@@ -131,8 +137,12 @@ impl Shared {
             free_rows: Mutex::default(),
         };
         let layout = &shared.ledger().layout;
-        let known = layout.compare_exchange(0, LAYOUT, Ordering::AcqRel, Ordering::Acquire);
-        if !matches!(known, Ok(_) | Err(LAYOUT)) {
+        let take =
+            |from| layout.compare_exchange(from, LAYOUT, Ordering::AcqRel, Ordering::Acquire);
+        if take(0).is_err()
+            && take(WITHOUT_HELLO).is_err()
+            && layout.load(Ordering::Acquire) != LAYOUT
+        {
             return Err(std::io::Error::other("shared memory of another layout"));
         }
         shared.memory.touch(SLOTS_AT, SLOTS * SLOT_BYTES); // S4
@@ -163,6 +173,24 @@ impl Shared {
     /// The highest backing id that any front was given, `id` among them.
     pub fn saw_backing(&self, id: i32) -> i32 {
         self.ledger().last_backing.fetch_max(id, Ordering::AcqRel).max(id)
+    }
+
+    /// What the control plane said last in HELLO: a front need not wait for it to go on.
+    pub fn hello(&self) -> Option<Vec<u8>> {
+        let length: &AtomicU32 = self.memory.atomic(HELLO_AT);
+        let length = length.load(Ordering::Acquire) as usize;
+        let known = (1..=LONGEST_HELLO).contains(&length);
+        known.then(|| self.memory.bytes(HELLO_AT + 4, length).to_vec())
+    }
+
+    /// Remember what the control plane said. By one thread at a time.
+    pub fn set_hello(&self, tail: &[u8]) {
+        let length: &AtomicU32 = self.memory.atomic(HELLO_AT);
+        length.store(0, Ordering::Release); // A front that dies now leaves nothing half said.
+        if tail.len() <= LONGEST_HELLO {
+            self.memory.bytes_mut(HELLO_AT + 4, tail.len()).copy_from_slice(tail);
+            length.store(u32::try_from(tail.len()).unwrap_or(0), Ordering::Release);
+        }
     }
 
     // Slots.

@@ -20,6 +20,8 @@ pub const FILE_BYTES: u64 = 4096;
 const STATVFS_INTERVAL: Duration = Duration::from_secs(2);
 /// After an eviction that found no room, the next attempt waits this long: everything is in use.
 const RETRY: Duration = Duration::from_secs(1);
+/// Room that was made is for whoever comes first; so often is it made anew.
+const TRIES: u32 = 3;
 /// Evicting a little more than asked for spares a commit for each small file.
 const EVICT_AT_LEAST_BYTES: u64 = 8 << 20;
 
@@ -31,19 +33,31 @@ const FAILING: Duration = Duration::from_secs(30);
 /// What tells the time; a test's own.
 pub type Clock = Box<dyn Fn() -> Instant + Send + Sync>;
 
-/// Whether the cache disk takes blocks. While it does not, reads stream from the lake (C8).
+/// Whether the cache takes blocks. While it does not, reads stream from the lake (C8).
 pub struct Health {
     clock: Clock,
-    trouble: Mutex<Trouble>,
+    state: Mutex<State>,
+}
+
+/// What fails: one of them that works says nothing about the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Disk,
+    Index,
+}
+
+#[derive(Default)]
+struct State {
+    errors: u64,
+    /// Of the disk, and of the index.
+    troubles: [Trouble; 2],
 }
 
 #[derive(Default)]
 struct Trouble {
-    errors: u64,
     /// Empty while all is well.
     reason: String,
     until: Option<Instant>,
-    hanging_until: Option<Instant>,
 }
 
 impl Default for Health {
@@ -54,27 +68,29 @@ impl Default for Health {
 
 impl Health {
     pub fn with_clock(clock: Clock) -> Self {
-        Self { clock, trouble: Mutex::default() }
+        Self { clock, state: Mutex::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Trouble> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// True while blocks are not to be written.
     pub fn streaming(&self) -> bool {
-        let trouble = self.lock();
-        !trouble.reason.is_empty() && trouble.until > Some((self.clock)())
+        let state = self.lock();
+        if state.troubles.iter().all(|trouble| trouble.reason.is_empty()) {
+            return false;
+        }
+        let now = (self.clock)();
+        state.troubles.iter().any(|trouble| !trouble.reason.is_empty() && trouble.until > Some(now))
     }
 
-    /// True while the disk is not even to be read: it did not answer a moment ago.
-    pub fn hanging(&self) -> bool {
-        self.lock().hanging_until.is_some_and(|until| until > (self.clock)())
-    }
-
-    /// What went wrong last, or nothing since a block was written.
+    /// What went wrong last, or nothing since it works again.
     pub fn reason(&self) -> String {
-        self.lock().reason.clone()
+        let state = self.lock();
+        let troubles = state.troubles.iter().filter(|trouble| !trouble.reason.is_empty());
+        let latest = troubles.max_by_key(|trouble| trouble.until);
+        latest.map_or_else(String::new, |trouble| trouble.reason.clone())
     }
 
     /// How often something went wrong.
@@ -82,20 +98,23 @@ impl Health {
         self.lock().errors
     }
 
-    /// `op` on the cache disk or its index failed: stream for a while.
+    /// `op` on the cache disk failed: stream for a while.
     pub fn failed(&self, op: &str, error: &io::Error) {
+        self.part_failed(Part::Disk, op, error);
+    }
+
+    /// `op` on `part` failed: stream for a while.
+    pub fn part_failed(&self, part: Part, op: &str, error: &io::Error) {
         let full =
             matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
         let until = (self.clock)() + if full { FULL } else { FAILING };
         let reason = format!("{op}: {error}");
-        let mut trouble = self.lock();
+        let mut state = self.lock();
+        state.errors += 1;
+        let trouble = &mut state.troubles[part as usize];
         let was = std::mem::replace(&mut trouble.reason, reason.clone());
-        trouble.errors += 1;
         trouble.until = Some(until);
-        if error.kind() == io::ErrorKind::TimedOut {
-            trouble.hanging_until = Some(until);
-        }
-        drop(trouble);
+        drop(state);
         if was.is_empty() {
             log::warning(&format!(
                 "the cache takes no new blocks, reads stream from the lake: {reason}"
@@ -103,11 +122,17 @@ impl Health {
         }
     }
 
-    /// A block was written: the trouble, if there was any, is over.
-    pub fn worked(&self) {
-        if !std::mem::take(&mut self.lock().reason).is_empty() {
-            log::warning("the cache takes blocks again");
+    /// A block was written, or a group of records committed: the trouble with that part, if there
+    /// was any, is over.
+    pub fn worked(&self, part: Part) {
+        let mut state = self.lock();
+        let trouble = &mut state.troubles[part as usize];
+        if trouble.reason.is_empty() {
+            return;
         }
+        trouble.reason.clear();
+        drop(state);
+        log::warning("the cache takes blocks again");
     }
 }
 
@@ -204,7 +229,7 @@ impl Capacity {
     }
 
     /// Reserve, evicting if need be. `None`: what is cached is in use.
-    pub fn reserve(&self, bytes: u64, evict: impl FnOnce(u64) -> u64) -> Option<Reservation> {
+    pub fn reserve(&self, bytes: u64, mut evict: impl FnMut(u64) -> u64) -> Option<Reservation> {
         if let Some(reservation) = self.try_reserve(bytes) {
             return Some(reservation);
         }
@@ -219,17 +244,23 @@ impl Capacity {
         if self.is_hopeless(bytes) {
             return None;
         }
-        let wanted = {
-            let mut account = self.lock();
-            self.missing(&mut account, bytes).max(account.batch_bytes())
-        };
-        evict(wanted);
-        self.disk_changed();
-        let reservation = self.try_reserve(bytes);
-        if reservation.is_none() {
-            self.lock().hopeless_until = Some((self.clock)() + RETRY);
+        for _ in 0..TRIES {
+            let wanted = {
+                let mut account = self.lock();
+                self.missing(&mut account, bytes).max(account.batch_bytes())
+            };
+            let freed = evict(wanted);
+            self.disk_changed();
+            if let Some(reservation) = self.try_reserve(bytes) {
+                return Some(reservation);
+            }
+            if freed == 0 {
+                break;
+            }
+            // Others were faster to take it.
         }
-        reservation
+        self.lock().hopeless_until = Some((self.clock)() + RETRY);
+        None
     }
 
     /// `bytes` of the reservation were written and recorded.
@@ -254,6 +285,12 @@ impl Capacity {
         let mut account = self.lock();
         account.used_bytes = account.used_bytes.saturating_sub(bytes);
         account.hopeless_until = None;
+    }
+
+    /// Where `counted` bytes were used there are `used` in truth.
+    pub fn adjust(&self, counted: u64, used: u64) {
+        let mut account = self.lock();
+        account.used_bytes = (account.used_bytes + used).saturating_sub(counted);
     }
 
     /// Set the limit, and evict down to it as far as what is in use allows.
@@ -522,22 +559,26 @@ mod tests {
         world.pass(FAILING);
         assert!(!health.streaming());
         assert!(health.reason().starts_with("write: "));
-        health.worked();
+        health.worked(Part::Disk);
         assert_eq!((health.reason(), health.errors()), (String::new(), 3));
         health.failed("write", &errno(libc::EIO));
-        health.worked();
+        health.worked(Part::Disk);
         assert!(!health.streaming());
     }
 
     #[test]
-    fn a_disk_that_hangs_is_not_even_read() {
+    fn a_disk_that_works_says_nothing_of_the_index() {
         let world = World::new(0);
         let health = Health::with_clock(world.clock());
-        health.failed("read", &errno(libc::EIO));
-        assert!(!health.hanging());
-        health.failed("read", &errno(libc::ETIMEDOUT));
-        assert!(health.hanging());
-        world.pass(FAILING);
-        assert!(!health.hanging());
+        health.failed("write", &errno(libc::EIO));
+        world.pass(FULL);
+        health.part_failed(Part::Index, "record", &errno(libc::ENOSPC));
+        assert!(health.reason().starts_with("write: "));
+        health.worked(Part::Disk);
+        assert!(health.streaming() && health.reason().starts_with("record: "));
+        world.pass(FULL);
+        assert!(!health.streaming());
+        health.worked(Part::Index);
+        assert_eq!(health.reason(), "");
     }
 }

@@ -4,14 +4,13 @@
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Bytes kept for the next flights, at most; what is more is freed.
-const SPARE_BYTES: usize = 32 << 20;
 /// Shorter ones are not worth keeping.
 const SHORTEST: usize = 64 << 10;
 
 /// Buffers that nobody uses.
-#[derive(Default)]
 pub struct Buffers {
+    /// Bytes kept for the next flights, at most; what is more is freed.
+    most: usize,
     spare: Mutex<Spare>,
 }
 
@@ -28,6 +27,11 @@ pub struct Buffer {
 }
 
 impl Buffers {
+    pub fn new(most: u64) -> Arc<Self> {
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        Arc::new(Self { most, spare: Mutex::default() })
+    }
+
     /// A buffer of `length` bytes, whatever is in them.
     pub fn take(self: &Arc<Self>, length: usize) -> Buffer {
         let mut bytes = self.smallest_of(length).unwrap_or_default();
@@ -46,7 +50,7 @@ impl Buffers {
 
     fn give_back(&self, bytes: Vec<u8>) {
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        if bytes.capacity() >= SHORTEST && spare.bytes + bytes.capacity() <= SPARE_BYTES {
+        if bytes.capacity() >= SHORTEST && spare.bytes + bytes.capacity() <= self.most {
             spare.bytes += bytes.capacity();
             spare.buffers.push(bytes);
         }
@@ -59,6 +63,12 @@ impl Buffers {
 }
 
 impl Buffer {
+    /// Another one, from the same place.
+    #[must_use]
+    pub fn another(&self, length: usize) -> Self {
+        self.home.take(length)
+    }
+
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.bytes
     }
@@ -84,7 +94,7 @@ mod tests {
 
     #[test]
     fn memory_is_used_again_where_it_fits() {
-        let buffers = Arc::new(Buffers::default());
+        let buffers = Buffers::new(32 << 20);
         let first = buffers.take(1 << 20);
         let address = first.as_ptr();
         drop(first);
@@ -99,8 +109,8 @@ mod tests {
 
     #[test]
     fn no_more_is_kept_than_is_of_use() {
-        let buffers = Arc::new(Buffers::default());
-        let many: Vec<_> = (0..10).map(|_| buffers.take(SPARE_BYTES / 4)).collect();
+        let buffers = Buffers::new(32 << 20);
+        let many: Vec<_> = (0..10).map(|_| buffers.take(8 << 20)).collect();
         drop(many);
         assert_eq!(buffers.spare.lock().unwrap().buffers.len(), 4);
     }

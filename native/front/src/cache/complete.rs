@@ -6,8 +6,9 @@
 //! fetched again, and a second mismatch is the reader's error: the lake itself holds, or sends,
 //! something else than it says.
 
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Cache;
 use super::copy::{Bad, Copy, Records};
@@ -23,6 +24,8 @@ use crate::log;
 use crate::stats::Stats;
 use crate::upcall::wire::{self, Ask};
 
+/// Comparisons that wait or are under way: each keeps its object, and a descriptor.
+const MOST_COMPARISONS: u64 = 1024;
 /// The second mismatch of one object in use is final.
 const MAX_MISMATCHES: u32 = 2;
 
@@ -35,11 +38,12 @@ impl Cache {
         let has_checksum = object.reference().is_some_and(|reference| reference.has_checksum);
         if state.checksum_ok || !has_checksum {
             self.finish(state);
-        } else {
+        } else if self.comparing.fetch_add(1, Ordering::AcqRel) < MOST_COMPARISONS {
             state.completing = true;
-            let completed = self.completed.lock();
-            let completed = completed.unwrap_or_else(std::sync::PoisonError::into_inner);
+            let completed = self.completed.lock().unwrap_or_else(PoisonError::into_inner);
             let _ = completed.send((object.clone(), state.life));
+        } else {
+            self.comparing.fetch_sub(1, Ordering::AcqRel); // The next OPEN tries again.
         }
     }
 
@@ -53,12 +57,15 @@ impl Cache {
     }
 }
 
-/// Compare what comes, until the end of the process.
-pub fn run(front: &Arc<Front>, filled: Receiver<(Held, u32)>) {
+/// Compare what comes, until the end of the process; one of several threads that do.
+pub fn run(front: &Arc<Front>, filled: &Mutex<Receiver<(Held, u32)>>) {
     let mut index = front.cache.index.reader();
-    for (object, life) in filled {
+    loop {
+        let next = filled.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok((object, life)) = next else { return };
         check(front, &mut index, &object, life);
         object.state().completing = false;
+        front.cache.comparing.fetch_sub(1, Ordering::AcqRel);
         front.cache.recorder.mark(&object);
     }
 }
@@ -119,7 +126,7 @@ fn ask(front: &Front, object: &Held) -> Result<Option<Checksum>, i32> {
     match reply.errno {
         0 => Ok(wire::checksum(&reply.tail)),
         libc::ESTALE => {
-            object.stale.store(true, std::sync::atomic::Ordering::Release);
+            object.stale.store(true, Ordering::Release);
             Ok(None)
         }
         code => Err(code),
@@ -134,10 +141,10 @@ fn compare(
 ) -> Result<bool, Bad> {
     let mut records = ObjectRecords { object, index };
     if expected.kind == ChecksumKind::Crc64Nvme {
-        let blocks: Option<Vec<Block>> =
-            (0..object.block_count()).map(|number| records.block(number)).collect();
-        // A block that was lost meanwhile: not whole, so nothing is concluded.
-        return Ok(blocks.is_none_or(|all| checksum::combined(all.iter()) == expected.value));
+        let blocks: Result<Vec<Block>, Bad> = (0..object.block_count())
+            .map(|number| records.block(number).ok_or(Bad::Unknown(number)))
+            .collect();
+        return Ok(checksum::combined(blocks?.iter()) == expected.value);
     }
     let mut running = 0;
     let (mut bytes, mut scratch) = (Vec::new(), Vec::new());

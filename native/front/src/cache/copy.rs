@@ -151,6 +151,14 @@ impl Copy {
         self.verified[number as usize / 8].fetch_or(1 << (number % 8), Ordering::Relaxed);
     }
 
+    /// Have the kernel read a block soon. It comes from the disk then, perhaps, so it is compared
+    /// again.
+    pub fn will_need(&self, number: u32) {
+        self.forget(number);
+        let (length, start) = self.extent(number);
+        file::will_need(&self.file, start, length as u64);
+    }
+
     /// Whoever drops a block compares it again, however it comes back.
     pub fn forget(&self, number: u32) {
         self.verified[number as usize / 8].fetch_and(!(1 << (number % 8)), Ordering::Relaxed);

@@ -20,11 +20,11 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
 use super::Cache;
-use super::fetch::FILE_BYTES;
 use super::objects::{block_count, block_of};
 use super::table::Leaving;
 use crate::index::cache::{CacheReader, Change};
 use crate::index::records::{BLOCK_SIZE, CachedFile};
+use crate::space::FILE_BYTES;
 
 /// What is evicted at once of an incomplete file.
 pub const EXTENT_SIZE: u64 = 8 << 20;
@@ -63,21 +63,25 @@ impl Going {
 }
 
 impl Cache {
-    /// Evict those of `victims`, distinct files, that are not in use; one that is, and is to go as a
-    /// whole, goes when its last user leaves. `is_open` says of an inode, and whether it is to go as
-    /// a whole, if it is open to the kernel; it is its to see that it goes later.
+    /// Evict those of `victims`, distinct files, that are not in use. With `doom` one that is, and is
+    /// to go as a whole, goes when its last user leaves. `is_open` says of an inode, and whether it is
+    /// doomed, if it is open to the kernel; it is its to see that it goes later.
     ///
     /// A whole file is never punched: extents of one stay.
     pub fn evict(
         &self,
         index: &mut CacheReader,
         victims: &[Victim],
+        doom: bool,
         is_open: impl Fn(u64, bool) -> bool,
     ) -> Freed {
         let mut whole = Vec::new();
         let mut parts = Vec::new();
         for victim in victims {
-            self.sort(index, victim, &is_open, &mut whole, &mut parts);
+            let doom = doom && victim.extents.is_empty();
+            if !is_open(victim.ino, doom) {
+                self.sort(index, victim, doom, &mut whole, &mut parts);
+            }
         }
         let mut freed = self.evict_parts(index, parts, &mut whole);
         let gone = self.evict_whole(&whole);
@@ -90,24 +94,18 @@ impl Cache {
         &self,
         index: &mut CacheReader,
         victim: &Victim,
-        is_open: &impl Fn(u64, bool) -> bool,
+        doom: bool,
         whole: &mut Vec<Going>,
         parts: &mut Vec<Going>,
     ) {
-        let all = victim.extents.is_empty();
-        if is_open(victim.ino, all) {
-            return;
-        }
         let Some(leaving) = self.table.leave(victim.ino) else {
-            if let Some(object) = self.table.get(victim.ino)
-                && all
-            {
+            if doom && let Some(object) = self.table.get(victim.ino) {
                 object.doomed.store(true, Ordering::Release);
             }
             return;
         };
         let Some(file) = index.file(victim.ino) else { return };
-        if all {
+        if victim.extents.is_empty() {
             whole.push(Going { leaving, file, blocks: Vec::new() });
             return;
         }
@@ -203,9 +201,9 @@ impl Cache {
             }
         }
         self.stats.evicted_files.fetch_add(freed.files, Ordering::Relaxed);
-        self.capacity.freed(freed.files * FILE_BYTES);
-        if let Err(error) = self.recorder.commit(gone) {
-            self.index_failed("evict", &error);
+        match self.recorder.commit(gone) {
+            Ok(()) => self.capacity.freed(freed.files * FILE_BYTES),
+            Err(error) => self.index_failed("evict", &error),
         }
         freed
     }

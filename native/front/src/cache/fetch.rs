@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::Cache;
 use super::buffers::Buffer;
@@ -15,12 +16,13 @@ use super::objects::State;
 use super::table::Held;
 use crate::checksum::{self, Checksum};
 use crate::front::Front;
+use crate::gate::Gate;
 use crate::index::records::{Block, ObjectRef};
 use crate::lake::Failure;
 use crate::log;
 use crate::queue::Priority;
 use crate::serve::Worker;
-use crate::space::Reservation;
+use crate::space::{FILE_BYTES, Part, Reservation};
 use crate::stats::Stats;
 use crate::upcall::wire;
 
@@ -28,8 +30,9 @@ use crate::upcall::wire;
 pub const WHOLE_OBJECT_BYTES: u64 = 8 << 20;
 /// An object that so often in a row is not what its checksum says is damaged in the lake.
 const CHECKSUM_TRIES: u32 = 4;
-/// What a file costs beyond its blocks: at most one file system block of rounding.
-pub const FILE_BYTES: u64 = 4096;
+/// A disk that does not answer for this long is treated as failing. Worst cases of healthy disks
+/// under writeback are well under a second, of spinning ones a few.
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Cache {
     /// Send for `[lo, hi)`, none of whose whole blocks is present or on its way.
@@ -96,18 +99,21 @@ fn fly(front: &Arc<Front>, worker: &mut Worker, flight: &Arc<Flight>) {
     }
     resume(worker, &flight.done(outcome));
     if let Some(mut reservation) = reservation {
+        cache.keeping.fetch_add(1, Ordering::AcqRel);
+        let recorded = is_recorded(cache, flight, announced, &mut reservation);
         if let Ok((buffer, checked)) = &got {
-            let announced = announced.is_none_or(|gate| gate.wait(None) == Some(true));
-            if announced {
+            if recorded {
                 keep(cache, flight, buffer, &mut reservation, *checked);
             } else {
                 remember(cache, flight, buffer);
             }
         }
         cache.capacity.release(reservation);
+        cache.kept.fetch_add(1, Ordering::AcqRel);
+        cache.keeping.fetch_sub(1, Ordering::AcqRel);
     }
     unregister(flight);
-    resume(worker, &flight.landed());
+    resume(worker, &flight.landed(cache.buffers.take(0)));
 }
 
 /// Whoever waited goes on, in this thread.
@@ -145,11 +151,37 @@ fn room(front: &Arc<Front>, worker: &mut Worker, flight: &Flight) -> Option<Rese
 }
 
 /// Have the file recorded while its bytes are on their way, if there is none yet.
-fn announce(cache: &Cache, flight: &Flight) -> Option<crate::gate::Gate<bool>> {
+fn announce(cache: &Cache, flight: &Flight) -> Option<Gate<bool>> {
     let state = flight.object.state();
     let needed = state.copy.is_none() && !state.announced;
     drop(state);
     needed.then(|| cache.recorder.announce(&flight.object))
+}
+
+/// Whether the file of the flight has its record by now (C3), and so may be made. The file is
+/// counted from then on.
+fn is_recorded(
+    cache: &Cache,
+    flight: &Flight,
+    announced: Option<Gate<bool>>,
+    reservation: &mut Reservation,
+) -> bool {
+    if let Some(gate) = announced {
+        match gate.wait(Some(PATIENCE)) {
+            Some(true) => {}
+            Some(false) => return false,
+            None => {
+                let error = std::io::ErrorKind::TimedOut.into();
+                cache.health.part_failed(Part::Index, "record a file", &error);
+                return false;
+            }
+        }
+    }
+    let mut state = flight.object.state();
+    if state.announced && !std::mem::replace(&mut state.accounted, true) {
+        cache.capacity.spend(reservation, FILE_BYTES);
+    }
+    true
 }
 
 /// The bytes, and whether the object's own checksum was compared; or an errno.
@@ -236,7 +268,7 @@ fn keep(
     checked: bool,
 ) {
     let object = &flight.object;
-    let records = match write(cache, flight, buffer, reservation) {
+    let records = match write(cache, flight, buffer) {
         Ok(Some(records)) => records,
         Ok(None) => return, // The copy was thrown away meanwhile.
         Err(error) => {
@@ -246,7 +278,7 @@ fn keep(
             return;
         }
     };
-    cache.health.worked();
+    cache.health.worked(Part::Disk);
     let mut state = object.state();
     if state.life != flight.life {
         return;
@@ -267,9 +299,8 @@ fn write(
     cache: &Cache,
     flight: &Flight,
     buffer: &Buffer,
-    reservation: &mut Reservation,
 ) -> std::io::Result<Option<Vec<(u32, Block)>>> {
-    let Some(copy) = file_of(cache, flight, reservation)? else { return Ok(None) };
+    let Some(copy) = file_of(cache, flight)? else { return Ok(None) };
     let mut records = Vec::with_capacity(flight.blocks.len());
     for &number in &flight.blocks {
         let (lo, hi) = flight.object.extent(number);
@@ -282,23 +313,16 @@ fn write(
     Ok(Some(records))
 }
 
-fn file_of(
-    cache: &Cache,
-    flight: &Flight,
-    reservation: &mut Reservation,
-) -> std::io::Result<Option<Arc<Copy>>> {
+fn file_of(cache: &Cache, flight: &Flight) -> std::io::Result<Option<Arc<Copy>>> {
     let object = &flight.object;
     let _making = object.making.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     {
-        let mut state = object.state();
+        let state = object.state();
         if state.life != flight.life {
             return Ok(None);
         }
         if let Some(copy) = &state.copy {
             return Ok(Some(copy.clone()));
-        }
-        if !std::mem::replace(&mut state.accounted, true) {
-            cache.capacity.spend(reservation, FILE_BYTES);
         }
     }
     let copy = Arc::new(cache.files.create(object.ino, object.size)?);
@@ -312,7 +336,7 @@ fn file_of(
 
 /// Wait until `flights` have landed; for threads that may.
 pub fn wait_until_landed(worker: &mut Worker, flights: Vec<Arc<Flight>>) {
-    let gate = crate::gate::Gate::default();
+    let gate = Gate::default();
     let opened = gate.clone();
     let task = Box::new(move |_: &mut Worker, _: &[Arc<Flight>]| opened.give(()));
     Waiting::until(Until::Landed, flights, task, worker);

@@ -36,7 +36,9 @@ impl Files {
 
     /// The same, to be filled.
     pub fn open_to_fill(&self, ino: u64, size: u64) -> io::Result<Copy> {
-        Ok(Copy::new(file::open_to_write(&file::path(&self.directory, ino))?, size))
+        let file = file::open_to_write(&file::path(&self.directory, ino))?;
+        file::no_read_ahead(&file); // What it would bring was not compared by anybody.
+        Ok(Copy::new(file, size))
     }
 
     /// A new, empty cache file. One that was there before goes on for whoever has it open, the
@@ -54,7 +56,9 @@ impl Files {
             }
             made => made,
         };
-        Ok(Copy::new(made?, size))
+        let made = made?;
+        file::no_read_ahead(&made);
+        Ok(Copy::new(made, size))
     }
 
     /// Remove the cache file of `ino`, if there is one.

@@ -89,10 +89,14 @@ impl Flight {
         std::mem::take(&mut progress.waiting[Until::Done as usize])
     }
 
-    /// Nothing more becomes of it; who waited for that.
-    pub fn landed(&self) -> Vec<Arc<Waiting>> {
+    /// Nothing more becomes of it; who waited for that. What was kept is read from the cache file
+    /// from now on, so `nothing`, an empty buffer, takes the place of its bytes.
+    pub fn landed(&self, nothing: Buffer) -> Vec<Arc<Waiting>> {
         let mut progress = self.progress();
         progress.landed = true;
+        if self.kept.load(Ordering::Acquire) {
+            progress.outcome = Some(Ok(Arc::new(nothing)));
+        }
         std::mem::take(&mut progress.waiting[Until::Landed as usize])
     }
 

@@ -71,9 +71,17 @@ impl Hot {
         if length as u64 > self.capacity {
             return;
         }
+        // A small part would keep all of a large buffer.
+        let (buffer, at) = if buffer.len() > 2 * length {
+            let mut own = buffer.another(length);
+            own.bytes_mut().copy_from_slice(&buffer[at..at + length]);
+            (Arc::new(own), 0)
+        } else {
+            (buffer.clone(), at)
+        };
         let mut state = self.state();
         state.clock += 1;
-        let block = Block { buffer: buffer.clone(), at, length, used: state.clock };
+        let block = Block { buffer, at, length, used: state.clock };
         if let Some(old) = state.blocks.insert((ino, number), block) {
             state.bytes -= old.length as u64;
         }
@@ -114,7 +122,7 @@ mod tests {
 
     #[test]
     fn the_least_recently_used_goes() {
-        let buffers = Arc::new(Buffers::default());
+        let buffers = Buffers::new(1 << 20);
         let mut buffer = buffers.take(40);
         buffer.bytes_mut()[10..20].fill(7);
         let buffer = Arc::new(buffer);

@@ -61,13 +61,12 @@ pub mod table;
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use buffers::Buffers;
-use fetch::FILE_BYTES;
 use files::Files;
 use flight::Flight;
 use hot::Hot;
@@ -75,17 +74,21 @@ use objects::Object;
 use record::Recorder;
 use table::{Held, Table};
 
+use crate::attributes::now_s;
 use crate::index::cache::{CacheIndex, CacheReader};
 use crate::index::lmdb;
 use crate::log;
 use crate::queue::Queue;
-use crate::space::{Capacity, Health};
+use crate::space::{Capacity, FILE_BYTES, Health, Part};
 use crate::stats::Stats;
 use crate::sys::file;
 
 /// Blocks kept in memory for want of room on disk, at most, and at most this part of all memory.
 const HOT_BYTES: u64 = 32 << 20;
 const HOT_SHARE: u64 = 8;
+/// Memory kept for the next requests while nobody uses it, in the same way.
+const SPARE_BYTES: u64 = 32 << 20;
+const SPARE_SHARE: u64 = 8;
 /// The longest window of read-ahead, as a part of the memory for requests.
 const WINDOW_SHARE: u64 = 8;
 const MAX_WINDOW_BYTES: u64 = 64 << 20;
@@ -116,7 +119,14 @@ pub struct Cache {
     pub hot: Hot,
     pub buffers: Arc<Buffers>,
     pub in_flight: AtomicU64,
+    /// Threads that write to the cache disk, or wait for it; and how often one was done with it.
+    pub keeping: AtomicU64,
+    pub kept: AtomicU64,
+    /// The index can be used no more until it is opened anew.
+    pub index_lost: AtomicBool,
     pub stats: Arc<Stats>,
+    /// Comparisons with the lake's checksum that wait or are under way.
+    comparing: AtomicU64,
     /// Objects whose checksum is to be compared (`complete::run`).
     completed: Mutex<Sender<(Held, u32)>>,
     /// Bytes without records that are still on the disk, by inode (`evict`).
@@ -140,9 +150,14 @@ impl Cache {
     ) -> Result<(Self, Waiting), Box<dyn std::error::Error>> {
         let index = CacheIndex::open(lake_directory)?;
         let files = Files::new(lake_directory, file::boot_id()?);
-        let (count, bytes) = index.reader().totals();
-        if count == 0 {
-            files.start_over()?;
+        let health = Health::default();
+        let totals = index.reader().totals();
+        let (count, bytes) =
+            totals.ok_or_else(|| lmdb::Error::record("read the index's totals"))?;
+        if count == 0
+            && let Err(error) = files.start_over()
+        {
+            health.failed("put old cache files aside", &error);
         }
         let hot = Hot::new(HOT_BYTES.min(limits.memory / HOT_SHARE));
         let budget = limits.memory - hot.capacity_bytes();
@@ -155,12 +170,16 @@ impl Cache {
             table: Table::new(left),
             recorder: Recorder::default(),
             capacity: Capacity::new(disk, limits.cache, limits.min_free, used),
-            health: Health::default(),
+            health,
             queue: Queue::new(budget, limits.max_requests),
             hot,
-            buffers: Arc::default(),
+            buffers: Buffers::new(SPARE_BYTES.min(limits.memory / SPARE_SHARE)),
             in_flight: AtomicU64::new(0),
+            keeping: AtomicU64::new(0),
+            kept: AtomicU64::new(0),
+            index_lost: AtomicBool::new(false),
             stats,
+            comparing: AtomicU64::new(0),
             completed: Mutex::new(filled),
             lingering: Mutex::default(),
             window: MAX_WINDOW_BYTES.min(budget / WINDOW_SHARE),
@@ -184,6 +203,7 @@ impl Cache {
             let object = Object::new(ino, size, identity, record.into(), self.window);
             let mut state = object.state();
             self.load(index, &object, &mut state);
+            state.last_used_s = now_s(); // Whoever chooses what goes takes it for the newest.
             started_over = state.purge;
             drop(state);
             object
@@ -198,7 +218,15 @@ impl Cache {
     }
 
     fn load(&self, index: &mut CacheReader, object: &Object, state: &mut objects::State) {
-        let Some(known) = index.file(object.ino) else { return };
+        let Some(known) = index.file(object.ino) else {
+            if !index.is_readable() {
+                // There may be a copy, which is left alone.
+                let error = io::Error::other("no answer");
+                self.health.part_failed(Part::Index, "look into the cache index", &error);
+                state.bypass = true;
+            }
+            return;
+        };
         let whole = known.present_bytes == object.size;
         if known.identity != object.identity || known.size != object.size {
             log::warning(&format!(
@@ -207,6 +235,7 @@ impl Cache {
             ));
             object.restore(state, &known, Some(Vec::new()));
             object.remove_all(state);
+            self.hot.forget(object.ino);
             self.capacity.freed(known.present_bytes);
             return;
         }
@@ -242,23 +271,30 @@ impl Cache {
             // counted. Bytes without a record are overwritten by the next fill, or go with the file.
             let known = index.file(object.ino).map_or(0, |file| file.present_bytes);
             let had = object.present_bytes.load(Ordering::Acquire);
-            self.capacity.freed(had.saturating_sub(known));
+            if index.is_readable() {
+                self.capacity.adjust(had, known);
+            }
         }
         object.doomed.load(Ordering::Acquire) || object.is_stale()
     }
 
-    /// A file was used at `at_s` (since the Unix epoch).
-    pub fn used(&self, ino: u64, at_s: u64) {
-        self.recorder.touch(ino, at_s);
+    /// A file is used now.
+    pub fn used(&self, ino: u64) {
+        let now_s = now_s();
+        self.recorder.touch(ino, now_s);
         if let Some(object) = self.table.get(ino) {
-            object.state().last_used_s = at_s;
+            object.state().last_used_s = now_s;
         }
     }
 
     /// The index does not take something, or cannot be read.
     fn index_failed(&self, doing: &str, error: &lmdb::Error) {
         let full = error.is_full().then(|| io::Error::from_raw_os_error(libc::ENOSPC));
-        self.health.failed(doing, &full.unwrap_or_else(|| io::Error::other(error.to_string())));
+        let error_of_disk = full.unwrap_or_else(|| io::Error::other(error.to_string()));
+        self.health.part_failed(Part::Index, doing, &error_of_disk);
+        if error.is_final() {
+            self.index_lost.store(true, Ordering::Release);
+        }
         if error.is_damage() {
             // The next one who opens it moves it aside.
             let marker = self.files.directory().join("cache").join("damaged");
@@ -268,7 +304,11 @@ impl Cache {
 
     /// Keep what has come from the lake; for the end of this process.
     pub fn close(&self) {
+        let end = Instant::now() + KEEP;
         self.queue.close();
+        while self.keeping.load(Ordering::Acquire) > 0 && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(2));
+        }
         self.recorder.drain(KEEP);
     }
 }

@@ -20,8 +20,8 @@ use crate::index::cache::CacheReader;
 use crate::index::records::{BLOCK_SIZE, Block};
 use crate::log;
 use crate::queue::Priority;
+use crate::space::Part;
 use crate::stats::Stats;
-use crate::sys::file;
 
 /// The largest part of one GET for blocks that a single read misses.
 pub const PART_BYTES: u64 = 8 << 20;
@@ -126,14 +126,12 @@ impl Cache {
         if hi <= lo || Self::guard(object, &state).is_some() {
             return flights;
         }
+        let copy = state.copy.clone();
+        let mut present = Vec::new();
         let (mut number, end) = (block_of(lo), block_of(hi - 1) + 1);
         while number < end {
             if state.has(number) {
-                if priority != Priority::WarmUp
-                    && let Some(copy) = &state.copy
-                {
-                    file::will_need(&copy.file, object.extent(number).0, BLOCK_SIZE);
-                }
+                present.push(number);
                 number += 1;
                 continue;
             }
@@ -158,6 +156,12 @@ impl Cache {
             };
             if !flights.iter().any(|known| Arc::ptr_eq(known, &flight)) {
                 flights.push(flight);
+            }
+        }
+        drop(state);
+        if let Some(copy) = copy.filter(|_| priority != Priority::WarmUp) {
+            for number in present {
+                copy.will_need(number);
             }
         }
         flights
@@ -196,6 +200,11 @@ impl Cache {
         let (number, record) = match *bad {
             Bad::Disk { code, .. } => {
                 self.health.failed("read a cache file", &std::io::Error::from_raw_os_error(code));
+                return false;
+            }
+            Bad::Unknown(_) if !index.is_readable() => {
+                let error = std::io::Error::other("no answer");
+                self.health.part_failed(Part::Index, "look into the cache index", &error);
                 return false;
             }
             Bad::Unknown(number) => (number, None),

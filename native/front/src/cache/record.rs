@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 use super::Cache;
 use super::table::Held;
 use crate::gate::Gate;
-use crate::index::cache::{CacheReader, Change};
+use crate::index::cache::Change;
 use crate::index::lmdb;
-use crate::index::records::Stamp;
+use crate::space::Part;
 
 /// How long marks are gathered for a commit. CPU of the control plane's index thread for a cold
 /// small file with 4 and with 16 readers, when it was the one who recorded: 300 and 230 us without
@@ -48,7 +48,6 @@ struct State {
     /// Who waits until a file is recorded.
     announcing: HashMap<u64, Vec<Gate<bool>>>,
     jobs: Vec<(Vec<Change>, Gate<Committed>)>,
-    verified: HashMap<u64, Stamp>,
     touched: HashMap<u64, u64>,
     touched_at: Option<Instant>,
     /// Somebody waits for the next commit.
@@ -91,13 +90,6 @@ impl Recorder {
         gate.wait(None).unwrap_or(Ok(()))
     }
 
-    /// A whole file that is not in the table was verified.
-    pub fn verified(&self, ino: u64, stamp: Stamp) {
-        let mut state = self.state();
-        state.verified.insert(ino, stamp);
-        self.call(&state);
-    }
-
     /// A file was used at `last_used_s` (since the Unix epoch).
     pub fn touch(&self, ino: u64, last_used_s: u64) {
         let mut state = self.state();
@@ -114,18 +106,18 @@ impl Recorder {
     /// Commit, until the end of the process.
     pub fn run(&self, cache: &Cache) {
         let mut writer = cache.index.writer();
-        let mut reader = cache.index.reader();
         loop {
-            let round = self.next_round(&mut reader);
+            let round = self.next_round();
             let committed = writer.commit(&round.changes).map_err(Arc::new);
-            if let Err(error) = &committed {
-                cache.index_failed("record blocks", error);
+            match &committed {
+                Ok(()) => cache.health.worked(Part::Index),
+                Err(error) => cache.index_failed("record blocks", error),
             }
             round.finish(&committed);
         }
     }
 
-    fn next_round(&self, reader: &mut CacheReader) -> Round {
+    fn next_round(&self) -> Round {
         let mut state = self.state();
         loop {
             let since = *state.touched_at.get_or_insert_with(Instant::now);
@@ -142,7 +134,7 @@ impl Recorder {
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         state.urgent = false;
-        Round::take(&mut state, reader)
+        Round::take(&mut state)
     }
 
     /// Wait, at most `patience`, until everything that is marked is committed.
@@ -162,7 +154,7 @@ impl Recorder {
 
 impl State {
     fn is_due(&self) -> bool {
-        !self.dirty.is_empty() || !self.jobs.is_empty() || !self.verified.is_empty()
+        !self.dirty.is_empty() || !self.jobs.is_empty()
     }
 }
 
@@ -177,7 +169,7 @@ struct Round {
 }
 
 impl Round {
-    fn take(state: &mut State, reader: &mut CacheReader) -> Self {
+    fn take(state: &mut State) -> Self {
         let mut round = Self {
             changes: Vec::new(),
             objects: Vec::new(),
@@ -205,15 +197,6 @@ impl Round {
                 round.add(object, false);
             }
         }
-        for (ino, stamp) in state.verified.drain() {
-            if let Some(file) = reader.file(ino)
-                && file.complete
-                && file.size == stamp.size
-            {
-                let file = crate::index::records::CachedFile { verified: stamp, ..file };
-                round.changes.push(Change::PutFile(ino, file));
-            }
-        }
         if state.touched_at.is_none_or(|since| since.elapsed() >= TOUCH_INTERVAL) {
             state.touched_at = Some(Instant::now());
             let touched = std::mem::take(&mut state.touched);
@@ -228,7 +211,8 @@ impl Round {
         let ino = object.ino;
         let mut state = object.state();
         state.recording = std::mem::take(&mut state.fresh);
-        let purge = std::mem::take(&mut state.purge);
+        // A file that is about to be made has no old blocks, whatever the index says.
+        let purge = std::mem::take(&mut state.purge) || (announce && !state.announced);
         if purge {
             // The file may still be there, so its record stays, empty (C3).
             self.changes.push(Change::DropFile(ino));
@@ -259,17 +243,20 @@ impl Round {
     fn finish(self, committed: &Committed) {
         for object in &self.objects {
             let mut state = object.state();
-            state.recording = HashMap::new();
-            match committed {
-                Ok(()) if self.announcing.contains_key(&object.ino) => state.announced = true,
-                Ok(()) => {}
-                Err(_) => {
-                    // What the index does not know will be fetched again after a restart; until
-                    // then the objects in use know better.
-                    object.unrecorded.store(true, Ordering::Release);
-                    state.purge |= self.purged.contains(&object.ino);
+            let recording = std::mem::take(&mut state.recording);
+            if committed.is_ok() {
+                state.announced |= self.announcing.contains_key(&object.ino);
+                continue;
+            }
+            // What the index does not know will be fetched again after a restart; until then the
+            // objects in use know better, and say it again when they change.
+            object.unrecorded.store(true, Ordering::Release);
+            if !state.purge {
+                for (number, record) in recording {
+                    state.fresh.entry(number).or_insert(record);
                 }
             }
+            state.purge |= self.purged.contains(&object.ino);
         }
         for gate in self.announcing.values().flatten() {
             gate.give(committed.is_ok());

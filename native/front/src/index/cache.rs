@@ -45,9 +45,16 @@ pub enum Change {
 }
 
 impl CacheIndex {
-    /// Open `cache/`, which the control plane has made, to read and write it.
+    /// Open `cache/`, which the control plane has made, to read and write it. On a disk that takes
+    /// no writes it is read only, and each commit fails.
     pub fn open(lake_directory: &Path) -> Result<Self, Error> {
-        let env = Environment::open_writable(&lake_directory.join("cache"))?;
+        let path = lake_directory.join("cache");
+        let env = match Environment::open_writable(&path) {
+            Err(error) if matches!(error.code, libc::EROFS | libc::EACCES | libc::EPERM) => {
+                Environment::open(&path)?
+            }
+            opened => opened?,
+        };
         let [files, blocks, totals] = env.databases(["files", "blocks", "totals"])?;
         Ok(Self { env: Arc::new(env), tables: Tables { files, blocks, totals } })
     }
@@ -73,6 +80,11 @@ pub struct CacheReader {
 }
 
 impl CacheReader {
+    /// Whether anything can be read: then what is not there is not there.
+    pub fn is_readable(&mut self) -> bool {
+        self.reader.snapshot().is_ok()
+    }
+
     pub fn file(&mut self, ino: u64) -> Option<CachedFile> {
         CachedFile::parse(self.reader.snapshot().ok()?.get(self.tables.files, &ino_key(ino))?)
     }
@@ -82,20 +94,14 @@ impl CacheReader {
         Block::parse(snapshot.get(self.tables.blocks, &block_key(ino, number))?)
     }
 
-    /// The records of the blocks from 0 to `count`; `None` unless all are there.
-    pub fn blocks(&mut self, ino: u64, count: u32) -> Option<Vec<Block>> {
+    /// How many files, and how many bytes of them, are in the cache (I8); `None` if that cannot be
+    /// read.
+    pub fn totals(&mut self) -> Option<(u64, u64)> {
         let snapshot = self.reader.snapshot().ok()?;
-        (0..count)
-            .map(|number| Block::parse(snapshot.get(self.tables.blocks, &block_key(ino, number))?))
-            .collect()
-    }
-
-    /// How many files, and how many bytes of them, are in the cache (I8).
-    pub fn totals(&mut self) -> (u64, u64) {
-        let Ok(snapshot) = self.reader.snapshot() else { return (0, 0) };
-        let value = snapshot.get(self.tables.totals, Totals::KEY);
-        let totals = value.and_then(Totals::parse).unwrap_or_default();
-        (totals.files, totals.bytes)
+        match snapshot.get(self.tables.totals, Totals::KEY) {
+            Some(value) => Totals::parse(value).map(|totals| (totals.files, totals.bytes)),
+            None => (snapshot.entries(self.tables.files) == 0).then_some((0, 0)),
+        }
     }
 
     /// Numbers and lengths of the blocks that are present among `numbers`, ascending.
@@ -360,18 +366,18 @@ mod tests {
         let mut world = World::new();
         assert_eq!(world.reader.file(20), None);
         assert_eq!(world.reader.block(20, 0), None);
-        assert_eq!(world.reader.totals(), (0, 0));
+        assert_eq!(world.reader.totals(), Some((0, 0)));
         world.commit(&[]);
         world.fill(&[20, 21]);
         let expected = CachedFile { present_bytes: HELD, ..FILE };
         assert_eq!(world.reader.file(20), Some(expected));
         assert_eq!(world.reader.block(20, 2), Some(SHORT));
         assert_eq!(world.reader.block(20, 1), None);
-        assert_eq!(world.reader.blocks(20, 1), Some(vec![BLOCK]));
-        assert_eq!(world.reader.blocks(20, 3), None);
+        assert_eq!(world.reader.block(20, 0), Some(BLOCK));
+        assert_eq!(world.reader.block(20, 3), None);
         assert_eq!(world.reader.numbers(20), [0, 2]);
         assert!(world.reader.numbers(22).is_empty());
-        assert_eq!(world.reader.totals(), (2, 2 * HELD));
+        assert_eq!(world.reader.totals(), Some((2, 2 * HELD)));
     }
 
     #[test]
@@ -384,7 +390,7 @@ mod tests {
         let expected = CachedFile { present_bytes: 2 * BLOCK_SIZE + 10, ..file };
         assert_eq!(world.reader.file(20), Some(expected));
         world.commit(&[Change::PutBlocks(20, vec![(0, SHORT)])]);
-        assert_eq!(world.reader.totals(), (1, BLOCK_SIZE + 20));
+        assert_eq!(world.reader.totals(), Some((1, BLOCK_SIZE + 20)));
     }
 
     #[test]
@@ -399,7 +405,7 @@ mod tests {
         assert_eq!(world.reader.numbers(20), [2]);
         assert_eq!(world.reader.file(21), None);
         assert!(world.reader.numbers(21).is_empty());
-        assert_eq!(world.reader.totals(), (2, BLOCK_SIZE + 20));
+        assert_eq!(world.reader.totals(), Some((2, BLOCK_SIZE + 20)));
     }
 
     #[test]
@@ -413,9 +419,9 @@ mod tests {
             Change::Touch(20, 99),
         ]);
         assert!(world.reader.numbers(20).is_empty());
-        assert_eq!(world.reader.totals(), (0, 0));
+        assert_eq!(world.reader.totals(), Some((0, 0)));
         world.commit(&[Change::PutFile(20, CachedFile { present_bytes: 7, ..FILE })]);
-        assert_eq!(world.reader.totals(), (1, 0));
+        assert_eq!(world.reader.totals(), Some((1, 0)));
     }
 
     #[test]
@@ -473,7 +479,7 @@ mod tests {
         let changes = [Change::DropFile(20), Change::Touch(21, 9)];
         assert!(world.writer.commit(&changes).unwrap_err().is_damage());
         assert_eq!(world.reader.numbers(20), [0, 2]);
-        assert_eq!(world.reader.totals(), (1, HELD));
+        assert_eq!(world.reader.totals(), Some((1, HELD)));
     }
 
     #[test]

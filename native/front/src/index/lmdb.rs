@@ -58,6 +58,12 @@ impl Error {
             || self.disk_full && !self.is_damage()
     }
 
+    /// Whether the environment can be used no more until it is opened anew: the disk failed in the
+    /// middle of a commit.
+    pub fn is_final(&self) -> bool {
+        self.code == ffi::MDB_PANIC
+    }
+
     /// Whether the environment is damaged, as opposed to a failing disk or a mistake of ours.
     pub fn is_damage(&self) -> bool {
         matches!(
@@ -129,11 +135,7 @@ impl Environment {
     /// last one, and damages nothing. This process must then be the only one that writes it for
     /// what it remembers to stay true; LMDB itself would let writers take turns.
     pub fn open_writable(path: &Path) -> Result<Self, Error> {
-        let opened = Self::open_with(path, ffi::MDB_NOMETASYNC)?;
-        // Pages that a dead process was reading would be kept for it.
-        // SAFETY: the environment is open; nobody wants the number of the dead.
-        check("reap readers", unsafe { ffi::mdb_reader_check(opened.env, ptr::null_mut()) })?;
-        Ok(opened)
+        Self::open_with(path, ffi::MDB_NOMETASYNC)
     }
 
     fn open_with(path: &Path, flags: c_uint) -> Result<Self, Error> {
@@ -151,6 +153,8 @@ impl Environment {
             check("set the number of readers", ffi::mdb_env_set_maxreaders(env, MAX_READERS))?;
             let flags = flags | ffi::MDB_NORDAHEAD;
             check("open an index", ffi::mdb_env_open(env, name.as_ptr(), flags, 0o600))?;
+            // Pages that a dead process was reading would be kept for it, and its place.
+            check("reap readers", ffi::mdb_reader_check(env, ptr::null_mut()))?;
         }
         Ok(opened)
     }

@@ -1,6 +1,7 @@
 //! Open files and their bytes: OPEN, READ, RELEASE, LSEEK.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use zerocopy::IntoBytes;
 
@@ -92,7 +93,8 @@ impl Worker {
         }
         let size = version.attributes.size;
         let known = self.cache.file(ino)?;
-        if !known.complete || known.identity != version.identity || known.size != size {
+        let whole = known.complete && known.present_bytes == size;
+        if !whole || known.identity != version.identity || known.size != size {
             return None;
         }
         let copy = cache.files.open(ino, size).ok()?;
@@ -105,7 +107,7 @@ impl Worker {
         self.front.cache.acquire(&mut self.cache, ino, attributes.size, *identity, record)
     }
 
-    /// Open an object in use. `may_wait`: what is small is fetched first.
+    /// Open an object in use. `may_wait`: what is small is fetched first; otherwise it just was.
     fn open_object(
         &mut self,
         unique: u64,
@@ -127,6 +129,12 @@ impl Worker {
             front.cache.recorder.mark(&object);
         }
         if let Some(copy) = self.passable(&object) {
+            if !may_wait {
+                let stats = &front.stats;
+                Stats::count(&stats.opens_fetched);
+                Stats::count(&stats.misses);
+                stats.miss_bytes.fetch_add(object.size, Ordering::Relaxed);
+            }
             return self.open_passed(unique, ino, version, &copy);
         }
         if !whole && object.size <= FETCH_AT_ONCE_BYTES && may_wait {
@@ -220,9 +228,8 @@ impl Worker {
     /// Answer an OPEN with `handle`.
     fn give(&self, unique: u64, ino: u64, handle: Option<Handle>) -> Outcome {
         let Some(handle) = handle else { return self.refuse(unique, libc::ENFILE) };
-        let now = now_ns();
-        self.front.client.access(ino, now);
-        self.front.cache.used(ino, u64::try_from(now / 1_000_000_000).unwrap_or(0));
+        self.front.client.access(ino, now_ns());
+        self.front.cache.used(ino);
         self.opened(unique, handle)
     }
 
@@ -397,7 +404,7 @@ impl Worker {
         if front.cache.damaged(object, &mut self.cache, bad) {
             return None;
         }
-        let Bad::Disk { number, .. } = *bad else { return None };
+        let (Bad::Disk { number, .. } | Bad::Block { number, .. } | Bad::Unknown(number)) = *bad;
         Some(front.cache.fetch_block(object, number))
     }
 

@@ -168,6 +168,23 @@ impl Worker {
         }
     }
 
+    /// Go on with an OPEN whose version was just confirmed.
+    pub fn confirmed(&mut self, slot: Slot) {
+        let front = self.front.clone();
+        let Some(request) = Request::parse(front.shared.message(&slot)) else {
+            front.shared.release(slot);
+            return;
+        };
+        let (unique, ino) = (request.header.unique, request.header.nodeid);
+        // However short the TTL is, what was just confirmed may be opened.
+        let rules = Rules { ttl: Ttl::FOREVER, ..front.rules.clone() };
+        let outcome = match self.names.openable(&rules, ino) {
+            Some(openable) => self.open_confirmed(unique, ino, openable),
+            None => self.refuse(unique, libc::ESTALE), // F3
+        };
+        self.settle(slot, outcome);
+    }
+
     /// Go on with a request whose flights are over.
     fn go_on(&mut self, slot: Slot, after: After, flights: &[Arc<Flight>]) {
         let front = self.front.clone();
@@ -272,14 +289,7 @@ impl Worker {
                 }
                 None => self.refuse(unique, libc::EIO),
             },
-            Then::Open => {
-                // However short the TTL is, what was just confirmed may be opened.
-                let rules = Rules { ttl: Ttl::FOREVER, ..front.rules.clone() };
-                match self.names.openable(&rules, ino) {
-                    Some(openable) => self.open_confirmed(unique, ino, openable),
-                    None => self.refuse(unique, libc::ESTALE), // F3
-                }
-            }
+            Then::Open => return front.open_soon(slot), // It has no part of the arena.
             Then::Readdir(asked) => self.readdir_answered(unique, ino, asked, answer, bytes),
             Then::Xattr { size } => self.xattr(unique, size, answer.tail),
             Then::Nothing => self.answer(unique, &[]),

@@ -62,6 +62,14 @@ pub fn punch(file: &File, lo: u64, hi: u64) -> io::Result<()> {
     }
 }
 
+/// Have the kernel read nothing of `file` but what it is asked for.
+pub fn no_read_ahead(file: &File) {
+    // SAFETY: numbers and a descriptor that is open.
+    unsafe {
+        libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_RANDOM);
+    }
+}
+
 /// Have the kernel read a range of a file soon; a hint.
 pub fn will_need(file: &File, offset: u64, length: u64) {
     let (Ok(offset), Ok(length)) = (libc::off_t::try_from(offset), libc::off_t::try_from(length))

@@ -89,4 +89,6 @@ pub unsafe trait Atomics {}
 // SAFETY: an atomic integer itself.
 unsafe impl Atomics for std::sync::atomic::AtomicU8 {}
 // SAFETY: as above.
+unsafe impl Atomics for std::sync::atomic::AtomicU32 {}
+// SAFETY: as above.
 unsafe impl Atomics for std::sync::atomic::AtomicU64 {}

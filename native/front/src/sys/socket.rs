@@ -21,8 +21,10 @@ impl Socket {
         };
         match result(sent) {
             Ok(_) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-            Err(error) => Err(error),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM | libc::EINTR) => Ok(false),
+                _ => Err(error),
+            },
         }
     }
 

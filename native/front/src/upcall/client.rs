@@ -38,6 +38,8 @@ use crate::sys::{self, socket::Socket};
 /// Accesses in one message.
 const ACCESSES: usize = 1024;
 const ACCESS_BYTES: usize = 24;
+/// Messages taken in a row before whoever pumps does something else.
+const MESSAGES: usize = 256;
 
 /// A request of the kernel's that waited for an answer to an upcall; `then` says what becomes of it.
 pub struct Pending<T> {
@@ -83,7 +85,7 @@ pub enum Event<'a, T> {
     /// A control plane has started: begin a session with it.
     Ready,
     /// The session that was begun is answered. To be followed by `resume`.
-    Hello(Hello),
+    Hello(Hello, &'a [u8]),
     ForgetEntry {
         command: Command,
         parent: u64,
@@ -174,7 +176,7 @@ impl<T> Client<T> {
         state.met = false;
         state.outgoing.clear();
         state.starved.clear();
-        // `Front::tell_what_is_open` follows.
+        // `Front::tell_what_is_open` follows, and is told first.
         state.accesses.clear();
         state.usage.clear();
         let start = Request {
@@ -185,10 +187,11 @@ impl<T> Client<T> {
         self.send(&mut state, start.encode(Ask::Start, session, 0));
     }
 
-    /// HELLO has come: say again what was not answered, the oldest first.
+    /// HELLO has come: say what is in use, then again what was not answered, the oldest first.
     pub fn resume(&self) {
         let mut state = self.lock();
         state.met = true;
+        self.flush(&mut state);
         let mut ids: Vec<u64> = state.pending.keys().copied().collect();
         ids.sort_unstable();
         for id in ids {
@@ -208,11 +211,15 @@ impl<T> Client<T> {
     /// calls `pump`.
     pub fn ask(&self, ask: Ask, request: Request, patience: Option<Duration>) -> Option<Reply> {
         let gate = Gate::default();
-        self.submit_new(Caller::Thread(gate.clone()), ask, request);
-        gate.wait(patience)
+        let id = self.submit_new(Caller::Thread(gate.clone()), ask, request);
+        let reply = gate.wait(patience);
+        if reply.is_none() {
+            self.lock().pending.remove(&id);
+        }
+        reply
     }
 
-    fn submit_new(&self, caller: Caller<T>, ask: Ask, request: Request) {
+    fn submit_new(&self, caller: Caller<T>, ask: Ask, request: Request) -> u64 {
         let mut state = self.lock();
         let id = state.next_id;
         state.next_id += 1;
@@ -220,6 +227,7 @@ impl<T> Client<T> {
         if state.met {
             self.submit(&mut state, id);
         }
+        id
     }
 
     /// Answer a command; nobody hears it if its session is over.
@@ -252,7 +260,10 @@ impl<T> Client<T> {
 
     /// Send what waits for company: accesses, and what came into use or went out of it.
     pub fn flush_accesses(&self) {
-        let mut state = self.lock();
+        self.flush(&mut self.lock());
+    }
+
+    fn flush(&self, state: &mut State<T>) {
         if !state.met || state.outgoing.len() >= ACCESSES {
             return;
         }
@@ -260,10 +271,10 @@ impl<T> Client<T> {
             let kind = if used { AccessKind::Open } else { AccessKind::Released };
             push_access(&mut state.accesses, ino, 0, kind);
             if state.accesses.len() >= ACCESSES * ACCESS_BYTES {
-                self.send_accesses(&mut state);
+                self.send_accesses(state);
             }
         }
-        self.send_accesses(&mut state);
+        self.send_accesses(state);
     }
 
     fn send_accesses(&self, state: &mut State<T>) {
@@ -305,7 +316,7 @@ impl<T> Client<T> {
     pub fn give_back(&self, part: Part) {
         self.arena.give_back(part);
         let mut state = self.lock();
-        if let Some(id) = state.starved.pop_front() {
+        for id in std::mem::take(&mut state.starved) {
             self.submit(&mut state, id);
         }
     }
@@ -323,9 +334,10 @@ impl<T> Client<T> {
         let queued = !self.lock().outgoing.is_empty();
         let (_, writable) = sys::wait(self.socket.as_fd(), queued, timeout_ms);
         if writable {
-            self.flush();
+            self.send_outgoing();
         }
-        while let Some(message) = self.socket.receive(buffer)? {
+        for _ in 0..MESSAGES {
+            let Some(message) = self.socket.receive(buffer)? else { break };
             if let Some(event) = self.event(message) {
                 // What is said behind HELLO is for whoever serves, who may not be there yet.
                 let last = matches!(event, Event::Hello(..));
@@ -338,7 +350,7 @@ impl<T> Client<T> {
         Ok(())
     }
 
-    fn flush(&self) {
+    fn send_outgoing(&self) {
         let mut state = self.lock();
         while let Some(message) = state.outgoing.front() {
             if !self.socket.send(message).unwrap_or(true) {
@@ -360,7 +372,7 @@ impl<T> Client<T> {
         }
         let command = Command { session: incoming.session, id };
         match incoming.what {
-            What::Hello(hello) => Some(Event::Hello(hello)),
+            What::Hello(hello, tail) => Some(Event::Hello(hello, tail)),
             What::ForgetEntry { parent, name } => {
                 Some(Event::ForgetEntry { command, parent, name })
             }

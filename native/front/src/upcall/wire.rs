@@ -220,16 +220,31 @@ pub struct Incoming<'a> {
 
 #[derive(Debug)]
 pub enum What<'a> {
-    Hello(Hello),
+    /// Its meaning, and its tail.
+    Hello(Hello, &'a [u8]),
     Ready,
-    ForgetEntry { parent: u64, name: &'a [u8] },
-    ForgetContent { ino: u64 },
+    ForgetEntry {
+        parent: u64,
+        name: &'a [u8],
+    },
+    ForgetContent {
+        ino: u64,
+    },
     Stats,
     Source(&'a [u8]),
-    Fetch { ino: u64, lo: u64, hi: u64, priority: Priority },
+    Fetch {
+        ino: u64,
+        lo: u64,
+        hi: u64,
+        priority: Priority,
+    },
     Evict(Vec<Victim>),
-    Invalidate { ino: u64 },
-    Resize { limit: Option<u64> },
+    Invalidate {
+        ino: u64,
+    },
+    Resize {
+        limit: Option<u64>,
+    },
     Answer(Answer<'a>),
 }
 
@@ -239,6 +254,29 @@ pub struct Hello {
     pub rules: Rules,
     pub limits: Limits,
     pub lake_directory: PathBuf,
+}
+
+impl Hello {
+    /// What the tail of HELLO says.
+    pub fn parse(tail: &[u8]) -> Option<Self> {
+        let (wire, path) = WireRules::read_from_prefix(tail).ok()?;
+        let rules = Rules {
+            ttl: Ttl::from_ns(wire.ttl_ns.get()),
+            negative_ttl: Ttl::from_ns(wire.negative_ttl_ns.get()),
+            uid: wire.uid.get(),
+            gid: wire.gid.get(),
+            umask: wire.umask.get(),
+            directory_mtime_ns: wire.directory_mtime_ns.get(),
+        };
+        let limits = Limits {
+            cache: limit(wire.cache_limit.get()),
+            min_free: f64::from_bits(wire.min_free.get()),
+            memory: wire.memory.get(),
+            max_requests: usize::try_from(wire.max_requests.get()).ok()?.max(1),
+        };
+        let lake_directory = PathBuf::from(std::ffi::OsStr::from_bytes(path));
+        Some(Self { rules, limits, lake_directory })
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -258,7 +296,7 @@ impl<'a> Incoming<'a> {
         }
         let ttl = Ttl::from_ns(header.ttl_ns.get());
         let what = match header.kind.get() {
-            0x4001 => What::Hello(hello(tail)?),
+            0x4001 => What::Hello(Hello::parse(tail)?, tail),
             0x4002 => What::Ready,
             0x4003 => {
                 let (parent, name) = U64::read_from_prefix(tail).ok()?;
@@ -288,26 +326,6 @@ impl<'a> Incoming<'a> {
         };
         Some(Self { session: header.session.get(), id: header.id.get(), what })
     }
-}
-
-fn hello(tail: &[u8]) -> Option<Hello> {
-    let (wire, path) = WireRules::read_from_prefix(tail).ok()?;
-    let rules = Rules {
-        ttl: Ttl::from_ns(wire.ttl_ns.get()),
-        negative_ttl: Ttl::from_ns(wire.negative_ttl_ns.get()),
-        uid: wire.uid.get(),
-        gid: wire.gid.get(),
-        umask: wire.umask.get(),
-        directory_mtime_ns: wire.directory_mtime_ns.get(),
-    };
-    let limits = Limits {
-        cache: limit(wire.cache_limit.get()),
-        min_free: f64::from_bits(wire.min_free.get()),
-        memory: wire.memory.get(),
-        max_requests: usize::try_from(wire.max_requests.get()).ok()?.max(1),
-    };
-    let lake_directory = PathBuf::from(std::ffi::OsStr::from_bytes(path));
-    Some(Hello { rules, limits, lake_directory })
 }
 
 fn limit(bytes: u64) -> Option<u64> {
@@ -490,7 +508,7 @@ mod tests {
     #[test]
     fn commands() {
         let bytes = golden("hello");
-        let What::Hello(hello) = Incoming::parse(&bytes).unwrap().what else { panic!() };
+        let What::Hello(hello, _) = Incoming::parse(&bytes).unwrap().what else { panic!() };
         let Hello { rules, limits, lake_directory } = hello;
         assert_eq!(rules.ttl, Ttl::FOREVER);
         assert_eq!(rules.negative_ttl, Ttl::from_ns(5));
