@@ -262,7 +262,7 @@ OPTIONS: dict[str, Option] = {
                "Mount over a directory that is not empty, and hide what is in it."),
         Option("front", _choice(*FRONTS), "process",
                "What serves the kernel: `python` runs anywhere, `native` is faster, `auto` takes"
-               " the best that is installed."),
+               " `native` where it is installed and the kernel has what it needs (Linux 5.4)."),
         Option("fuse_mask", Kind("FEATURE,...", _features), "process",
                "What a native front is not to ask the kernel for, to see how a mount is without:"
                f" {', '.join(f'`{name}`' for name in FUSE_FEATURES)}."),

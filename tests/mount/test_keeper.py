@@ -49,7 +49,10 @@ class Kept:
         self.directory = root / "mnt"
         self.directory.mkdir()
         self.config = Config(
-            url="s3://bucket/a b,c", mountpoint=self.directory, runtime_dir=root / "run"
+            url="s3://bucket/a b,c",
+            mountpoint=self.directory,
+            runtime_dir=root / "run",
+            front="python",
         )
         self.log = root / "stderr"
         self.pid = 0

@@ -130,6 +130,7 @@ def automounted(lakes: Callable[[str], Lake]) -> Iterator[Lake]:
         pytest.skip("no autofs: /dev/autofs does not exist")
     lake = lakes("mnt-{name}.mount")
     options = f"cache={lake.directory}/cache,cache_size=1G,_netdev,nofail,x-systemd.automount"
+    options += ",front=python"
     line = f"file://{lake.directory}/lake {lake.mountpoint} tierfs {options} 0 0\n"
     lake.manager.write("/etc/fstab", line)
     lake.manager.systemctl("daemon-reload")
@@ -209,6 +210,7 @@ def test_the_service_survives_its_control_plane(service: Lake) -> None:
 
 
 def test_a_killed_keeper_is_started_again(service: Lake) -> None:
+    service.write_configuration('front = "python"')
     service.manager.systemctl("start", service.unit)
     first = service.processes()
     service.manager.kill(first["keeper"])
@@ -268,6 +270,8 @@ def test_a_native_service_restarts_and_stops(native: Lake) -> None:
 @pytest.mark.parametrize("stopped", ["keeper", "control"])
 def test_the_watchdog(service: Lake, stopped: str) -> None:
     """Both must live: the keeper passes on what the control plane reports."""
+    # With a native front the keeper itself replaces who hangs (test_keeper_native.py).
+    service.write_configuration('front = "python"')
     # The control plane reports every 2 s.
     service.write_drop_in("[Service]\nWatchdogSec=5\nRestartSec=100ms\n")
     service.manager.systemctl("start", service.unit)

@@ -19,6 +19,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import platform
+import re
 import signal
 import sys
 import threading
@@ -45,6 +47,10 @@ from tierfs.keeper.timing import Timing
 __all__ = ["Timing", "keeper_pid", "run", "spawn", "wait_until_gone"]
 
 
+#: What the native front asks of the kernel (FUSE 7.31).
+OLDEST_LINUX = (5, 4)
+
+
 class _Keeper:
     """A claimed mount point with a mount on it that waits for its control plane."""
 
@@ -63,7 +69,7 @@ class _Keeper:
         left: tuple[Mount, Channel] | None = None
         spec = MountSpec.from_config(config)
         try:
-            self._front = _choose_front(config)
+            self._front, self._why_python = _choose_front(config)
             if self._front is not None:
                 left = stored.resume(spec)
         finally:
@@ -95,6 +101,8 @@ class _Keeper:
             log.warning("an earlier keeper died: going on with its mount")
         if self.stale:
             log.warning(f"detached {self.stale} dead mount(s) of an earlier run")
+        if self._why_python:
+            log.info(f"the Python front serves: {self._why_python}")
         self.runtime.write_pid()
         kind: Callable[..., Supervisor] = Supervisor
         if self._front is not None:
@@ -119,19 +127,32 @@ class _Keeper:
         return supervisor.run(), supervisor.error
 
 
-def _choose_front(config: Config) -> Path | None:
-    """The program of the native front that *config* asks for; None: the Python one.
+def _choose_front(config: Config) -> tuple[Path | None, str]:
+    """The program of the native front, or None for the Python one, and why it is that one where
+    *config* leaves the choice.
 
     Raises:
-        MountError: it asks for one that is not here.
+        MountError: *config* asks for a native front, and this machine can have none.
     """
-    if config.front != "native":
-        return None
+    if config.front == "python":
+        return None, ""
     program = native_front()
     if program is None:
+        what = "there is no native front on this machine"
         hint = "install tierfs where there is a Rust toolchain, or mount with --front python"
-        raise MountError("there is no native front on this machine", "tierfs-front", hint)
-    return program
+    elif _linux() < OLDEST_LINUX:
+        what = f"Linux {platform.release()} is too old for the native front"
+        hint = "it needs {}.{}; mount with --front python".format(*OLDEST_LINUX)
+    else:
+        return program, ""
+    if config.front == "native":
+        raise MountError(what, "tierfs-front", hint)
+    return None, f"{what} ({hint})"
+
+
+def _linux() -> tuple[int, ...]:
+    numbers = re.match(r"(\d+)\.(\d+)", platform.release())
+    return tuple(map(int, numbers.groups())) if numbers else OLDEST_LINUX
 
 
 def run(
