@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 use std::thread;
+use std::time::Duration;
 
 use crate::attributes::{Rules, Ttl};
 use crate::cache::evict::Victim;
@@ -147,7 +148,7 @@ fn fetch(
     }
     fetch.guard()?;
     // Who asked for it looks into the index next.
-    front.cache.recorder.announce(&fetch.object).wait(None);
+    front.cache.recorder.announce(&fetch.object, Duration::ZERO).wait(None);
     Ok(fetch.bytes)
 }
 

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Cache;
 use super::buffers::Buffer;
@@ -60,6 +60,13 @@ impl Cache {
         flight
     }
 
+    /// A GET took so long.
+    fn took(&self, time: Duration) {
+        let time = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let before = self.latency_us.load(Ordering::Relaxed);
+        self.latency_us.store(before - before / 8 + time / 8, Ordering::Relaxed);
+    }
+
     /// Somebody waits for a flight that is under way, with this urgency.
     pub fn promote(&self, flight: &Flight, priority: Priority) {
         if let Some(id) = flight.id.get() {
@@ -83,7 +90,9 @@ fn fly(front: &Arc<Front>, worker: &mut Worker, flight: &Arc<Flight>) {
     let cache = &front.cache;
     let reservation = room(front, worker, flight);
     let announced = reservation.is_some().then(|| announce(cache, flight)).flatten();
+    let begun = Instant::now();
     let got = get(front, flight);
+    cache.took(begun.elapsed());
     if let Ok((buffer, _)) = &got
         && reservation.is_none()
     {
@@ -155,7 +164,9 @@ fn announce(cache: &Cache, flight: &Flight) -> Option<Gate<bool>> {
     let state = flight.object.state();
     let needed = state.copy.is_none() && !state.announced;
     drop(state);
-    needed.then(|| cache.recorder.announce(&flight.object))
+    // A part of the time that the bytes will take to come.
+    let patience = Duration::from_micros(cache.latency_us.load(Ordering::Relaxed)) / 4;
+    needed.then(|| cache.recorder.announce(&flight.object, patience))
 }
 
 /// Whether the file of the flight has its record by now (C3), and so may be made. The file is

@@ -122,6 +122,8 @@ pub struct Cache {
     /// Threads that write to the cache disk, or wait for it; and how often one was done with it.
     pub keeping: AtomicU64,
     pub kept: AtomicU64,
+    /// How long GETs take: a moving average.
+    pub latency_us: AtomicU64,
     /// The index can be used no more until it is opened anew.
     pub index_lost: AtomicBool,
     pub stats: Arc<Stats>,
@@ -177,6 +179,7 @@ impl Cache {
             in_flight: AtomicU64::new(0),
             keeping: AtomicU64::new(0),
             kept: AtomicU64::new(0),
+            latency_us: AtomicU64::new(0),
             index_lost: AtomicBool::new(false),
             stats,
             comparing: AtomicU64::new(0),

@@ -2,8 +2,8 @@
 //!
 //! State, not operations: an object that changed is marked, and when the recorder comes round it
 //! writes what the object is then. It gathers for a moment before each round, so that a fill of
-//! small files makes one commit of many; but not while somebody waits for a commit. While a group
-//! commits, the records in it stay readable in `State::recording`.
+//! small files makes one commit of many; for how long, is said with each mark (`State::due`). While
+//! a group commits, the records in it stay readable in `State::recording`.
 //!
 //! Order within one object: the old copy is dropped, then the file is recorded, then its blocks.
 
@@ -50,8 +50,8 @@ struct State {
     jobs: Vec<(Vec<Change>, Gate<Committed>)>,
     touched: HashMap<u64, u64>,
     touched_at: Option<Instant>,
-    /// Somebody waits for the next commit.
-    urgent: bool,
+    /// When the next commit is to begin; `None`: there is nothing to be committed.
+    due: Option<Instant>,
     draining: bool,
 }
 
@@ -64,18 +64,17 @@ impl Recorder {
     pub fn mark(&self, object: &Held) {
         let mut state = self.state();
         state.dirty.entry(object.ino).or_insert_with(|| object.clone());
-        self.call(&state);
+        self.call(&mut state, GATHER);
     }
 
     /// Have a record of the file of `object` committed, so that the file may be created (C3); the
-    /// gate says whether it was.
-    pub fn announce(&self, object: &Held) -> Gate<bool> {
+    /// gate says whether it was. It may take `patience` longer, for the sake of company.
+    pub fn announce(&self, object: &Held, patience: Duration) -> Gate<bool> {
         let gate = Gate::default();
         let mut state = self.state();
         state.dirty.entry(object.ino).or_insert_with(|| object.clone());
         state.announcing.entry(object.ino).or_default().push(gate.clone());
-        state.urgent = true;
-        self.call(&state);
+        self.call(&mut state, patience.min(GATHER));
         gate
     }
 
@@ -84,8 +83,7 @@ impl Recorder {
         let gate = Gate::default();
         let mut state = self.state();
         state.jobs.push((changes, gate.clone()));
-        state.urgent = true;
-        self.call(&state);
+        self.call(&mut state, Duration::ZERO);
         drop(state);
         gate.wait(None).unwrap_or(Ok(()))
     }
@@ -98,9 +96,13 @@ impl Recorder {
         }
     }
 
-    fn call(&self, _: &MutexGuard<'_, State>) {
-        self.busy.store(true, Ordering::Release);
-        self.wake.notify_one();
+    fn call(&self, state: &mut State, patience: Duration) {
+        let due = Instant::now() + patience;
+        if state.due.is_none_or(|earlier| due < earlier) {
+            state.due = Some(due);
+            self.busy.store(true, Ordering::Release);
+            self.wake.notify_one();
+        }
     }
 
     /// Commit, until the end of the process.
@@ -120,21 +122,27 @@ impl Recorder {
     fn next_round(&self) -> Round {
         let mut state = self.state();
         loop {
-            let since = *state.touched_at.get_or_insert_with(Instant::now);
-            if state.is_due() || (!state.touched.is_empty() && since.elapsed() >= TOUCH_INTERVAL) {
-                break;
-            }
-            self.busy.store(false, Ordering::Release);
-            let waited = self.wake.wait_timeout(state, TOUCH_INTERVAL);
+            let now = Instant::now();
+            let touched_at = *state.touched_at.get_or_insert(now);
+            let touch = (!state.touched.is_empty()).then(|| touched_at + TOUCH_INTERVAL);
+            let due = [state.due, touch].into_iter().flatten().min();
+            let patience = match due {
+                Some(due) if due <= now || state.draining => break,
+                Some(due) => due - now,
+                None => {
+                    self.busy.store(false, Ordering::Release);
+                    TOUCH_INTERVAL
+                }
+            };
+            let waited = self.wake.wait_timeout(state, patience);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        if !state.urgent && !state.draining {
-            let calm = |state: &mut State| !state.urgent && !state.draining;
-            let waited = self.wake.wait_timeout_while(state, GATHER, calm);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        state.due = None;
+        let round = Round::take(&mut state);
+        if !state.dirty.is_empty() {
+            self.call(&mut state, Duration::ZERO); // There were too many for one.
         }
-        state.urgent = false;
-        Round::take(&mut state)
+        round
     }
 
     /// Wait, at most `patience`, until everything that is marked is committed.
@@ -144,17 +152,11 @@ impl Recorder {
             let mut state = self.state();
             state.draining = true;
             state.touched_at = Some(Instant::now().checked_sub(TOUCH_INTERVAL).unwrap_or(end));
-            self.call(&state);
+            self.call(&mut state, Duration::ZERO);
         }
         while self.busy.load(Ordering::Acquire) && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(2));
         }
-    }
-}
-
-impl State {
-    fn is_due(&self) -> bool {
-        !self.dirty.is_empty() || !self.jobs.is_empty()
     }
 }
 
