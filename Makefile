@@ -70,7 +70,7 @@ bars: $(VENV)/.dev ## tierfs's own bars, without peers
 	$(BIN)/python -m bench bar
 
 fuzz: ## fuzz the native front's decoders, ten minutes each (needs cargo-fuzz: cargo install cargo-fuzz)
-	cd native/fuzz && for target in request record upcall; do \
+	cd native/fuzz && for target in request record upcall answer; do \
 		RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=target cargo fuzz run $$target -- -max_total_time=$(FUZZ_S) || exit 1; done
 
 audit: ## licences and advisories of the Rust crates (needs cargo-deny: cargo install cargo-deny, and the network)

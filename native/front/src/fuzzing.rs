@@ -3,7 +3,7 @@
 
 use crate::fuse::request::Request;
 use crate::index::records::{Block, CachedFile, Dentry, Inode, Listing, ObjectRef};
-use crate::lake::Source;
+use crate::lake::{Source, answer};
 use crate::upcall::wire::{self, Incoming, What};
 
 /// A message of the kernel's.
@@ -22,6 +22,11 @@ pub fn record(data: &[u8]) {
         assert!(object.key.ends_with(object.name()));
         let _ = object.identity();
     }
+}
+
+/// An answer of the lake's.
+pub fn answer(data: &[u8]) {
+    answer::fuzz(data);
 }
 
 /// A message of the control plane's, and entries that it leaves in the arena.
@@ -94,5 +99,14 @@ mod tests {
     #[test]
     fn upcalls() {
         hammer(upcall);
+    }
+
+    #[test]
+    fn answers() {
+        hammer(answer);
+        hammer(|data| {
+            let head = b"HTTP/1.1 206 x\r\netag: \"1\"\r\ncontent-range: bytes 5-9/";
+            answer(&[head, data, b"\r\ncontent-length: ", data, b"\r\n\r\n"].concat());
+        });
     }
 }

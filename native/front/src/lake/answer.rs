@@ -144,6 +144,18 @@ pub(super) fn ask(reason: &str) -> Failure {
     Failure::Ask(reason.to_owned())
 }
 
+/// What a fuzzer does: any head, and what is made of it.
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let Some(length) = head_length(bytes) else { return };
+    assert!(length <= bytes.len());
+    if let Ok(head) = Head::parse(&bytes[..length]) {
+        for whole in [false, true] {
+            let _ = head.check(&Wanted { etag: b"\"1\"", offset: 5, length: 5, whole });
+        }
+        let _ = head.checksum();
+    }
+}
+
 /// An `ETag` without what servers and proxies spell differently: weak or not, quoted or not.
 fn unquoted(etag: &[u8]) -> &[u8] {
     let etag = etag.strip_prefix(b"W/").unwrap_or(etag);

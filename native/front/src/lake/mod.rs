@@ -24,7 +24,7 @@
 //! It keeps promises L1, L2 and L4 of `tierfs/lake/protocol.py` (L3 is about listings), with a
 //! bounded number of attempts for the deadline.
 
-mod answer;
+pub(crate) mod answer;
 mod connection;
 mod limiter;
 mod s3;
