@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,3 +71,27 @@ def test_room_takes_some_extents_of_a_half_read_file_and_the_rest_is_still_serve
         assert read(path, 0, 8 * MIB) == shard[: 8 * MIB]
         assert made.lake_gets() > before
         assert made.status()["cache"]["bad_blocks"] == 0
+
+
+def test_what_is_warmed_up_into_a_full_cache_takes_the_place_of_older_files(
+    mount: Make, lake: Path, content: Content
+) -> None:
+    for kind in ("old", "new"):
+        (lake / kind).mkdir()
+        for n in range(20):
+            (lake / kind / f"{n:02}").write_bytes(content(n, MIB))
+    with mount("--cache-size", "30M") as made:
+
+        def cached(kind: str) -> int:
+            paths = [made.directory / kind / f"{n:02}" for n in range(20)]
+            return sum(os.getxattr(path, "user.tierfs.state") == b"cached" for path in paths)
+
+        for n in range(20):
+            assert (made.directory / "old" / f"{n:02}").read_bytes() == content(n, MIB)
+        wait_until(lambda: cached("old") == 20 and idle(made), "the old files to be cached")
+        # Last uses are told apart by the second.
+        time.sleep(1.1)
+        done = tierfs("warmup", made.directory / "new", "--runtime-dir", made.runtime)
+        assert done.returncode == 0, done.stderr
+        assert cached("new") == 20
+        assert 5 <= cached("old") <= 10
