@@ -15,7 +15,8 @@
 //!   is shown of it
 //! - `cache/` cached copies: verified, filled, evicted; `opened` how each open inode is read
 //! - `lake/` the object store; `queue` in which order it is asked, and with how much memory;
-//!   `space` room on disk; `streams` which bytes will be read next; `checksum`
+//!   `space` room on disk, `health` trouble with it; `streams` which bytes will be read next;
+//!   `checksum` of blocks and objects
 //! - `errands` commands of the control plane's, and what else is done beside requests
 //! - `upcall/` what the control plane is asked; `arena` where large answers are put
 //! - `sys/` system calls
@@ -33,6 +34,7 @@ pub mod front;
 pub mod fuse;
 pub mod fuzzing;
 pub mod gate;
+pub mod health;
 pub mod index;
 pub mod lake;
 pub mod log;

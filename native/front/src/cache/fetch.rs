@@ -17,12 +17,13 @@ use super::table::Held;
 use crate::checksum::{self, Checksum};
 use crate::front::Front;
 use crate::gate::Gate;
+use crate::health::Part;
 use crate::index::records::{Block, ObjectRef};
 use crate::lake::Failure;
 use crate::log;
 use crate::queue::Priority;
 use crate::serve::Worker;
-use crate::space::{FILE_BYTES, Part, Reservation};
+use crate::space::{FILE_BYTES, Reservation};
 use crate::stats::Stats;
 use crate::upcall::wire;
 

@@ -75,11 +75,12 @@ use record::Recorder;
 use table::{Held, Table};
 
 use crate::attributes::now_s;
+use crate::health::{Health, Part};
 use crate::index::cache::{CacheIndex, CacheReader};
 use crate::index::lmdb;
 use crate::log;
 use crate::queue::Queue;
-use crate::space::{Capacity, FILE_BYTES, Health, Part};
+use crate::space::{Capacity, FILE_BYTES};
 use crate::stats::Stats;
 use crate::sys::file;
 

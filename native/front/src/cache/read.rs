@@ -16,11 +16,11 @@ use super::flight::Flight;
 use super::objects::{State, block_of};
 use super::table::Held;
 use super::{Cache, Object};
+use crate::health::Part;
 use crate::index::cache::CacheReader;
 use crate::index::records::{BLOCK_SIZE, Block};
 use crate::log;
 use crate::queue::Priority;
-use crate::space::Part;
 use crate::stats::Stats;
 
 /// The largest part of one GET for blocks that a single read misses.

@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 use super::Cache;
 use super::table::Held;
 use crate::gate::Gate;
+use crate::health::Part;
 use crate::index::cache::Change;
 use crate::index::lmdb;
-use crate::space::Part;
 
 /// How long marks are gathered for a commit. CPU of the control plane's index thread for a cold
 /// small file with 4 and with 16 readers, when it was the one who recorded: 300 and 230 us without

@@ -14,16 +14,17 @@
 //!                -> Copy::read              verified
 //! ```
 //!
-//! `names` and `bytes` have the operations.
+//! `names`, `open` and `read` have the operations.
 //!
 //! The promises are those of `tierfs/fs/operations.py`; so are the facts F1..F4 that it names.
 
-mod bytes;
 mod names;
+mod open;
+mod read;
 
 use std::sync::Arc;
 
-use bytes::Reading;
+use read::Reading;
 use zerocopy::IntoBytes;
 
 use crate::attributes::{Rules, Ttl};

@@ -1,4 +1,4 @@
-//! Open files and their bytes: OPEN, READ, RELEASE, LSEEK.
+//! Opening and closing files: OPEN, RELEASE, and what makes a file pass through.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,15 +8,11 @@ use zerocopy::IntoBytes;
 use super::Outcome::{self, Upcall, Wait};
 use super::{After, Then, Worker, change};
 use crate::attributes::{Rules, Ttl, now_ns};
-use crate::cache::copy::{Bad, Copy};
+use crate::cache::copy::Copy;
 use crate::cache::flight::{Flight, Until};
-use crate::cache::objects::block_of;
-use crate::cache::read::{ObjectRecords, Plan};
+use crate::cache::read::ObjectRecords;
 use crate::cache::table::Held;
-use crate::front::Front;
-use crate::fuse::abi::{
-    InHeader, LseekIn, LseekOut, OpenOut, ReadIn, ReleaseIn, opcode, open_flag,
-};
+use crate::fuse::abi::{InHeader, OpenOut, ReleaseIn, opcode, open_flag};
 use crate::index::names::Openable;
 use crate::index::records::{self, BLOCK_SIZE};
 use crate::opened::{Handle, Inode};
@@ -30,24 +26,9 @@ const VERIFY_AT_ONCE_BYTES: u64 = 8 << 20;
 /// A file up to this size is fetched while its OPEN waits, so that it passes through: few programs
 /// open what they do not read.
 const FETCH_AT_ONCE_BYTES: u64 = BLOCK_SIZE;
-/// A block that is bad so often while one read waits for it is given up.
-const MOST_TRIES: u32 = 4;
 const WRITE_FLAGS: i32 = libc::O_WRONLY | libc::O_RDWR | libc::O_TRUNC | libc::O_APPEND;
 
-/// A READ that is under way: `[lo, hi)` of an object.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Reading {
-    lo: u64,
-    hi: u64,
-    /// It goes on with what was read before.
-    sequential: bool,
-    missed: bool,
-    tries: u32,
-}
-
 impl Worker {
-    // OPEN
-
     pub(super) fn open(&mut self, header: &InHeader, flags: u32) -> Outcome {
         let (unique, ino) = (header.unique, header.nodeid);
         if flags.cast_signed() & WRITE_FLAGS != 0 {
@@ -265,149 +246,6 @@ impl Worker {
         self.open_object(unique, ino, version, object, false)
     }
 
-    // READ
-
-    pub(super) fn read(&mut self, unique: u64, ino: u64, read: &ReadIn) -> Outcome {
-        let front = self.front.clone();
-        let inode = self.known(ino);
-        let Some(version) = inode.as_ref().and_then(|inode| inode.version.as_ref()) else {
-            return self.refuse(unique, libc::ESTALE);
-        };
-        let end = read.offset.saturating_add(read.size.into()).min(version.attributes.size);
-        if end <= read.offset {
-            return self.answer(unique, &[]);
-        }
-        let known = inode.as_ref().and_then(|inode| inode.object.clone());
-        let object = if let Some(object) = known {
-            object
-        } else {
-            let Some(object) = self.acquire(ino, version) else {
-                return self.refuse(unique, libc::ESTALE);
-            };
-            front.opened.set_object(ino, &object);
-            object
-        };
-        let sequential = read_ahead(&front, &object, read.offset, end);
-        let reading = Reading { lo: read.offset, hi: end, sequential, missed: false, tries: 0 };
-        self.read_object(unique, object, reading)
-    }
-
-    fn read_object(&mut self, unique: u64, object: Held, mut reading: Reading) -> Outcome {
-        let front = self.front.clone();
-        while reading.tries < MOST_TRIES {
-            let Reading { lo, hi, sequential, .. } = reading;
-            let flights = match front.cache.plan(&object, lo, hi, sequential) {
-                Plan::Refused(code) => return self.refuse(unique, code),
-                Plan::Wait(flights) => flights,
-                Plan::Here => match self.fill(&object, &[], lo, hi) {
-                    Ok(()) => {
-                        front.cache.count_read(&object, lo, hi, reading.missed);
-                        return self.answer(unique, &[&self.buffer]);
-                    }
-                    Err(bad) => {
-                        reading.tries += 1;
-                        reading.missed = true;
-                        match self.mend(&object, &bad) {
-                            Some(flight) => vec![flight],
-                            None => continue,
-                        }
-                    }
-                },
-            };
-            reading.missed = true;
-            return Wait(flights, Until::Done, After::Read(object, reading));
-        }
-        self.refuse(unique, libc::EIO)
-    }
-
-    /// Go on with a READ that waited for `flights`.
-    pub(super) fn read_fetched(
-        &mut self,
-        unique: u64,
-        object: Held,
-        mut reading: Reading,
-        flights: &[Arc<Flight>],
-    ) -> Outcome {
-        let front = self.front.clone();
-        let Reading { lo, hi, missed, .. } = reading;
-        for flight in flights {
-            if let Some(Err(code)) = flight.outcome() {
-                return self.refuse(unique, code);
-            }
-        }
-        if let [flight] = flights
-            && let Some(Ok(buffer)) = flight.outcome()
-            && let Some(bytes) = part(&buffer, flight.lo, lo, hi)
-        {
-            front.cache.count_read(&object, lo, hi, missed);
-            return self.answer(unique, &[bytes]);
-        }
-        match self.fill(&object, flights, lo, hi) {
-            Ok(()) => {
-                front.cache.count_read(&object, lo, hi, missed);
-                self.answer(unique, &[&self.buffer])
-            }
-            Err(bad) => {
-                reading.tries += 1;
-                match self.mend(&object, &bad) {
-                    Some(flight) if reading.tries < MOST_TRIES => {
-                        let mut flights = flights.to_vec();
-                        flights.push(flight);
-                        Wait(flights, Until::Done, After::Read(object, reading))
-                    }
-                    _ => self.read_object(unique, object, reading),
-                }
-            }
-        }
-    }
-
-    /// `[lo, hi)` of an object into `self.buffer`: from flights, from memory, from its copy.
-    fn fill(
-        &mut self,
-        object: &Held,
-        flights: &[Arc<Flight>],
-        lo: u64,
-        hi: u64,
-    ) -> Result<(), Bad> {
-        let front = self.front.clone();
-        let copy = object.state().copy.clone();
-        let mut buffer = std::mem::take(&mut self.buffer);
-        buffer.resize(usize::try_from(hi - lo).unwrap_or(0), 0);
-        let mut position = lo;
-        let mut result = Ok(());
-        while position < hi && result.is_ok() {
-            let number = block_of(position);
-            let (start, end) = object.extent(number);
-            let end = end.min(hi);
-            let place = usize::try_from(position - lo).unwrap_or(0);
-            let length = usize::try_from(end - position).unwrap_or(0);
-            let place = &mut buffer[place..place + length];
-            if from_flights(flights, position, place) {
-            } else if let Some(block) = front.cache.hot.get(object.ino, number) {
-                let at = usize::try_from(position - start).unwrap_or(0);
-                place.copy_from_slice(&block.bytes()[at..at + length]);
-            } else if let Some(copy) = &copy {
-                let mut records = ObjectRecords { object, index: &mut self.cache };
-                result = copy.read(&mut records, position, place, &mut self.scratch);
-            } else {
-                result = Err(Bad::Unknown(number));
-            }
-            position = end;
-        }
-        self.buffer = buffer;
-        result
-    }
-
-    /// Something of a copy cannot be read: a flight for it, where dropping it is no way on.
-    fn mend(&mut self, object: &Held, bad: &Bad) -> Option<Arc<Flight>> {
-        let front = self.front.clone();
-        if front.cache.damaged(object, &mut self.cache, bad) {
-            return None;
-        }
-        let (Bad::Disk { number, .. } | Bad::Block { number, .. } | Bad::Unknown(number)) = *bad;
-        Some(front.cache.fetch_block(object, number))
-    }
-
     /// An open inode. Of one that was open before this front began, what it is a version of is
     /// looked up, and remembered.
     pub(super) fn known(&mut self, ino: u64) -> Option<Inode> {
@@ -431,8 +269,6 @@ impl Worker {
         }
     }
 
-    // The rest
-
     pub(super) fn release(&self, unique: u64, ino: u64, release: &ReleaseIn) -> Outcome {
         let front = &self.front;
         if let Some(inode) = front.opened.release(&front.means(), ino, release.fh)
@@ -444,25 +280,6 @@ impl Worker {
         self.answer(unique, &[])
     }
 
-    pub(super) fn lseek(&mut self, unique: u64, ino: u64, lseek: &LseekIn) -> Outcome {
-        let front = self.front.clone();
-        let size = match front.opened.get(ino).and_then(|inode| inode.version) {
-            Some(version) => version.attributes.size,
-            None => match self.names.attributes(&front.rules, ino) {
-                Some((found, _)) => found.size,
-                None => return self.refuse(unique, libc::ESTALE),
-            },
-        };
-        // An object has no holes but the one at its end.
-        let offset = match lseek.whence.cast_signed() {
-            _ if lseek.offset >= size => return self.refuse(unique, libc::ENXIO),
-            libc::SEEK_DATA => lseek.offset,
-            libc::SEEK_HOLE => size,
-            _ => return self.refuse(unique, libc::EINVAL),
-        };
-        self.answer(unique, &[LseekOut { offset }.as_bytes()])
-    }
-
     /// Verify the copy of `ino` as a whole.
     pub fn verify(&mut self, ino: u64) {
         let front = self.front.clone();
@@ -472,45 +289,4 @@ impl Worker {
             self.verify_object(&object, &copy);
         }
     }
-}
-
-/// Have what is to come beside a read sent for; whether the read goes on with what was read before.
-fn read_ahead(front: &Front, object: &Held, lo: u64, hi: u64) -> bool {
-    let cache = &front.cache;
-    let (advice, whole) = {
-        let mut state = object.state();
-        let whole = state.whole();
-        let Some(streams) = &mut state.streams else { return false };
-        (streams.note(lo, hi - lo), whole)
-    };
-    // The block that the read ends in comes for the read, and sooner alone.
-    let start = advice.ahead.start.div_ceil(BLOCK_SIZE) * BLOCK_SIZE;
-    let mut end = advice.ahead.end;
-    if cache.health.streaming() && !whole {
-        // What is fetched ahead then waits in the small memory of hot blocks alone.
-        end = end.min(start + cache.hot.capacity_bytes() / 4);
-    }
-    if !advice.ahead.is_empty() && end > start {
-        cache.ahead(object, start, end, advice.part_bytes, Priority::ReadAhead);
-    }
-    advice.sequential
-}
-
-fn from_flights(flights: &[Arc<Flight>], position: u64, place: &mut [u8]) -> bool {
-    let end = position + place.len() as u64;
-    for flight in flights.iter().filter(|flight| flight.lo <= position && end <= flight.hi) {
-        if let Some(Ok(buffer)) = flight.outcome()
-            && let Some(bytes) = part(&buffer, flight.lo, position, end)
-        {
-            place.copy_from_slice(bytes);
-            return true;
-        }
-    }
-    false
-}
-
-/// `[lo, hi)` out of a buffer that begins at `start`.
-fn part(buffer: &[u8], start: u64, lo: u64, hi: u64) -> Option<&[u8]> {
-    let (from, to) = (lo.checked_sub(start)?, hi.checked_sub(start)?);
-    buffer.get(usize::try_from(from).ok()?..usize::try_from(to).ok()?)
 }
