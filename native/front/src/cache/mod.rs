@@ -42,8 +42,8 @@
 //!     (`complete`).
 //! C10. Bytes leave a file that stays after their records did, never before, so that no record
 //!     speaks of a hole; and no hole is ever punched in a file of which all is present (`evict`).
-//! C11. A cache file that the kernel may read by itself is never written again: a copy that starts
-//!     over is another file (`Files::create`).
+//! C11. A cache file that the kernel may read by itself is never written again, but for a block that
+//!     was found to be wrong: a copy that starts over is another file (`Files::create`).
 
 pub mod buffers;
 pub mod complete;
