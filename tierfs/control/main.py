@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
         config = Config.from_json(source.read())
     tierfs_log.set_up(str(config.mountpoint), config.log_level)
     reporter = Reporter(arguments.report_fd)
-    if arguments.standby_fd is not None and not _stand_by(arguments.standby_fd, reporter):
+    if arguments.standby_fd is not None and not _stand_by(arguments.standby_fd):
         return 0
     set_up_heaps(config.memory)
     raise_open_files()
@@ -99,9 +99,8 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _stand_by(fd: int, reporter: Reporter) -> bool:
+def _stand_by(fd: int) -> bool:
     """Wait, with everything imported, for the keeper's word; False if it does not come."""
-    reporter.standby()
     with os.fdopen(fd, "rb") as word:
         return bool(word.readline())
 

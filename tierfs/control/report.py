@@ -5,7 +5,6 @@
 ``alive``          the event loop turns; sent at twice the watchdog's frequency
 ``error {json}``   why the control plane cannot serve: fields op, subject, hint; it exits then
 ``stopping``       a drain has begun
-``standby``        everything is imported, and nothing begun
 =================  ==========================================================================
 
 A keeper that is gone closes the pipe; the control plane is killed with it (PDEATHSIG), so a failed
@@ -36,9 +35,6 @@ class Reporter:
 
     def stopping(self) -> None:
         self._line("stopping")
-
-    def standby(self) -> None:
-        self._line("standby")
 
     def error(self, error: TierfsError) -> None:
         """The one line that the person who mounts will read."""

@@ -9,7 +9,6 @@ writes lines::
     ready           it serves the mount
     alive           at least every half watchdog interval
     stopping        it took SIGTERM and drains
-    standby         it is a spare, and waits on ``--standby-fd``
     error {json}    why it cannot serve: kind, op, subject, hint
 """
 

@@ -20,9 +20,10 @@ K11. A death by SIGKILL is made good at once, and counts for nothing: somebody, 
      want of memory, ended the process. Before it was ready it counts for a tenth. Other deaths
      count, and too many of them end the mount, because the next one would die of the same.
 K12. A spare control plane waits, with everything imported and nothing open, for the one that serves
-     to die: to import it takes Python half a second, for which readers would wait. It is started
-     when the one that serves has been ready for `SPARE_S`, and is not kept where memory is scarce
-     (`SPARE_MEMORY_BYTES`).
+     to die: to import it takes Python half a second, for which readers would wait. One that has
+     not imported everything yet is further than one that would begin now. It is started `SPARE_S`
+     after the first one is ready, or after its predecessor took over, and is not kept where memory
+     is scarce (`SPARE_MEMORY_BYTES`).
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ from tierfs.keeper.signals import hold_signals, let_signals
 from tierfs.keeper.supervise import State, Supervisor
 from tierfs.keeper.timing import Deaths
 
-#: A spare is made when a start is over, which it would slow down.
-SPARE_S = 0.5
+#: A spare is made when a start is over, which it would slow down; one that takes over needs less.
+SPARE_S = 0.3
 #: Where less is allowed for buffers, the 40 MB of a spare are too many.
 SPARE_MEMORY_BYTES = 256 << 20
 #: So many kills of a process that is not ready weigh as much as one crash (K11).
@@ -70,7 +71,6 @@ class NativeSupervisor(Supervisor):
         self._keeps_spare = memory >= SPARE_MEMORY_BYTES
         self._spare: Child | None = None
         self._spare_go = -1
-        self._spare_ready = False
         self._front_program = front
         self._fuse_mask = fuse_mask
         self._front: Child | None = None
@@ -159,9 +159,10 @@ class NativeSupervisor(Supervisor):
     def _start_control(self) -> None:
         self._ready["control"] = False
         self._reason = ""
-        if self._spare is not None and self._spare_ready:
+        if self._spare is not None:
             self._child, self._spare = self._spare, None
             self._tell_spare(b"go\n")
+            self._after("spare", SPARE_S)
         else:
             self._child = Child.start(
                 self._argv, config=self._config, descriptors=self._control_descriptors()
@@ -192,7 +193,6 @@ class NativeSupervisor(Supervisor):
             self._spare_go = -1
         finally:
             os.close(wait_fd)
-        self._spare_ready = False
         self._record()
 
     def _tell_spare(self, word: bytes) -> None:
@@ -244,9 +244,7 @@ class NativeSupervisor(Supervisor):
     def _on_child_line(self, child: Child, line: str) -> None:
         if child is self._front:
             self._on_front_line(line)
-        elif child is self._spare:
-            self._spare_ready = self._spare_ready or line == "standby"
-        else:
+        elif child is not self._spare:
             self._on_control_line(line)
 
     def _on_control_line(self, line: str) -> None:
