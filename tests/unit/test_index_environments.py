@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
+import subprocess
+import sys
 import threading
 from collections import namedtuple
 from collections.abc import Callable, Iterator
@@ -15,7 +17,7 @@ import trio
 import trio.testing
 
 from tierfs.errors import CacheBusy, CacheError, CacheFull, IndexDamaged, InvalidRequest
-from tierfs.index import Index, damage, schema
+from tierfs.index import Index, damage, scan, schema
 from tierfs.index.environments import Environment, ForeignIndex, open_or_rebuild
 from tierfs.index.writer import QUEUE_LIMIT, Transaction
 
@@ -369,3 +371,44 @@ async def test_an_index_says_what_was_rebuilt(
     with pytest.raises(IndexDamaged, match="inode numbers"):
         await Index.open(tmp_path, LAKE)
     assert "journal.damaged-1" not in listed(tmp_path)
+
+
+WRITER = """
+import lmdb, random, sys
+env = lmdb.Environment(sys.argv[1], map_size=1 << 30, max_dbs=4, lib_version=0, sync=False)
+db = env.open_db(b"things")
+choose = random.Random(1)
+while True:
+    with env.begin(write=True, db=db) as txn:
+        for _ in range(50):
+            key = choose.randrange(20000).to_bytes(8, "big")
+            if choose.random() < 0.5:
+                txn.put(key, bytes(choose.randrange(2000)))
+            else:
+                txn.delete(key)
+    print("committed", flush=True)
+"""
+
+
+def test_a_scan_reads_beside_a_writer(tmp_path: Path) -> None:
+    # A native front goes on writing while the next control plane opens the index.
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE
+    ) as writer:
+        try:
+            assert writer.stdout is not None
+            for _ in range(200):
+                assert writer.stdout.readline() == b"committed\n"
+            drain = threading.Thread(target=writer.stdout.read)
+            drain.start()
+            for _ in range(20):
+                scanned = subprocess.run(
+                    [sys.executable, "-P", scan.__file__, str(tmp_path), str(1 << 30), "4"],
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
+                assert (scanned.returncode, scanned.stderr) == (0, "")
+        finally:
+            writer.kill()
+    drain.join()

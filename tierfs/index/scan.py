@@ -14,12 +14,12 @@ import lmdb
 
 def scan(directory: str, map_size: int, max_databases: int) -> int:
     """Read all of it; how many entries there are. Raises lmdb.Error, ValueError, or dies."""
-    # The caller holds the index's lock and writes nothing meanwhile: no reader table is needed.
+    # As any reader, with a place in the table: a native front may write meanwhile, and would use
+    # pages again that are being read here.
     env = lmdb.Environment(
         directory,
         map_size=map_size,
         readonly=True,
-        lock=False,
         readahead=True,
         max_dbs=max_databases,
         lib_version=0,
