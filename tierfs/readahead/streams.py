@@ -11,7 +11,9 @@ asked for is fetched.
 A stream's life::
 
     new --(read)--> random --(a read where it ended)--> sequential, window 1 MiB
-    sequential --(read on)--> window of twice what was read in order, up to `max_window_bytes`
+    sequential --(read on)--> window of twice what was read in order, up to `max_window_bytes`;
+                              four times for a stream from the object's beginning: most readers of
+                              that read all of it, and each doubling costs a round trip
     any --(least recently matched, table full)--> forgotten
 
 Reads at random have a table of their own, so that many of them do not push out a stream.
@@ -37,6 +39,8 @@ FIRST_READ_BYTES = 64 << 10
 MAX_STREAMS = 32
 #: A stream's first window, and the smallest part fetched for it.
 FIRST_WINDOW_BYTES = MIB
+#: The window of a stream, in what was read of it in order; and of one that began at offset 0.
+GROWTH, GROWTH_OF_WHOLE = 2, 4
 #: How far ahead a long stream reads. Five parts in flight fill the standard link (90 MB/s each,
 #: 400 MB/s in all); what is more covers the part whose first byte comes late (100 ms of 400 MB/s).
 MAX_WINDOW_BYTES = 64 * MIB
@@ -61,9 +65,11 @@ RANDOM = Advice(False, 0, 0, 0)
 
 
 class _Stream:
-    __slots__ = ("asked", "next", "run", "window")
+    __slots__ = ("asked", "growth", "next", "run", "window")
 
-    def __init__(self, end: int, length: int) -> None:
+    def __init__(self, end: int, length: int, growth: int) -> None:
+        #: The window, in what was read in order.
+        self.growth = growth
         #: Where the next read is expected.
         self.next = end
         #: Bytes read in order so far.
@@ -89,7 +95,7 @@ class StreamDetector:
         end = offset + length
         stream = self._match(offset)
         if stream is None:
-            stream = _Stream(end, length)
+            stream = _Stream(end, length, GROWTH if offset > 0 else GROWTH_OF_WHOLE)
             if offset > 0 or length < FIRST_READ_BYTES:
                 _push(self._random, stream)
                 return RANDOM
@@ -97,7 +103,8 @@ class StreamDetector:
         elif end > stream.next:
             stream.run += end - max(offset, stream.next)
             stream.next = end
-        stream.window = min(max(FIRST_WINDOW_BYTES, 2 * stream.run), self._max_window)
+        window = max(FIRST_WINDOW_BYTES, stream.growth * stream.run)
+        stream.window = min(window, self._max_window)
         return self._ahead(stream)
 
     def _match(self, offset: int) -> _Stream | None:

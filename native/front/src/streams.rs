@@ -9,7 +9,8 @@
 //!
 //! ```text
 //!   new --(read)--> random --(a read where it ended)--> sequential, window 1 MiB
-//!   sequential --(read on)--> window of twice what was read in order, up to the largest
+//!   sequential --(read on)--> window of twice what was read in order, up to the largest; four
+//!                             times for a stream from the object's beginning
 //!   any --(least recently matched, table full)--> forgotten
 //! ```
 //!
@@ -27,6 +28,9 @@ pub const FIRST_READ_BYTES: u64 = 64 << 10;
 pub const MAX_STREAMS: usize = 32;
 /// A stream's first window, and the smallest part fetched for it.
 pub const FIRST_WINDOW_BYTES: u64 = MIB;
+/// The window of a stream, in what was read of it in order; and of one that began at offset 0.
+const GROWTH: u64 = 2;
+const GROWTH_OF_WHOLE: u64 = 4;
 /// How far ahead a long stream reads, unless told otherwise.
 pub const MAX_WINDOW_BYTES: u64 = 64 * MIB;
 /// The largest part. Larger ones that share the link come all at about the same time, and leave it
@@ -54,6 +58,8 @@ struct Stream {
     run: u64,
     /// Read-ahead was asked for up to here.
     asked: u64,
+    /// The window, in what was read in order.
+    growth: u64,
 }
 
 /// The streams of one object.
@@ -83,7 +89,8 @@ impl StreamDetector {
             }
             push(&mut self.streams, stream);
         } else {
-            let stream = Stream { next: end, run: length, asked: end };
+            let growth = if offset > 0 { GROWTH } else { GROWTH_OF_WHOLE };
+            let stream = Stream { next: end, run: length, asked: end, growth };
             if offset > 0 || length < FIRST_READ_BYTES {
                 push(&mut self.random, stream);
                 return RANDOM;
@@ -109,7 +116,8 @@ impl StreamDetector {
     /// What to ask for, for the stream that was matched last.
     fn ahead(&mut self) -> Advice {
         let Some(stream) = self.streams.last_mut() else { return RANDOM };
-        let window = stream.run.saturating_mul(2).clamp(FIRST_WINDOW_BYTES, self.max_window_bytes);
+        let window = stream.run.saturating_mul(stream.growth);
+        let window = window.clamp(FIRST_WINDOW_BYTES, self.max_window_bytes);
         // Sixteen parts in flight, each a power of two.
         let sixteenth = window.next_power_of_two() / 16;
         let part_bytes = sixteenth.clamp(FIRST_WINDOW_BYTES, MAX_PART_BYTES);
@@ -320,6 +328,6 @@ mod tests {
                 digest = digest.wrapping_mul(31).wrapping_add(value);
             }
         }
-        assert_eq!(digest, 0x59AF_F174_CAD3_D3C0);
+        assert_eq!(digest, 0x89F3_729F_B019_7854);
     }
 }
