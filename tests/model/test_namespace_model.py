@@ -301,7 +301,14 @@ _OPS = st.one_of(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+# The same examples each time: what others find is for who looks for it (derandomize=False), not for
+# who changed something else. So was found what SEMANTICS says of a name that is shown twice.
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    derandomize=True,
+)
 @given(
     # (Hypothesis makes lists little longer than their minimum.)
     ops=st.lists(_OPS, min_size=40, max_size=80),
