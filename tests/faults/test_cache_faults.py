@@ -29,6 +29,8 @@ from tierfs.lake.faulty import CallKind, Fault, FaultKind, FaultyLake
 from tierfs.lake.protocol import ChecksumKind, Version
 
 SIZE = 4 * MIB + 1000
+#: More than the first read of a file brings.
+LONG = 16 * MIB
 
 
 def overwrite(path: Path, offset: int, data: bytes) -> None:
@@ -138,7 +140,7 @@ async def test_damage_is_counted_and_said_once_with_the_path(
 
 
 async def test_a_changed_version_is_never_mixed_in(tmp_path: Path) -> None:
-    old, new = noise(SIZE, 1), noise(SIZE, 2)
+    old, new = noise(LONG, 1), noise(LONG, 2)
     async with rig(tmp_path) as r:
         r.put(16, old)
         fh = await r.open(16)
@@ -146,7 +148,7 @@ async def test_a_changed_version_is_never_mixed_in(tmp_path: Path) -> None:
         r.lake.store(b"object-16", new, ChecksumKind.CRC64NVME)
 
         async def go_on() -> None:
-            for offset in range(MIB, SIZE, MIB):
+            for offset in range(MIB, LONG, MIB):
                 got.append(await r.front.read(fh, offset, MIB))
 
         with pytest.raises(StaleVersion):
@@ -155,7 +157,7 @@ async def test_a_changed_version_is_never_mixed_in(tmp_path: Path) -> None:
 
 
 async def test_sabotage_without_if_match_versions_are_mixed(tmp_path: Path) -> None:
-    old, new = noise(SIZE, 1), noise(SIZE, 2)
+    old, new = noise(LONG, 1), noise(LONG, 2)
     async with rig(tmp_path) as r:
         r.put(16, old, checksum=ChecksumKind.NONE)
         inner = r.lake.get
@@ -167,7 +169,7 @@ async def test_sabotage_without_if_match_versions_are_mixed(tmp_path: Path) -> N
         fh = await r.open(16)
         got = [await r.front.read(fh, 0, MIB)]
         r.lake.store(b"object-16", new, ChecksumKind.NONE)
-        for offset in range(MIB, SIZE, MIB):
+        for offset in range(MIB, LONG, MIB):
             got.append(await r.front.read(fh, offset, MIB))
         assert b"".join(got) not in (old, new)
 
