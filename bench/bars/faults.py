@@ -9,8 +9,9 @@ from bench.data import small_files
 from bench.lab import Lab
 from bench.lakesim import Fault, FaultKind, lakesim
 from bench.loadgen import File, Loadgen, ReadFailedError, WrongBytesError
-from bench.subjects.tierfs import Tierfs
+from bench.subjects.tierfs import Tierfs, TierfsNative
 from bench.workspace import workspace
+from tierfs.front.program import native_front
 
 #: Of all requests, listings too.
 RATE = 0.1
@@ -40,6 +41,11 @@ def _faults() -> list[Fault]:
 
 
 def run() -> list[Result]:
+    fronts = [Tierfs(), TierfsNative()] if native_front() else [Tierfs()]
+    return [_read_through(front) for front in fronts]
+
+
+def _read_through(front: Tierfs) -> Result:
     small = tuple(File(f"small/{file.path}", file.size) for file in small_files(SMALL, 110_000))
     large = tuple(File(f"large/{n}.bin", LARGE_BYTES) for n in range(LARGE))
     errors: list[str] = []
@@ -52,7 +58,7 @@ def run() -> list[Result]:
         for n in range(ROUNDS):
             order = list(small)
             random.Random(n).shuffle(order)
-            with lab.mounted(Tierfs(), data, cache_bytes=2 * data.bytes) as mounted:
+            with lab.mounted(front, data, cache_bytes=2 * data.bytes) as mounted:
                 server.reset()
                 server.configure(faults=_faults())
                 try:
@@ -73,12 +79,10 @@ def run() -> list[Result]:
                 struck += sum(stats.faults.values())
                 for kind, count in stats.faults.items():
                     kinds[kind] = kinds.get(kind, 0) + count
-    return [
-        Result(
-            f"right bytes, no error, with {RATE:.0%} of all requests failing",
-            f"{read_bytes / 1e9:.1f} GB read and compared, {wrong} wrong, {len(errors)} errors;"
-            f" {struck} of {requests} requests failed ({struck / requests:.0%})",
-            not errors and read_bytes == ROUNDS * data.bytes and struck > RATE / 2 * requests,
-            {**kinds, **({"errors": "; ".join(errors)} if errors else {})},
-        )
-    ]
+    return Result(
+        f"{front.name}: right bytes, no error, with {RATE:.0%} of all requests failing",
+        f"{read_bytes / 1e9:.1f} GB read and compared, {wrong} wrong, {len(errors)} errors;"
+        f" {struck} of {requests} requests failed ({struck / requests:.0%})",
+        not errors and read_bytes == ROUNDS * data.bytes and struck > RATE / 2 * requests,
+        {**kinds, **({"errors": "; ".join(errors)} if errors else {})},
+    )
