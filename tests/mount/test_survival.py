@@ -30,6 +30,19 @@ def replaced(made: Mount, role: str, pid: int) -> bool:
         return False  # The control plane is the one that answers.
 
 
+def write_twenty(lake: Path, content: Content) -> None:
+    """Twenty small files, f0 to f19."""
+    for n in range(20):
+        (lake / f"f{n}").write_bytes(content(n, 10_000))
+
+
+def cache_twenty(made: Mount) -> None:
+    """Have them listed, read and cached."""
+    for name in sorted(os.listdir(made.directory)):
+        (made.directory / name).read_bytes()
+    wait_until(lambda: made.status()["cache"]["cached_files"] == 20, "all to be cached")
+
+
 @pytest.mark.parametrize("role", ["front", "control"])
 def test_what_is_open_goes_on_after_a_kill(
     mount: Make, lake: Path, content: Content, role: str
@@ -87,12 +100,9 @@ def test_a_request_under_way_is_answered_by_the_successor(
 def test_a_stopped_control_plane_holds_up_nothing_that_is_cached(
     mount: Make, lake: Path, content: Content
 ) -> None:
-    for n in range(20):
-        (lake / f"f{n}").write_bytes(content(n, 10_000))
+    write_twenty(lake, content)
     with mount("--metadata-ttl", "inf") as made:
-        for name in sorted(os.listdir(made.directory)):
-            (made.directory / name).read_bytes()
-        wait_until(lambda: made.status()["cache"]["cached_files"] == 20, "all to be cached")
+        cache_twenty(made)
         control = made.pids()["control"]
         os.kill(control, signal.SIGSTOP)
         try:
@@ -107,12 +117,9 @@ def test_a_stopped_control_plane_holds_up_nothing_that_is_cached(
 def test_a_front_needs_no_control_plane_to_take_over(
     mount: Make, lake: Path, content: Content
 ) -> None:
-    for n in range(20):
-        (lake / f"f{n}").write_bytes(content(n, 10_000))
+    write_twenty(lake, content)
     with mount("--metadata-ttl", "inf") as made:
-        for name in sorted(os.listdir(made.directory)):
-            (made.directory / name).read_bytes()
-        wait_until(lambda: made.status()["cache"]["cached_files"] == 20, "all to be cached")
+        cache_twenty(made)
         pids = made.pids()
         os.kill(pids["control"], signal.SIGSTOP)
         try:

@@ -3,7 +3,8 @@
 //!
 //! Threads: `WORKERS` that read requests; one, the main one, that has the control plane's answers
 //! and reports to the keeper; one for each request to the lake that may be under way; one that
-//! records what they brought, one that compares it with the lake's checksums; one that verifies; one
+//! records what they brought, some that compare it with the lake's checksums; some that open what
+//! was just confirmed, one that verifies; one that sees objects off that nobody uses any more; one
 //! for errands, and one that tells the kernel what to forget, which may wait for requests that the
 //! others answer.
 
@@ -70,7 +71,6 @@ pub fn run(options: Options) -> Result<u8, Box<dyn std::error::Error>> {
     let (notices, to_notify) = channel();
     let (others, to_do) = channel();
     let (confirmed, to_open) = channel();
-    let requests = hello.limits.max_requests;
     let front = Front::new(
         device,
         shared,
@@ -109,7 +109,8 @@ pub fn run(options: Options) -> Result<u8, Box<dyn std::error::Error>> {
             worker.replay(slot);
         }
     }
-    help(&front, waiting, to_verify, to_open, [to_notify, to_do], requests)?;
+    start_fetching(&front, front.cache.queue.max_requests())?;
+    help(&front, waiting, to_verify, to_open, [to_notify, to_do])?;
     serve(&front, left, &report)
 }
 
@@ -123,15 +124,11 @@ fn help(
     to_verify: Receiver<u64>,
     to_open: Receiver<Slot>,
     errands: [Receiver<Errand>; 2],
-    requests: usize,
 ) -> io::Result<()> {
     let start = |name: &str, work: Work| {
         let front = front.clone();
         thread::Builder::new().name(name.into()).spawn(move || work(&front)).map(drop)
     };
-    for _ in 0..requests {
-        start("fetch", Box::new(Cache::fly_all))?;
-    }
     start("record", Box::new(|front| front.cache.recorder.run(&front.cache)))?;
     let to_open = Arc::new(Mutex::new(to_open));
     for _ in 0..OPENERS {
@@ -164,6 +161,15 @@ fn help(
         }
     };
     start("verify", Box::new(verify))
+}
+
+/// Start threads that carry flights, one for each that may be under way.
+fn start_fetching(front: &Arc<Front>, count: u64) -> io::Result<()> {
+    for _ in 0..count {
+        let front = front.clone();
+        thread::Builder::new().name("fetch".into()).spawn(move || Cache::fly_all(&front))?;
+    }
+    Ok(())
 }
 
 /// What a front begins with.
@@ -397,12 +403,7 @@ impl HeldUp {
         self.since = Instant::now();
         self.lost += all;
         self.replaced += 1;
-        for _ in 0..all {
-            let front = front.clone();
-            let name = "fetch".to_owned();
-            thread::Builder::new().name(name).spawn(move || Cache::fly_all(&front))?;
-        }
-        Ok(())
+        start_fetching(front, all)
     }
 }
 

@@ -20,7 +20,7 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
 use super::Cache;
-use super::objects::{block_count, block_of};
+use super::objects::{block_count, whole_blocks};
 use super::table::Leaving;
 use crate::index::cache::{CacheReader, Change};
 use crate::index::records::{BLOCK_SIZE, CachedFile};
@@ -114,9 +114,7 @@ impl Cache {
         }
         let mut blocks = Vec::new();
         for &(lo, hi) in &victim.extents {
-            let end = if hi >= file.size { block_count(file.size) } else { block_of(hi) };
-            let first = block_of(lo.div_ceil(BLOCK_SIZE) * BLOCK_SIZE);
-            blocks.extend(index.lengths(victim.ino, first..end.max(first)));
+            blocks.extend(index.lengths(victim.ino, whole_blocks(lo, hi, file.size)));
         }
         let going = Going { leaving, file, blocks };
         if going.bytes() == going.file.present_bytes || !self.files.punches() {

@@ -82,6 +82,7 @@ use crate::log;
 use crate::queue::Queue;
 use crate::space::{Capacity, FILE_BYTES};
 use crate::stats::Stats;
+use crate::streams::MAX_WINDOW_BYTES;
 use crate::sys::file;
 
 /// Blocks kept in memory for want of room on disk, at most, and at most this part of all memory.
@@ -92,7 +93,6 @@ const SPARE_BYTES: u64 = 32 << 20;
 const SPARE_SHARE: u64 = 8;
 /// The longest window of read-ahead, as a part of the memory for requests.
 const WINDOW_SHARE: u64 = 8;
-const MAX_WINDOW_BYTES: u64 = 64 << 20;
 /// How long an end waits for the disk to take what has come from the lake.
 const KEEP: Duration = Duration::from_secs(2);
 

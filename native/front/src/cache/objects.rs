@@ -149,9 +149,7 @@ impl Object {
 
     /// The blocks that `[lo, hi)` covers from their first byte to their last.
     pub fn whole_blocks(&self, lo: u64, hi: u64) -> std::ops::Range<u32> {
-        let first = block_of(lo.div_ceil(BLOCK_SIZE) * BLOCK_SIZE);
-        let last = if hi >= self.size { self.block_count() } else { block_of(hi) };
-        first..last.max(first)
+        whole_blocks(lo, hi, self.size)
     }
 
     /// Blocks were written to the file (C2). Returns how many of their bytes are new.
@@ -315,6 +313,14 @@ impl State {
 /// How many blocks an object of `size` bytes has.
 pub fn block_count(size: u64) -> u32 {
     u32::try_from(size.div_ceil(BLOCK_SIZE)).unwrap_or(u32::MAX)
+}
+
+/// The blocks of an object of `size` bytes that `[lo, hi)` covers from their first byte to their
+/// last.
+pub fn whole_blocks(lo: u64, hi: u64, size: u64) -> std::ops::Range<u32> {
+    let first = block_of(lo.div_ceil(BLOCK_SIZE) * BLOCK_SIZE);
+    let last = if hi >= size { block_count(size) } else { block_of(hi) };
+    first..last.max(first)
 }
 
 /// The block that the byte at `offset` is in.
