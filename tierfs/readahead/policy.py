@@ -1,32 +1,40 @@
-"""Whom to evict: the seam between the cache and whoever understands the workload.
+"""Whom to evict, and what is not worth evicting anybody for: the seam between the cache and whoever
+understands the workload.
 
-`EvictionPolicy` is all that the front asks; `SampledLru` is the policy without knowledge of epochs.
-It keeps no memory for each file: last uses live in the index and victims are the oldest of a random
-sample (the approximation that Redis made known; at 16 samples its hit ratio is within about a
-percent of exact LRU).
+`EvictionPolicy` is all that a front asks; `AdaptivePolicy` answers. It goes by one of three rules
+(`Rule`), each of which says what a file is worth; victims are the least of a random sample of what
+is cached (16 make an LRU that is within about a percent of the exact one, as Redis made known). A
+file that is to come is kept only if it is worth more than what would go for it: otherwise it is
+served and not kept, which is what makes shuffled epochs cheap. Under every rule a file that is read
+now was just read, so by `Rule.EPOCHS` it is worth least of all until the epoch ends, and the cache
+keeps what this epoch has not read yet.
+
+Which rule is in charge is decided by small caches of a sample of the objects, one for each
+(`tierfs.readahead.ghosts`).
 
 A complete file leaves whole; of an incomplete one only as many extents as are needed, so that room
 for 8 MiB does not cost the 300 GB of a shard that was read by half. They leave from its beginning:
 when a block was fetched or read is not known, but whoever reads a file in order has passed the
 beginning, and goes on where the rest of it lies.
+
+The rules, the numbers behind them and what is possible at all: ``python -m bench policy``.
 """
 
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 from tierfs.cache.eviction import Victim
-from tierfs.clock import Clock
 from tierfs.index.records import CachedFile, Extent
+from tierfs.readahead.ghosts import Ghosts
+from tierfs.readahead.jobs import Jobs
+from tierfs.readahead.rules import AHEAD_MARGIN, MARGIN, NEVER_READ, Rule, Worth, worths
 
 SAMPLES = 16
 #: Samples without a single usable victim, after which everything is taken to be in use.
 PATIENCE = 8
-#: Accesses kept in memory until they are flushed: bounded, some hundred bytes each.
-MAX_RECENT = 16384
 
 
 class FileSource(Protocol):
@@ -39,44 +47,80 @@ class FileSource(Protocol):
         """The first extents of a file that hold anything, until together they hold *bytes_* or
         there are *most*."""
 
+    def totals(self) -> tuple[int, int]:
+        """``(files, bytes)`` in the cache."""
+
+
+class Incoming(NamedTuple):
+    """What room is wanted for. *ahead*: nobody waits for it yet."""
+
+    ino: int
+    ahead: bool = False
+
 
 class EvictionPolicy(Protocol):
     """Chooses what leaves the cache. Plain calls on the trio thread; none may block for long."""
 
-    def accessed(self, ino: int) -> None:
-        """An access of *ino* began: an open run of its file."""
+    def accessed(self, ino: int, job: int = 0) -> None:
+        """An access of *ino* began: an open run of its file, by *job* (0: whoever it was)."""
 
-    def choose_victims(self, bytes_: int, most: int, in_use: Callable[[int], bool]) -> list[Victim]:
+    def choose_victims(
+        self,
+        bytes_: int,
+        most: int,
+        in_use: Callable[[int], bool],
+        incoming: Incoming | None = None,
+    ) -> list[Victim] | None:
         """Victims of together at least *bytes_* bytes whose eviction costs least, or less if there
         is no more: distinct files, whole or extents of them, together at most *most*. None for
-        which *in_use* says true."""
+        which *in_use* says true.
 
-    def drain(self) -> dict[int, int]:
-        """Hand over the accesses since the last call, ino -> last used (seconds since the epoch),
-        to be written to the index."""
+        With *incoming* only what is worth less than that, and None if there is nothing like that
+        to be found: it is not to be kept.
+        """
 
 
-class SampledLru:
-    """Least recently used, by sampling."""
+class AdaptivePolicy:
+    """Goes by the rule that has shown itself to be best, of *rules*."""
 
     def __init__(
-        self, source: FileSource, clock: Clock, *, rng: random.Random | None = None
+        self,
+        source: FileSource,
+        *,
+        rules: Sequence[Rule] = tuple(Rule),
+        rng: random.Random | None = None,
     ) -> None:
         self._source = source
-        self._clock = clock
         self._rng = rng or random.Random()
-        #: By inode, the least recently accessed first.
-        self._recent: OrderedDict[int, int] = OrderedDict()
+        self.jobs = Jobs()
+        self._worths = {rule: worths(self.jobs, rule) for rule in rules}
+        self._ghosts = Ghosts(self._worths, self._rng)
 
-    def accessed(self, ino: int) -> None:
-        # Beyond the bound the oldest buffered access is forgotten: an error of seconds in an
-        # estimate.
-        if len(self._recent) >= MAX_RECENT and ino not in self._recent:
-            self._recent.popitem(last=False)
-        self._recent[ino] = self._clock.now_ns() // 1_000_000_000
-        self._recent.move_to_end(ino)
+    @property
+    def rule(self) -> Rule:
+        """The one in charge."""
+        return self._ghosts.best
 
-    def choose_victims(self, bytes_: int, most: int, in_use: Callable[[int], bool]) -> list[Victim]:
+    @property
+    def misses(self) -> dict[Rule, float]:
+        """Of each rule, which share of the last reads it would have missed, as far as known."""
+        return self._ghosts.misses
+
+    def accessed(self, ino: int, job: int = 0) -> None:
+        self.jobs.read(ino, job)
+        if self._ghosts.watches(ino):
+            self._ghosts.read(ino, self._source.totals()[0], self.jobs.known)
+
+    def choose_victims(
+        self,
+        bytes_: int,
+        most: int,
+        in_use: Callable[[int], bool],
+        incoming: Incoming | None = None,
+    ) -> list[Victim] | None:
+        worth, limit = self._worths[self.rule], float("inf")
+        if incoming is not None and self.rule is not Rule.LRU:
+            limit = worth(incoming.ino) / (AHEAD_MARGIN if incoming.ahead else MARGIN)
         chosen: dict[int, Victim] = {}
         missing = bytes_
         fruitless = 0
@@ -90,7 +134,10 @@ class SampledLru:
                 fruitless += 1
                 continue
             fruitless = 0
-            ino = min(candidates, key=lambda ino: self._last_used_s(ino, candidates[ino]))
+            ino = min(candidates, key=lambda ino: _order(worth, ino, candidates[ino]))
+            if worth(ino) >= limit:
+                # Room for a part of it is no use, but is there now.
+                return list(chosen.values()) or None
             file = candidates[ino]
             if missing < file.present_bytes < file.size:
                 extents = self._source.first_extents(ino, missing, most - len(chosen))
@@ -101,9 +148,9 @@ class SampledLru:
             missing -= max(file.present_bytes, 1)
         return list(chosen.values())
 
-    def _last_used_s(self, ino: int, file: CachedFile) -> int:
-        return max(self._recent.get(ino, 0), file.last_used_s)
 
-    def drain(self) -> dict[int, int]:
-        recent, self._recent = self._recent, OrderedDict()
-        return recent
+def _order(worth: Worth, ino: int, file: CachedFile) -> tuple[float, int]:
+    """What goes first goes by worth; of two that nobody has read since the start, by what the index
+    says of their last use."""
+    value = worth(ino)
+    return value, file.last_used_s if value <= NEVER_READ else 0

@@ -1,0 +1,112 @@
+"""Which rule is best for what is being read: small caches, one for each, of a sample of the objects.
+
+An object is in the sample by its inode number, so of the sampled ones every read is seen. A ghost
+holds as large a part of the sample as the cache does of all objects, keeps no bytes, and goes by
+its rule as the cache would if that were in charge. The one that misses least is in charge; where
+it hardly matters it is `Rule.EPOCHS`, which writes least to the NVMe.
+
+Objects count as equally large here. Memory: some 150 bytes for each sampled object that a ghost
+holds, and at most `MOST_HELD` of them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+
+from tierfs.readahead.rules import MARGIN, Rule, Worth
+
+#: One of so many objects is in the sample.
+SAMPLED = 32
+MOST_HELD = 16384
+#: Of what a ghost holds, so many are looked at for a victim.
+_SAMPLES = 8
+#: How much better a rule must be to take over, and how much the epochs rule may be worse.
+_HYSTERESIS = 0.01
+_BONUS = 0.01
+#: Sampled reads before the first decision, and between two.
+_FIRST = 128
+_BETWEEN = 32
+#: Misses are averages of so many sampled reads at least, or of half as many as there are objects.
+_LEAST_WINDOW = 256
+
+_SPREAD = 0x9E3779B97F4A7C15
+_WORD = (1 << 64) - 1
+
+
+class _Ghost:
+    """A cache without bytes, of equally large objects."""
+
+    __slots__ = ("held", "misses", "place", "worth")
+
+    def __init__(self, worth: Worth) -> None:
+        self.worth = worth
+        self.held: list[int] = []
+        self.place: dict[int, int] = {}
+        self.misses = 1.0
+
+    def read(self, ino: int, capacity: int, margin: float, rng: random.Random) -> bool:
+        """Whether *ino* is held; if not, it is held from now on, if it is worth that."""
+        if ino in self.place:
+            return True
+        while len(self.held) > capacity:
+            self._drop(self.held[rng.randrange(len(self.held))])
+        if len(self.held) == capacity:
+            held = self.held
+            drawn = [held[int(rng.random() * capacity)] for _ in range(_SAMPLES)]
+            victim = min(drawn, key=self.worth)
+            if margin and self.worth(victim) >= self.worth(ino) / margin:
+                return False
+            self._drop(victim)
+        self.place[ino] = len(self.held)
+        self.held.append(ino)
+        return False
+
+    def _drop(self, ino: int) -> None:
+        place, last = self.place.pop(ino), self.held.pop()
+        if last != ino:
+            self.held[place] = last
+            self.place[last] = place
+
+
+class Ghosts:
+    """One for each rule of *worths*."""
+
+    def __init__(self, worths: Mapping[Rule, Worth], rng: random.Random) -> None:
+        self._ghosts = {rule: _Ghost(worth) for rule, worth in worths.items()}
+        self._rng = rng
+        self._reads = 0
+        #: The rule in charge.
+        self.best = next(iter(worths))
+
+    @property
+    def misses(self) -> dict[Rule, float]:
+        """Of each rule, which share of the last reads it would have missed."""
+        return {rule: ghost.misses for rule, ghost in self._ghosts.items()}
+
+    def watches(self, ino: int) -> bool:
+        """Whether *ino* is in the sample, and there is anything to compare."""
+        return len(self._ghosts) > 1 and ((ino * _SPREAD & _WORD) >> 32) % SAMPLED == 0
+
+    def read(self, ino: int, cached: int, known: int) -> None:
+        """*ino*, of the sample, was read, which is known to its rules; *cached* of some *known*
+        objects are in the cache."""
+        capacity = min(max(cached // SAMPLED, 1), MOST_HELD)
+        self._reads += 1
+        window = max(_LEAST_WINDOW, known // (2 * SAMPLED))
+        weight = 1.0 / min(self._reads, window)
+        for rule, ghost in self._ghosts.items():
+            margin = 0.0 if rule is Rule.LRU else MARGIN
+            missed = not ghost.read(ino, capacity, margin, self._rng)
+            ghost.misses += (missed - ghost.misses) * weight
+        if self._reads >= _FIRST and self._reads % _BETWEEN == 0:
+            self._decide()
+
+    def _decide(self) -> None:
+        costs = {
+            rule: ghost.misses - (_BONUS if rule is Rule.EPOCHS else 0.0)
+            for rule, ghost in self._ghosts.items()
+        }
+        best = min(costs, key=costs.__getitem__)
+        if costs[self.best] - costs[best] > _HYSTERESIS:
+            self.best = best

@@ -1,0 +1,45 @@
+"""The rules by which files are kept, as what each says a file is worth.
+
+| rule | a file is worth | keeps | is best for |
+|---|---|---|---|
+| epochs | the reads to be expected of it while it is kept (`Epochs.density`) | what this epoch has not read yet | training |
+| frequency | how often it was read (TinyLFU: Einziger et al., ACM ToS 13(4), 2017) | what is read most | weighted sampling, indices |
+| lru | how recently it was read | what was read last | several jobs that follow each other |
+
+Where several jobs read, a file is worth to the node what it is to each job, in the measure of the
+reads that are that job's.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+
+from tierfs.readahead.jobs import Jobs
+
+#: How much more than its victim a file must be worth to be kept, if it is asked for, and if not.
+MARGIN = 1.05
+AHEAD_MARGIN = 1.5
+#: What a file is worth to the LRU rule that nobody has read since the start; no other is worth less.
+NEVER_READ = -float(1 << 40)
+
+
+class Rule(enum.StrEnum):
+    """Which one is in charge."""
+
+    EPOCHS = "epochs"
+    FREQUENCY = "frequency"
+    LRU = "lru"
+
+
+#: What an inode number is worth.
+Worth = Callable[[int], float]
+
+
+def worths(jobs: Jobs, rule: Rule) -> Worth:
+    """What *rule* says, of what *jobs* have read."""
+    if rule is Rule.EPOCHS:
+        return jobs.density
+    if rule is Rule.FREQUENCY:
+        return jobs.count
+    return lambda ino: -jobs.age(ino) if jobs.was_read(ino) else NEVER_READ
