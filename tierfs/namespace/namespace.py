@@ -158,6 +158,11 @@ class Namespace:
 
     # Directories.
 
+    def parent(self, ino: int) -> int | None:
+        """The directory that *ino* is in, or None when it lost its name. Never waits."""
+        inode = self._names.inode(ino)
+        return None if inode is None else inode.parent
+
     async def readdir(
         self, ino: int, after_ino: int, limit: int = BATCH
     ) -> list[tuple[int, bytes, Attributes]]:
@@ -170,13 +175,14 @@ class Namespace:
         """
         return await self._reader.readdir(ino, after_ino, limit)
 
-    def walk(self, ino: int) -> AsyncIterator[WalkEntry]:
+    def walk(self, ino: int, after: int = 0) -> AsyncIterator[WalkEntry]:
         """Every file below *ino* (or itself, if it is a file), listing as needed; waits for that.
+        With *after*, a file below it: those that come after that one.
 
         A directory that vanishes meanwhile is passed over. Raises NotFound if *ino* does, and the
         lake's errors. Memory: one position for each level.
         """
-        return walk(self._names, self._entries, self._reader, ino)
+        return walk(self._names, self._entries, self._reader, ino, after)
 
     # Files.
 

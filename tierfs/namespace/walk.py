@@ -22,9 +22,10 @@ class WalkEntry(NamedTuple):
 
 
 async def walk(
-    names: Names, entries: Entries, reader: Reader, top: int
+    names: Names, entries: Entries, reader: Reader, top: int, after: int = 0
 ) -> AsyncIterator[WalkEntry]:
-    """The files below *top*, or *top* itself if it is one; see `Namespace.walk`.
+    """The files below *top*, or *top* itself if it is one; with *after*, a file below it, those
+    that come after that one. See `Namespace.walk`.
 
     Files of a directory come as its pages do; directories are entered as they are met. What is kept
     is one position a level, so that a batch is read again when the walk comes back up to it.
@@ -38,7 +39,7 @@ async def walk(
         if ref is not None:
             yield WalkEntry(path, top, ref, inode.size)
         return
-    stack = [(path + b"/" if path else b"", top, 0)]
+    stack = _positions(names, entries, top, after)
     while stack:
         prefix, directory, after = stack.pop()
         try:
@@ -58,3 +59,19 @@ async def walk(
         else:
             if rows:
                 stack.append((prefix, directory, after))
+
+
+def _positions(
+    names: Names, entries: Entries, top: int, after: int
+) -> list[tuple[bytes, int, int]]:
+    """Where a walk of *top* goes on behind *after*, or begins if that is not below it: of each
+    directory on the way the prefix of its paths, its inode number, and the last entry passed."""
+    found: list[tuple[bytes, int, int]] = []
+    ino = after
+    while ino and ino != top:
+        inode = names.inode(ino)
+        if inode is None or ino == inode.parent:
+            break
+        found.append((entries.prefix_of(inode.parent), inode.parent, ino))
+        ino = inode.parent
+    return found[::-1] if ino == top and found else [(entries.prefix_of(top), top, 0)]

@@ -53,13 +53,13 @@ class Jobs:
         """Different objects ever read, as far as known."""
         return max(job.epochs.known for job in self._jobs)
 
-    def read(self, ino: int, name: int = 0) -> bool:
-        """The job called *name* (0: whoever) reads *ino*. Whether an epoch of it begins."""
+    def read(self, ino: int, name: int = 0) -> tuple[Epochs, bool]:
+        """The job called *name* (0: whoever) reads *ino*: its epochs, and whether one begins."""
         job = self._job(name)
         if len(self._jobs) > 1:
             for one in self._jobs:
                 one.share += ((one is job) - one.share) / _SHARE_READS
-        return job.epochs.read(ino)
+        return job.epochs, job.epochs.read(ino)
 
     def _job(self, name: int) -> _Job:
         job = self._by_name.get(name)

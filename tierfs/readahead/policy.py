@@ -28,6 +28,8 @@ from typing import NamedTuple, Protocol
 
 from tierfs.cache.eviction import Victim
 from tierfs.index.records import CachedFile, Extent
+from tierfs.readahead.ahead import Ahead
+from tierfs.readahead.epochs import Epochs
 from tierfs.readahead.ghosts import Ghosts
 from tierfs.readahead.jobs import Jobs
 from tierfs.readahead.rules import AHEAD_MARGIN, MARGIN, NEVER_READ, Rule, Worth, worths
@@ -58,10 +60,19 @@ class Incoming(NamedTuple):
     ahead: bool = False
 
 
+class Read(NamedTuple):
+    """What an access was: of which job, whether an epoch of it began with that, and whether the
+    file had been fetched ahead for it."""
+
+    epochs: Epochs
+    began: bool
+    ahead: bool
+
+
 class EvictionPolicy(Protocol):
     """Chooses what leaves the cache. Plain calls on the trio thread; none may block for long."""
 
-    def accessed(self, ino: int, job: int = 0) -> None:
+    def accessed(self, ino: int, job: int = 0) -> Read:
         """An access of *ino* began: an open run of its file, by *job* (0: whoever it was)."""
 
     def choose_victims(
@@ -93,6 +104,8 @@ class AdaptivePolicy:
         self._source = source
         self._rng = rng or random.Random()
         self.jobs = Jobs()
+        #: Files fetched before they were asked for.
+        self.ahead = Ahead()
         self._worths = {rule: worths(self.jobs, rule) for rule in rules}
         self._ghosts = Ghosts(self._worths, self._rng)
 
@@ -106,10 +119,11 @@ class AdaptivePolicy:
         """Of each rule, which share of the last reads it would have missed, as far as known."""
         return self._ghosts.misses
 
-    def accessed(self, ino: int, job: int = 0) -> None:
-        self.jobs.read(ino, job)
+    def accessed(self, ino: int, job: int = 0) -> Read:
+        epochs, began = self.jobs.read(ino, job)
         if self._ghosts.watches(ino):
             self._ghosts.read(ino, self._source.totals()[0], self.jobs.known)
+        return Read(epochs, began, self.ahead.read(ino))
 
     def choose_victims(
         self,
@@ -124,6 +138,7 @@ class AdaptivePolicy:
         chosen: dict[int, Victim] = {}
         missing = bytes_
         fruitless = 0
+        declined = False
         while missing > 0 and len(chosen) < most and fruitless < PATIENCE:
             candidates = {
                 ino: file
@@ -136,8 +151,8 @@ class AdaptivePolicy:
             fruitless = 0
             ino = min(candidates, key=lambda ino: _order(worth, ino, candidates[ino]))
             if worth(ino) >= limit:
-                # Room for a part of it is no use, but is there now.
-                return list(chosen.values()) or None
+                declined = True
+                break
             file = candidates[ino]
             if missing < file.present_bytes < file.size:
                 extents = self._source.first_extents(ino, missing, most - len(chosen))
@@ -146,6 +161,10 @@ class AdaptivePolicy:
             chosen[ino] = Victim(ino)
             # An empty record frees its file's own block; count it so that the loop ends.
             missing -= max(file.present_bytes, 1)
+        if declined and not chosen:
+            return None
+        for ino in chosen:
+            self.ahead.evicted(ino)
         return list(chosen.values())
 
 

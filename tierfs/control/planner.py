@@ -1,0 +1,226 @@
+"""The planner: fetches ahead of jobs that read data sets, with what the lake and the link have to
+spare.
+
+::
+
+    accessed() --> policy (epochs, worth) --> Course (how far ahead)
+                                                |
+                       _fill():  the data set's files, onward from where the job reads
+                                    --> what is not cached and worth it, in batches
+                                    --> FrontPort.fill, behind everything that anybody waits for
+                                    --> not worth keeping: a pause
+
+Nothing is configured: a *data set* is the deepest directory under which nearly all of what a job has
+read lately lies. In its first epoch everything that was never read is a candidate, later what the
+last epoch has read and this one has not. Whether a file displaces another one in a full cache is the
+policy's decision, at the moment when there is no room (`AdaptivePolicy.choose_victims`).
+
+Which files come first does not matter where any may be next, so they are fetched in the order of
+their directories, onward from what was read last: right, too, for who reads in that order.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+import trio
+
+from tierfs.errors import TierfsError
+from tierfs.front.port import FrontPort
+from tierfs.index.records import ROOT_INO, ObjectRef
+from tierfs.namespace import Namespace, WalkEntry
+from tierfs.readahead.course import Course
+from tierfs.readahead.epochs import Class, Epochs
+from tierfs.readahead.policy import AdaptivePolicy
+from tierfs.readahead.rules import Rule
+
+log = logging.getLogger(__name__)
+
+#: A batch is at most so many files and, unless it is one, bytes; so many are under way.
+BATCH_FILES = 32
+BATCH_BYTES = 16 << 20
+WIDTH = 4
+#: Fetching ahead of an epoch that will not read a file with this probability is a waste.
+LEAST_CHANCE = 0.8
+#: Where nearly everything is in the cache there is nothing to look for.
+LEAST_MISSING = 0.005
+_MISSING_WEIGHT = 1 / 64
+#: A job that has not read for so long has stopped.
+IDLE_S = 30.0
+#: After an error of the lake.
+RETRY_S = 5.0
+#: The directory of one in so many reads is noted, of the last so many of these.
+_NOTE_EVERY = 4
+_NOTED = 64
+#: The part of them that lies in the data set.
+_MOST = 0.9
+#: Files looked at between two turns of the loop for others.
+_LOOK_AT = 256
+
+
+class _Reading:
+    """One job, and what is fetched ahead of it."""
+
+    def __init__(self, epochs: Epochs) -> None:
+        self.epochs = epochs
+        self.course = Course()
+        self.directories: deque[int] = deque(maxlen=_NOTED)
+        #: The share of the last noted files that were not in the cache.
+        self.missing = 0.0
+        self.last_ino = 0
+        self.last_read_s = 0.0
+        #: The directory of the data set; 0: not known yet.
+        self.top = 0
+        self.files: AsyncIterator[WalkEntry] | None = None
+        #: All files of the data set have been looked at in this epoch.
+        self.exhausted = False
+
+
+class Planner:
+    """See the module. `run` it beside a front; `accessed` is told of every access."""
+
+    def __init__(self, namespace: Namespace, front: FrontPort, policy: AdaptivePolicy) -> None:
+        self._namespace = namespace
+        self._front = front
+        self._policy = policy
+        self._readings: dict[int, _Reading] = {}
+        self._work = trio.Event()
+        self._in_flight_bytes = 0
+
+    # ---- what is read --------------------------------------------------------------------------
+
+    def accessed(self, ino: int, job: int) -> None:
+        """*job* reads *ino*. A plain call of microseconds."""
+        epochs, began, ahead = self._policy.accessed(ino, job)
+        reading = self._readings.get(id(epochs))
+        if reading is None:
+            reading = self._readings[id(epochs)] = _Reading(epochs)
+        course = reading.course
+        course.read(ino, ahead)
+        reading.last_ino = ino
+        if began:
+            course.epoch_began()
+            reading.exhausted = False
+            reading.files = None
+        if course.reads % _NOTE_EVERY == 0:
+            parent = self._namespace.parent(ino)
+            if parent is not None:
+                reading.directories.append(parent)
+            missing = not self._front.file_state(ino).cached_bytes
+            reading.missing += (missing - reading.missing) * _MISSING_WEIGHT
+            reading.last_read_s = trio.current_time()
+            self._work.set()
+
+    # ---- fetching ahead ------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Fetch ahead until cancelled."""
+        while True:
+            await self._work.wait()
+            self._work = trio.Event()
+            for reading in list(self._readings.values()):
+                try:
+                    await self._fill(reading)
+                except TierfsError as error:
+                    log.info("fetching ahead pauses for %g s: %s", RETRY_S, error)
+                    await trio.sleep(RETRY_S)
+
+    async def _fill(self, reading: _Reading) -> None:
+        if not self._wants(reading):
+            return
+        self._find_data_set(reading)
+        slots = trio.Semaphore(WIDTH)
+        async with trio.open_nursery() as nursery:
+            while self._wants(reading) and (batch := await self._batch(reading)):
+                await slots.acquire()
+                nursery.start_soon(self._fetch, reading, batch, slots)
+
+    def _wants(self, reading: _Reading) -> bool:
+        """Whether anything is to be fetched ahead of this job now."""
+        course, epochs, ahead = reading.course, reading.epochs, self._policy.ahead
+        if course.paused or reading.exhausted or self._policy.rule is not Rule.EPOCHS:
+            return False
+        if trio.current_time() - reading.last_read_s > IDLE_S:
+            return False
+        if epochs.read_before and (
+            reading.missing < LEAST_MISSING
+            or epochs.chance(epochs.share_of_due()) < LEAST_CHANCE
+        ):
+            return False
+        mean = ahead.bytes // ahead.files if ahead.files else 0
+        return ahead.waiting_bytes < course.allowed_bytes(mean)
+
+    def _find_data_set(self, reading: _Reading) -> None:
+        """The deepest directory that nearly all directories read from lie in."""
+        counts: Counter[int] = Counter()
+        depths: dict[int, int] = {}
+        for directory, times in Counter(reading.directories).items():
+            above = [directory]
+            while above[-1] != ROOT_INO:
+                parent = self._namespace.parent(above[-1])
+                if parent is None:
+                    break  # It has lost its name.
+                above.append(parent)
+            for depth, ino in enumerate(reversed(above)):
+                counts[ino] += times
+                depths[ino] = depth
+        needed = _MOST * len(reading.directories)
+        inside = [ino for ino, times in counts.items() if times >= needed]
+        top = max(inside, key=depths.__getitem__, default=0)
+        if top != reading.top:
+            reading.top, reading.files, reading.exhausted = top, None, not top
+
+    async def _batch(self, reading: _Reading) -> list[WalkEntry]:
+        """The next files to fetch; none: there are no more in this epoch."""
+        if reading.files is None:
+            reading.files = self._candidates(reading)
+        batch: list[WalkEntry] = []
+        size = 0
+        async for entry in reading.files:
+            batch.append(entry)
+            size += entry.size
+            if len(batch) == BATCH_FILES or size >= BATCH_BYTES:
+                return batch
+        if not batch:
+            reading.exhausted = True
+        return batch
+
+    async def _candidates(self, reading: _Reading) -> AsyncIterator[WalkEntry]:
+        """Files worth fetching ahead: onward from what was read last, then from the beginning."""
+        wanted = Class.DUE if reading.epochs.read_before else Class.NEVER
+        looked_at = 0
+        for after in (reading.last_ino, 0):
+            async with aclosing(self._namespace.walk(reading.top, after)) as files:
+                async for entry in files:
+                    looked_at += 1
+                    if looked_at % _LOOK_AT == 0:
+                        await trio.lowlevel.checkpoint()
+                    if (
+                        entry.size
+                        and reading.epochs.class_of(entry.ino) is wanted
+                        and entry.ino not in self._policy.ahead
+                        and not self._front.file_state(entry.ino).cached_bytes
+                    ):
+                        yield entry
+
+    async def _fetch(
+        self, reading: _Reading, batch: list[WalkEntry], slots: trio.Semaphore
+    ) -> None:
+        ahead = self._policy.ahead
+        for entry in batch:
+            ahead.sent_for(entry.ino, entry.size)
+        try:
+            declined = await self._front.fill(batch)
+            if declined:
+                reading.course.pause()
+        except TierfsError as error:
+            reading.course.pause()
+            log.debug("fetch ahead: %s", error)
+        finally:
+            slots.release()
+            for entry in batch:
+                if not self._front.file_state(entry.ino).cached_bytes:
+                    ahead.not_kept(entry.ino, entry.size)
