@@ -10,6 +10,7 @@ the first whatever its name: it may end, and go on under another.
 from __future__ import annotations
 
 from collections import OrderedDict
+from struct import Struct
 
 from tierfs.readahead.epochs import Epochs
 
@@ -23,6 +24,8 @@ _NAMES = 256
 _IDLE_SHARE = 0.02
 #: The shares are of some so many reads.
 _SHARE_READS = 8192
+#: Before each job's epochs, in what is kept over a restart: its share, and how many bytes follow.
+_JOB = Struct("<dQ")
 
 
 class _Job:
@@ -39,6 +42,8 @@ class Jobs:
     def __init__(self) -> None:
         self._jobs = [_Job(1.0)]
         self._by_name: OrderedDict[int, _Job] = OrderedDict()
+        #: Since the start.
+        self.reads = 0
         #: Reads of names that have no job.
         self._reads: OrderedDict[int, int] = OrderedDict()
 
@@ -55,6 +60,7 @@ class Jobs:
 
     def read(self, ino: int, name: int = 0) -> tuple[Epochs, bool]:
         """The job called *name* (0: whoever) reads *ino*: its epochs, and whether one begins."""
+        self.reads += 1
         job = self._job(name)
         if len(self._jobs) > 1:
             for one in self._jobs:
@@ -90,6 +96,33 @@ class Jobs:
         job = _Job(0.0)
         self._jobs.append(job)
         return job
+
+    # ---- over a restart ------------------------------------------------------------------------
+
+    def dump(self) -> bytes:
+        """What all have read, for `load`; whoever comes first goes on with the busiest one's."""
+        parts = []
+        for job in sorted(self._jobs, key=lambda job: job.share, reverse=True):
+            packed = job.epochs.dump()
+            parts += (_JOB.pack(job.share, len(packed)), packed)
+        return b"".join(parts)
+
+    def load(self, data: bytes) -> None:
+        """Go on with what `dump` wrote. Raises ValueError, with nothing changed, where it is not
+        that."""
+        jobs, at = [], 0
+        while at < len(data):
+            if len(data) - at < _JOB.size:
+                raise ValueError("it is cut off")
+            share, length = _JOB.unpack_from(data, at)
+            at += _JOB.size
+            job = _Job(share)
+            job.epochs = Epochs.load(data[at : at + length])
+            jobs.append(job)
+            at += length
+        if not 1 <= len(jobs) <= MOST_JOBS:
+            raise ValueError(f"{len(jobs)} jobs")
+        self._jobs = jobs
 
     # ---- what an object is worth to all of them ------------------------------------------------
 
