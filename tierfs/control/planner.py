@@ -25,10 +25,11 @@ import logging
 from collections import Counter, deque
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from typing import Any
 
 import trio
 
-from tierfs.errors import TierfsError
+from tierfs.errors import TierfsError, show
 from tierfs.front.port import FrontPort
 from tierfs.index.records import ROOT_INO, ObjectRef
 from tierfs.namespace import Namespace, WalkEntry
@@ -113,6 +114,42 @@ class Planner:
             reading.missing += (missing - reading.missing) * _MISSING_WEIGHT
             reading.last_read_s = trio.current_time()
             self._work.set()
+
+    def describe(self) -> dict[str, Any]:
+        """For `status`: by which rule files are kept and what each rule would miss, what became of
+        the files fetched ahead, and of each job what it reads."""
+        policy, ahead = self._policy, self._policy.ahead
+        return {
+            "rule": policy.rule.value,
+            **{f"{rule.value}_miss_share": round(policy.misses[rule], 3) for rule in policy.misses},
+            "ahead_bytes": ahead.bytes,
+            "ahead_files": ahead.files,
+            "ahead_used": ahead.used,
+            "ahead_wasted": ahead.wasted,
+            "jobs": [self._describe(reading) for reading in self._readings.values()],
+        }
+
+    def _describe(self, reading: _Reading) -> dict[str, Any]:
+        epochs = reading.epochs
+        cached = int(self._front.stats()["cached_files"])
+        try:
+            data_set = show(self._namespace.path_of(reading.top)) if reading.top else ""
+        except TierfsError:
+            data_set = ""
+        return {
+            "data_set": data_set,
+            "epoch": epochs.ended + 1,
+            "progress_share": round(epochs.progress, 3),
+            "read": epochs.read_now,
+            "known": epochs.known,
+            "read_again_share": round(epochs.share_of_due(), 3) if epochs.read_before else None,
+            "miss_share": round(reading.missing, 3),
+            # Of a cache of this size, in any order that is not known before.
+            "least_miss_share": round(max(0.0, 1 - cached / epochs.read_before), 3)
+            if epochs.read_before
+            else None,
+            "in_order": reading.course.in_order,
+        }
 
     # ---- fetching ahead ------------------------------------------------------------------------
 
