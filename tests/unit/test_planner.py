@@ -80,8 +80,9 @@ class Front:
         await trio.sleep(0)
         if self.error is not None:
             raise self.error
-        self.filled += [ino for ino, _, _ in files]
-        return sum(not self.keep(ino, ahead=True) for ino, _, _ in files)
+        kept = [ino for ino, _, _ in files if self.keep(ino, ahead=True)]
+        self.filled += kept
+        return len(files) - len(kept)
 
 
 class Scene:

@@ -23,8 +23,6 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import AsyncIterator
-from contextlib import aclosing
 from typing import Any
 
 import trio
@@ -32,7 +30,7 @@ import trio
 from tierfs.errors import TierfsError, show
 from tierfs.front.port import FrontPort
 from tierfs.index.records import ROOT_INO, ObjectRef
-from tierfs.namespace import Namespace, WalkEntry
+from tierfs.namespace import Namespace, Walk, WalkEntry
 from tierfs.readahead.course import Course
 from tierfs.readahead.epochs import Class, Epochs
 from tierfs.readahead.policy import AdaptivePolicy
@@ -58,8 +56,6 @@ _NOTE_EVERY = 4
 _NOTED = 64
 #: The part of them that lies in the data set.
 _MOST = 0.9
-#: Files looked at between two turns of the loop for others.
-_LOOK_AT = 256
 
 
 class _Reading:
@@ -75,9 +71,13 @@ class _Reading:
         self.last_read_s = 0.0
         #: The directory of the data set; 0: not known yet.
         self.top = 0
-        self.files: AsyncIterator[WalkEntry] | None = None
-        #: All files of the data set have been looked at in this epoch.
+        #: Of its files those that were not looked at yet in this epoch: the next ones, last first,
+        #: and where the others are.
+        self.page: list[WalkEntry] = []
+        self.walks: list[Walk] = []
+        #: There are none.
         self.exhausted = False
+        self.restart = True
 
 
 class Planner:
@@ -104,8 +104,7 @@ class Planner:
         reading.last_ino = ino
         if began:
             course.epoch_began()
-            reading.exhausted = False
-            reading.files = None
+            reading.restart = True
         if course.reads % _NOTE_EVERY == 0:
             parent = self._namespace.parent(ino)
             if parent is not None:
@@ -161,14 +160,20 @@ class Planner:
             for reading in list(self._readings.values()):
                 try:
                     await self._fill(reading)
-                except TierfsError as error:
-                    log.info("fetching ahead pauses for %g s: %s", RETRY_S, error)
+                except* TierfsError as group:
+                    log.info("fetching ahead pauses for %g s: %s", RETRY_S, group.exceptions[0])
                     await trio.sleep(RETRY_S)
+                except* Exception:
+                    # Whoever reads does without it.
+                    log.exception("fetching ahead pauses for %g s: unexpected error", IDLE_S)
+                    await trio.sleep(IDLE_S)
 
     async def _fill(self, reading: _Reading) -> None:
         if not self._wants(reading):
             return
         self._find_data_set(reading)
+        if reading.exhausted:
+            return
         slots = trio.Semaphore(WIDTH)
         async with trio.open_nursery() as nursery:
             while self._wants(reading) and (batch := await self._batch(reading)):
@@ -178,7 +183,7 @@ class Planner:
     def _wants(self, reading: _Reading) -> bool:
         """Whether anything is to be fetched ahead of this job now."""
         course, epochs, ahead = reading.course, reading.epochs, self._policy.ahead
-        if course.paused or reading.exhausted or self._policy.rule is not Rule.EPOCHS:
+        if course.paused or self._policy.rule is not Rule.EPOCHS:
             return False
         if trio.current_time() - reading.last_read_s > IDLE_S:
             return False
@@ -207,41 +212,44 @@ class Planner:
         needed = _MOST * len(reading.directories)
         inside = [ino for ino, times in counts.items() if times >= needed]
         top = max(inside, key=depths.__getitem__, default=0)
-        if top != reading.top:
-            reading.top, reading.files, reading.exhausted = top, None, not top
+        if top != reading.top or reading.restart:
+            reading.top, reading.restart = top, False
+            starts = (reading.last_ino, 0) if top else ()
+            reading.walks = [self._namespace.walk_from(top, after) for after in starts]
+            reading.page, reading.exhausted = [], not top
 
     async def _batch(self, reading: _Reading) -> list[WalkEntry]:
         """The next files to fetch; none: there are no more in this epoch."""
-        if reading.files is None:
-            reading.files = self._candidates(reading)
         batch: list[WalkEntry] = []
         size = 0
-        async for entry in reading.files:
-            batch.append(entry)
-            size += entry.size
-            if len(batch) == BATCH_FILES or size >= BATCH_BYTES:
-                return batch
-        if not batch:
-            reading.exhausted = True
+        while len(batch) < BATCH_FILES and size < BATCH_BYTES:
+            entry = await self._next_file(reading)
+            if entry is None:
+                break
+            if self._is_wanted(reading, entry):
+                batch.append(entry)
+                size += entry.size
+        reading.exhausted = not batch
         return batch
 
-    async def _candidates(self, reading: _Reading) -> AsyncIterator[WalkEntry]:
-        """Files worth fetching ahead: onward from what was read last, then from the beginning."""
+    async def _next_file(self, reading: _Reading) -> WalkEntry | None:
+        """The data set's next file: onward from what was read last, then from the beginning."""
+        while not reading.page:
+            if not reading.walks:
+                return None
+            reading.page = (await reading.walks[0].page())[::-1]
+            if not reading.page:
+                reading.walks.pop(0)
+        return reading.page.pop()
+
+    def _is_wanted(self, reading: _Reading, entry: WalkEntry) -> bool:
         wanted = Class.DUE if reading.epochs.read_before else Class.NEVER
-        looked_at = 0
-        for after in (reading.last_ino, 0):
-            async with aclosing(self._namespace.walk(reading.top, after)) as files:
-                async for entry in files:
-                    looked_at += 1
-                    if looked_at % _LOOK_AT == 0:
-                        await trio.lowlevel.checkpoint()
-                    if (
-                        entry.size
-                        and reading.epochs.class_of(entry.ino) is wanted
-                        and entry.ino not in self._policy.ahead
-                        and not self._front.file_state(entry.ino).cached_bytes
-                    ):
-                        yield entry
+        return (
+            entry.size > 0
+            and reading.epochs.class_of(entry.ino) is wanted
+            and entry.ino not in self._policy.ahead
+            and not self._front.file_state(entry.ino).cached_bytes
+        )
 
     async def _fetch(
         self, reading: _Reading, batch: list[WalkEntry], slots: trio.Semaphore
@@ -249,15 +257,18 @@ class Planner:
         ahead = self._policy.ahead
         for entry in batch:
             ahead.sent_for(entry.ino, entry.size)
+        again = False
         try:
-            declined = await self._front.fill(batch)
-            if declined:
-                reading.course.pause()
+            files = [(entry.ino, entry.reference, entry.size) for entry in batch]
+            again = await self._front.fill(files) > 0
         except TierfsError as error:
-            reading.course.pause()
             log.debug("fetch ahead: %s", error)
+            reading.course.pause()
         finally:
             slots.release()
-            for entry in batch:
-                if not self._front.file_state(entry.ino).cached_bytes:
-                    ahead.not_kept(entry.ino, entry.size)
+            left = [e for e in batch if not self._front.file_state(e.ino).cached_bytes]
+            for entry in left:
+                ahead.not_kept(entry.ino, entry.size)
+        if again:
+            reading.course.pause()
+            reading.page += left  # What would have to go for them now may be worth less soon.

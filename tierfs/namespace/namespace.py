@@ -22,7 +22,7 @@ from tierfs.namespace.lookup import RELIST_PAGES, Lookups
 from tierfs.namespace.readdir import BATCH, Reader
 from tierfs.namespace.reconcile import Reconciler
 from tierfs.namespace.refresh import Refresher
-from tierfs.namespace.walk import WalkEntry, walk
+from tierfs.namespace.walk import Walk, WalkEntry, walk
 
 _DIRECTORY_MTIME = b"namespace/directory_mtime_ns"
 
@@ -175,14 +175,18 @@ class Namespace:
         """
         return await self._reader.readdir(ino, after_ino, limit)
 
-    def walk(self, ino: int, after: int = 0) -> AsyncIterator[WalkEntry]:
+    def walk(self, ino: int) -> AsyncIterator[WalkEntry]:
         """Every file below *ino* (or itself, if it is a file), listing as needed; waits for that.
-        With *after*, a file below it: those that come after that one.
 
         A directory that vanishes meanwhile is passed over. Raises NotFound if *ino* does, and the
         lake's errors. Memory: one position for each level.
         """
-        return walk(self._names, self._entries, self._reader, ino, after)
+        return walk(self._names, self._entries, self._reader, ino)
+
+    def walk_from(self, ino: int, after: int = 0) -> Walk:
+        """As `walk`, by pages, for who goes on now and then; with *after*, a file below *ino*: those
+        that come after that one."""
+        return Walk(self._names, self._entries, self._reader, ino, after)
 
     # Files.
 

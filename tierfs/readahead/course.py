@@ -29,13 +29,15 @@ FIRST_BYTES_IN_ORDER = 32 << 20
 #: Files of those fetched ahead that must be read before more may wait.
 HITS = 4
 _MOST_DOUBLINGS = 32
-#: A read is in order if it comes so soon behind one of so many before it, by inode number.
-_BEHIND = 16
+#: A read is in order if one of so many before it was of one of so many inode numbers before its
+#: own: of a stream among others, or of what several readers take in turn.
+_RECENT = 16
+_BEHIND = 2
 #: Of the last some 32 reads, the share from which on they are in order.
 _IN_ORDER = 0.6
 _ORDER_WEIGHT = 1 / 32
 #: After a fetch that was not worth keeping, no more for so many reads.
-PAUSE_READS = 256
+PAUSE_READS = 16
 
 
 class Course:
@@ -44,7 +46,7 @@ class Course:
 
     def __init__(self) -> None:
         self.reads = 0
-        self._recent: deque[int] = deque(maxlen=_BEHIND)
+        self._recent: deque[int] = deque(maxlen=_RECENT)
         self._order = 0.0
         self._hits = 0
         self._doublings = 0

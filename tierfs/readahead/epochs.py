@@ -112,7 +112,7 @@ class Epochs:
         self.due_share, self.stale_share = 0.5, 0.1
         self._usual = 0.0
         self._sum = 0.0
-        self._new = 0.0
+        self._new = 1.0
         self._was_known = False
         self._densities = (0.0, 0.0, 0.0, 0.0)
         self._densities_at = -1
