@@ -150,7 +150,7 @@ async def test_a_look_around_fetches_little(tmp_path: Path) -> None:
         await s.read(s.inos[: START_READS - 4])
         assert s.front.filled == []
         await s.read(s.inos[START_READS - 4 : START_READS + 20])
-        assert s.front.policy.ahead.waiting <= FIRST_FILES + 8
+        assert s.front.policy.ahead.waiting <= FIRST_FILES + 2
 
 
 async def test_epochs_in_a_cache_that_holds_all_fetch_nothing(tmp_path: Path) -> None:

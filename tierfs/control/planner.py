@@ -169,31 +169,36 @@ class Planner:
                     await trio.sleep(IDLE_S)
 
     async def _fill(self, reading: _Reading) -> None:
-        if not self._wants(reading):
+        if self._wanted_bytes(reading) <= 0:
             return
         self._find_data_set(reading)
         if reading.exhausted:
             return
         slots = trio.Semaphore(WIDTH)
         async with trio.open_nursery() as nursery:
-            while self._wants(reading) and (batch := await self._batch(reading)):
+            while (room := self._wanted_bytes(reading)) > 0:
+                batch = await self._batch(reading, room)
+                if not batch:
+                    break
+                for entry in batch:
+                    self._policy.ahead.sent_for(entry.ino, entry.size)
                 await slots.acquire()
                 nursery.start_soon(self._fetch, reading, batch, slots)
 
-    def _wants(self, reading: _Reading) -> bool:
-        """Whether anything is to be fetched ahead of this job now."""
+    def _wanted_bytes(self, reading: _Reading) -> int:
+        """How many bytes are to be fetched ahead of this job now."""
         course, epochs, ahead = reading.course, reading.epochs, self._policy.ahead
         if course.paused or self._policy.rule is not Rule.EPOCHS:
-            return False
+            return 0
         if trio.current_time() - reading.last_read_s > IDLE_S:
-            return False
+            return 0
         if epochs.read_before and (
             reading.missing < LEAST_MISSING
             or epochs.chance(epochs.share_of_due()) < LEAST_CHANCE
         ):
-            return False
+            return 0
         mean = ahead.bytes // ahead.files if ahead.files else 0
-        return ahead.waiting_bytes < course.allowed_bytes(mean)
+        return course.allowed_bytes(mean) - ahead.waiting_bytes
 
     def _find_data_set(self, reading: _Reading) -> None:
         """The deepest directory that nearly all directories read from lie in."""
@@ -218,11 +223,12 @@ class Planner:
             reading.walks = [self._namespace.walk_from(top, after) for after in starts]
             reading.page, reading.exhausted = [], not top
 
-    async def _batch(self, reading: _Reading) -> list[WalkEntry]:
-        """The next files to fetch; none: there are no more in this epoch."""
+    async def _batch(self, reading: _Reading, room: int) -> list[WalkEntry]:
+        """The next files to fetch, of *room* bytes or one more; none: there are no more in this
+        epoch."""
         batch: list[WalkEntry] = []
         size = 0
-        while len(batch) < BATCH_FILES and size < BATCH_BYTES:
+        while len(batch) < BATCH_FILES and size < min(room, BATCH_BYTES):
             entry = await self._next_file(reading)
             if entry is None:
                 break
@@ -255,8 +261,6 @@ class Planner:
         self, reading: _Reading, batch: list[WalkEntry], slots: trio.Semaphore
     ) -> None:
         ahead = self._policy.ahead
-        for entry in batch:
-            ahead.sent_for(entry.ino, entry.size)
         again = False
         try:
             files = [(entry.ino, entry.reference, entry.size) for entry in batch]
