@@ -44,6 +44,9 @@ class Front:
     def totals(self) -> tuple[int, int]:
         return len(self.cached), len(self.cached) * SIZE
 
+    def file(self, ino: int) -> CachedFile | None:
+        return self.cached.get(ino)
+
     def first_extents(self, ino: int, bytes_: int, most: int) -> list[Extent]:
         raise AssertionError("no file is incomplete here")
 
@@ -173,7 +176,7 @@ async def test_epochs_in_half_the_room_miss_less_than_without(tmp_path: Path) ->
         # Half of it has to come in each epoch, and not much more does.
         assert fetched < 4 * FILES * 0.56
         # Of that as much as can be comes before it is asked for: 1 - c + c ln c is 0.153.
-        assert s.front.missed < 4 * FILES * 0.25
+        assert s.front.missed < 4 * FILES * 0.24
 
 
 async def test_a_rank_that_reads_an_eighth_is_not_fetched_ahead_of(tmp_path: Path) -> None:

@@ -75,6 +75,8 @@ class _Reading:
         #: and where the others are.
         self.page: list[WalkEntry] = []
         self.walks: list[Walk] = []
+        #: And those for which there was no room that was worth it.
+        self.again: list[WalkEntry] = []
         #: There are none.
         self.exhausted = False
         self.restart = True
@@ -193,8 +195,7 @@ class Planner:
         if trio.current_time() - reading.last_read_s > IDLE_S:
             return 0
         if epochs.read_before and (
-            reading.missing < LEAST_MISSING
-            or epochs.chance(epochs.share_of_due()) < LEAST_CHANCE
+            reading.missing < LEAST_MISSING or epochs.chance(epochs.share_of_due()) < LEAST_CHANCE
         ):
             return 0
         mean = ahead.bytes // ahead.files if ahead.files else 0
@@ -221,7 +222,7 @@ class Planner:
             reading.top, reading.restart = top, False
             starts = (reading.last_ino, 0) if top else ()
             reading.walks = [self._namespace.walk_from(top, after) for after in starts]
-            reading.page, reading.exhausted = [], not top
+            reading.page, reading.again, reading.exhausted = [], [], not top
 
     async def _batch(self, reading: _Reading, room: int) -> list[WalkEntry]:
         """The next files to fetch, of *room* bytes or one more; none: there are no more in this
@@ -240,13 +241,13 @@ class Planner:
 
     async def _next_file(self, reading: _Reading) -> WalkEntry | None:
         """The data set's next file: onward from what was read last, then from the beginning."""
-        while not reading.page:
+        while not reading.again and not reading.page:
             if not reading.walks:
                 return None
             reading.page = (await reading.walks[0].page())[::-1]
             if not reading.page:
                 reading.walks.pop(0)
-        return reading.page.pop()
+        return reading.again.pop() if reading.again else reading.page.pop()
 
     def _is_wanted(self, reading: _Reading, entry: WalkEntry) -> bool:
         wanted = Class.DUE if reading.epochs.read_before else Class.NEVER
@@ -275,4 +276,5 @@ class Planner:
                 ahead.not_kept(entry.ino, entry.size)
         if again:
             reading.course.pause()
-            reading.page += left  # What would have to go for them now may be worth less soon.
+            reading.again += left  # What would have to go for them now may be worth less soon.
+            reading.exhausted = False

@@ -55,4 +55,4 @@ from tierfs.namespace.attributes import Attributes
 from tierfs.namespace.namespace import Namespace
 from tierfs.namespace.walk import Walk, WalkEntry
 
-__all__ = ["Absent", "Attributes", "Namespace", "WalkEntry"]
+__all__ = ["Absent", "Attributes", "Namespace", "Walk", "WalkEntry"]

@@ -23,6 +23,7 @@ The rules, the numbers behind them and what is possible at all: ``python -m benc
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -37,6 +38,9 @@ from tierfs.readahead.rules import AHEAD_MARGIN, MARGIN, NEVER_READ, Rule, Worth
 SAMPLES = 16
 #: Samples without a single usable victim, after which everything is taken to be in use.
 PATIENCE = 8
+#: Files read lately that are remembered, and that are looked at for one choice.
+MOST_JUST_READ = 16384
+LOOK_BACK = 64
 
 
 class FileSource(Protocol):
@@ -44,6 +48,9 @@ class FileSource(Protocol):
 
     def sample_files(self, rng: random.Random, n: int) -> list[tuple[int, CachedFile]]:
         """Up to *n* random files with their inode numbers; repetitions are possible."""
+
+    def file(self, ino: int) -> CachedFile | None:
+        """What is cached of *ino*, or None."""
 
     def first_extents(self, ino: int, bytes_: int, most: int) -> list[Extent]:
         """The first extents of a file that hold anything, until together they hold *bytes_* or
@@ -108,6 +115,9 @@ class AdaptivePolicy:
         self.ahead = Ahead()
         self._worths = {rule: worths(self.jobs, rule) for rule in rules}
         self._ghosts = Ghosts(self._worths, self._rng)
+        #: What was read lately, the longest ago first: in a shuffled epoch the next to go, which a
+        #: sample would hardly find while few are.
+        self._just_read: deque[int] = deque(maxlen=MOST_JUST_READ)
 
     @property
     def rule(self) -> Rule:
@@ -123,6 +133,7 @@ class AdaptivePolicy:
         epochs, began = self.jobs.read(ino, job)
         if self._ghosts.watches(ino):
             self._ghosts.read(ino, self._source.totals()[0], self.jobs.known)
+        self._just_read.append(ino)
         return Read(epochs, began, self.ahead.read(ino))
 
     def choose_victims(
@@ -137,8 +148,9 @@ class AdaptivePolicy:
             limit = worth(incoming.ino) / (AHEAD_MARGIN if incoming.ahead else MARGIN)
         chosen: dict[int, Victim] = {}
         missing = bytes_
+        if incoming is not None and incoming.ahead and self.rule is Rule.EPOCHS:
+            missing -= self._choose_just_read(missing, most, in_use, limit, chosen)
         fruitless = 0
-        declined = False
         while missing > 0 and len(chosen) < most and fruitless < PATIENCE:
             candidates = {
                 ino: file
@@ -151,7 +163,8 @@ class AdaptivePolicy:
             fruitless = 0
             ino = min(candidates, key=lambda ino: _order(worth, ino, candidates[ino]))
             if worth(ino) >= limit:
-                declined = True
+                if not chosen:
+                    return None
                 break
             file = candidates[ino]
             if missing < file.present_bytes < file.size:
@@ -161,11 +174,32 @@ class AdaptivePolicy:
             chosen[ino] = Victim(ino)
             # An empty record frees its file's own block; count it so that the loop ends.
             missing -= max(file.present_bytes, 1)
-        if declined and not chosen:
-            return None
         for ino in chosen:
             self.ahead.evicted(ino)
         return list(chosen.values())
+
+    def _choose_just_read(
+        self,
+        bytes_: int,
+        most: int,
+        in_use: Callable[[int], bool],
+        limit: float,
+        chosen: dict[int, Victim],
+    ) -> int:
+        """Choose whole files read lately that are worth less than *limit*; their bytes."""
+        found = 0
+        for _ in range(min(len(self._just_read), LOOK_BACK)):
+            if found >= bytes_ or len(chosen) == most:
+                break
+            ino = self._just_read.popleft()
+            if in_use(ino):
+                self._just_read.append(ino)
+            elif self.jobs.density(ino) < limit:
+                file = self._source.file(ino)
+                if file is not None and file.present_bytes == file.size:
+                    chosen[ino] = Victim(ino)
+                    found += max(file.present_bytes, 1)
+        return found
 
 
 def _order(worth: Worth, ino: int, file: CachedFile) -> tuple[float, int]:
