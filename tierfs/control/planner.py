@@ -10,10 +10,10 @@ spare.
                                     --> FrontPort.fill, behind everything that anybody waits for
                                     --> not worth keeping: a pause
 
-Nothing is configured: a *data set* is the deepest directory under which nearly all of what a job has
-read lately lies. In its first epoch everything that was never read is a candidate, later what the
-last epoch has read and this one has not. Whether a file displaces another one in a full cache is the
-policy's decision, at the moment when there is no room (`AdaptivePolicy.choose_victims`).
+Nothing is configured: a *data set* is the deepest directory under which nearly all of what a job
+has read lately lies. In its first epoch everything that was never read is a candidate, later what
+the last epoch has read and this one has not. Whether a file displaces another one in a full cache
+is the policy's decision, at the moment when there is no room (`AdaptivePolicy.choose_victims`).
 
 Which files come first does not matter where any may be next, so they are fetched in the order of
 their directories, onward from what was read last: right, too, for who reads in that order.
@@ -29,7 +29,7 @@ import trio
 
 from tierfs.errors import TierfsError, show
 from tierfs.front.port import FrontPort
-from tierfs.index.records import ROOT_INO, ObjectRef
+from tierfs.index.records import ROOT_INO
 from tierfs.namespace import Namespace, Walk, WalkEntry
 from tierfs.readahead.course import Course
 from tierfs.readahead.epochs import Class, Epochs

@@ -2,9 +2,9 @@
 own; two together look like noise.
 
 A job is named by a number that stands for its processes (`tierfs.readahead.processes`), and has
-`Epochs` of its own once it has shown that it reads, and that somebody else does, too. Until then its
-reads count as those of whoever was first. So a look around is nobody's epoch, and one job alone is
-the first whatever its name: it may end, and go on under another.
+`Epochs` of its own once it has shown that it reads, and that somebody else does, too. Until then
+its reads count as those of whoever was first. So a look around is nobody's epoch, and one job alone
+is the first whatever its name: it may end, and go on under another.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Jobs:
 
     def dump(self) -> bytes:
         """What all have read, for `load`; whoever comes first goes on with the busiest one's."""
-        parts = []
+        parts: list[bytes] = []
         for job in sorted(self._jobs, key=lambda job: job.share, reverse=True):
             packed = job.epochs.dump()
             parts += (_JOB.pack(job.share, len(packed)), packed)
