@@ -23,6 +23,8 @@ from array import array
 from struct import Struct
 from struct import error as StructError
 
+#: Bytes for each inode number of a page.
+_BYTES = 7
 #: Inode numbers to a page. A listing gives numbers in a row to the files of a directory.
 PAGE = 4096
 _SHIFT = PAGE.bit_length() - 1
@@ -254,6 +256,11 @@ class Epochs:
         """How often *ino* was read, the last reads weighing most."""
         page = self._pages.get(ino >> _SHIFT)
         return 0 if page is None else page.counts[ino & _MASK]
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it takes, of memory, as good as all of it."""
+        return len(self._pages) * PAGE * _BYTES
 
     @property
     def progress(self) -> float:

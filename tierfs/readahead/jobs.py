@@ -14,8 +14,10 @@ from struct import Struct
 
 from tierfs.readahead.epochs import Epochs
 
-#: Jobs with epochs of their own: each costs 7 bytes for each object that it has read.
-MOST_JOBS = 3
+#: Jobs with epochs of their own, and the memory that these may take: 7 bytes for each object that a
+#: job has read.
+MOST_JOBS = 8
+MOST_BYTES = 200 << 20
 #: Reads after which a job is taken for one.
 BUSY_READS = 256
 #: Names remembered of those who are none, or not yet.
@@ -91,7 +93,8 @@ class Jobs:
         idlest = min(self._jobs, key=lambda job: job.share)
         if idlest.share < _IDLE_SHARE:
             return idlest
-        if len(self._jobs) == MOST_JOBS:
+        sizes = [job.epochs.memory_bytes for job in self._jobs]
+        if len(sizes) == MOST_JOBS or sum(sizes) + max(sizes) > MOST_BYTES:
             return first
         job = _Job(0.0)
         self._jobs.append(job)
