@@ -22,6 +22,7 @@ their directories, onward from what was read last: right, too, for who reads in 
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter, deque
 from typing import Any
 
@@ -83,15 +84,25 @@ class _Reading:
 
 
 class Planner:
-    """See the module. `run` it beside a front; `accessed` is told of every access."""
+    """See the module. `run` it beside a front; `accessed` is told of every access. At most
+    *bytes_per_s* are fetched ahead (None: what is to spare; 0: nothing)."""
 
-    def __init__(self, namespace: Namespace, front: FrontPort, policy: AdaptivePolicy) -> None:
+    def __init__(
+        self,
+        namespace: Namespace,
+        front: FrontPort,
+        policy: AdaptivePolicy,
+        *,
+        bytes_per_s: int | None = None,
+    ) -> None:
         self._namespace = namespace
         self._front = front
         self._policy = policy
+        self._bytes_per_s = bytes_per_s
+        #: When the next batch may begin.
+        self._next_s = -math.inf
         self._readings: dict[int, _Reading] = {}
         self._work = trio.Event()
-        self._in_flight_bytes = 0
 
     # ---- what is read --------------------------------------------------------------------------
 
@@ -184,13 +195,14 @@ class Planner:
                     break
                 for entry in batch:
                     self._policy.ahead.sent_for(entry.ino, entry.size)
+                await self._keep_pace(sum(entry.size for entry in batch))
                 await slots.acquire()
                 nursery.start_soon(self._fetch, reading, batch, slots)
 
     def _wanted_bytes(self, reading: _Reading) -> int:
         """How many bytes are to be fetched ahead of this job now."""
         course, epochs, ahead = reading.course, reading.epochs, self._policy.ahead
-        if course.paused or self._policy.rule is not Rule.EPOCHS:
+        if self._bytes_per_s == 0 or course.paused or self._policy.rule is not Rule.EPOCHS:
             return 0
         if trio.current_time() - reading.last_read_s > IDLE_S:
             return 0
@@ -200,6 +212,13 @@ class Planner:
             return 0
         mean = ahead.bytes // ahead.files if ahead.files else 0
         return course.allowed_bytes(mean) - ahead.waiting_bytes
+
+    async def _keep_pace(self, bytes_: int) -> None:
+        """Wait until the limit allows *bytes_* more."""
+        if self._bytes_per_s:
+            begin_s = max(self._next_s, trio.current_time())
+            self._next_s = begin_s + bytes_ / self._bytes_per_s
+            await trio.sleep_until(begin_s)
 
     def _find_data_set(self, reading: _Reading) -> None:
         """The deepest directory that nearly all directories read from lie in."""
