@@ -4,10 +4,10 @@
 //! its bytes and its place among the requests count from `take` to `give_back`: until its bytes are
 //! on the cache disk or dropped. Rules, as in `tierfs/cache/budget.py`:
 //!
-//! - Q1. Demand goes before read-ahead, read-ahead before warm-up; first come, first served within
-//!   each. An item that is promoted goes behind those that were there before.
-//! - Q2. Read-ahead and warm-up may fill a share of the budget only, all that is held counted, and
-//!   make up a share of the requests, so that demand finds room and connections.
+//! - Q1. Demand goes before read-ahead, read-ahead before warm-up, warm-up before fill; first come,
+//!   first served within each. An item that is promoted goes behind those that were there before.
+//! - Q2. Read-ahead, warm-up and fill may fill a share of the budget only, all that is held counted,
+//!   and make up a share of the requests, so that demand finds room and connections.
 //! - Q3. Nothing overtakes a waiting item of a higher priority, even if it would fit.
 //! - Q4. An item larger than the budget is let through when it is alone. The budget is never an
 //!   error.
@@ -21,13 +21,15 @@ pub enum Priority {
     Demand = 0,
     ReadAhead = 1,
     WarmUp = 2,
+    /// Nobody, yet: it is expected to be read.
+    Fill = 3,
 }
 
 /// The part of the budget, in percent, that each priority may fill.
-const SHARES: [u64; 3] = [100, 75, 50];
+const SHARES: [u64; 4] = [100, 75, 50, 40];
 /// The part of the requests, in percent, that each priority may make up. Demand is never held back
 /// by their number: the limit on connections is behind it.
-const REQUEST_SHARES: [Option<u64>; 3] = [None, Some(85), Some(75)];
+const REQUEST_SHARES: [Option<u64>; 4] = [None, Some(85), Some(75), Some(50)];
 /// What a request costs at least: its connection and headers are not free.
 const LEAST_BYTES: u64 = 64 << 10;
 

@@ -1,6 +1,6 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::Priority::{Demand, ReadAhead, WarmUp};
+use super::Priority::{Demand, Fill, ReadAhead, WarmUp};
 use super::*;
 
 const MIB: u64 = 1 << 20;
@@ -30,8 +30,9 @@ fn full() -> (Queue<&'static str>, Grant) {
 }
 
 #[test]
-fn demand_goes_first_then_read_ahead_then_warm_up() {
+fn demand_goes_first_then_read_ahead_then_warm_up_then_fill() {
     let (queue, holder) = full();
+    queue.push("fill", MIB, Fill);
     queue.push("warm", MIB, WarmUp);
     queue.push("ahead", MIB, ReadAhead);
     queue.push("demand", 4 * MIB, Demand);
@@ -42,7 +43,12 @@ fn demand_goes_first_then_read_ahead_then_warm_up() {
     for (_, grant) in demand {
         queue.give_back(grant);
     }
-    assert_eq!(names(&queue.begun()), ["ahead", "warm"]);
+    let ahead = queue.begun();
+    assert_eq!(names(&ahead), ["ahead", "warm"]);
+    for (_, grant) in ahead {
+        queue.give_back(grant);
+    }
+    assert_eq!(names(&queue.begun()), ["fill"]);
 }
 
 #[test]
@@ -59,26 +65,42 @@ fn first_come_first_served_within_a_priority() {
 }
 
 #[test]
-fn read_ahead_and_warm_up_leave_room_for_demand() {
+fn low_priorities_leave_room_for_demand() {
+    for (priority, most) in [(ReadAhead, 12), (WarmUp, 8), (Fill, 6)] {
+        let queue = Queue::new(16 * MIB, 64);
+        for _ in 0..16 {
+            queue.push("low", MIB, priority);
+        }
+        assert_eq!(queue.begun().len(), most);
+        for _ in 0..16 {
+            queue.push("demand", MIB, Demand);
+        }
+        assert_eq!(queue.begun().len(), 16 - most);
+    }
+}
+
+#[test]
+fn what_is_held_for_others_counts_for_fill() {
     let queue = Queue::new(16 * MIB, 64);
-    for _ in 0..16 {
-        queue.push("ahead", MIB, ReadAhead);
-    }
-    assert_eq!(queue.begun().len(), 12);
-    for _ in 0..4 {
-        queue.push("demand", MIB, Demand);
-    }
-    assert_eq!(queue.begun().len(), 4);
-    let queue = Queue::new(16 * MIB, 64);
-    for _ in 0..16 {
-        queue.push("warm", MIB, WarmUp);
-    }
-    assert_eq!(queue.begun().len(), 8);
+    queue.push("warm", 6 * MIB, WarmUp);
+    queue.push("fill", MIB, Fill);
+    let begun = queue.begun();
+    assert_eq!(names(&begun), ["warm"]);
+}
+
+#[test]
+fn a_fill_that_a_reader_waits_for_is_no_fill_any_more() {
+    let (queue, holder) = full();
+    let fill = queue.push("fill", 4 * MIB, Fill);
+    queue.push("warm", MIB, WarmUp);
+    queue.promote(fill, Demand);
+    queue.give_back(holder);
+    assert_eq!(names(&queue.begun()), ["fill"]);
 }
 
 #[test]
 fn low_priorities_leave_connections_for_demand() {
-    for (priority, most) in [(WarmUp, 6), (ReadAhead, 7)] {
+    for (priority, most) in [(Fill, 4), (WarmUp, 6), (ReadAhead, 7)] {
         let queue = Queue::new(1 << 40, 8);
         for _ in 0..16 {
             queue.push("low", 1, priority);
@@ -184,9 +206,9 @@ fn threads_lose_nothing_and_keep_to_the_budget() {
             });
         }
         for item in 0..ITEMS {
-            let priority = [Demand, ReadAhead, WarmUp][usize::try_from(item % 3).unwrap()];
+            let priority = [Demand, ReadAhead, WarmUp, Fill][usize::try_from(item % 4).unwrap()];
             let id = queue.push(item, (item % 5) * MIB, priority);
-            if item % 4 == 0 {
+            if item % 5 == 0 {
                 queue.promote(id, Demand);
             }
         }
@@ -210,7 +232,7 @@ fn the_account_is_right_after_any_sequence() {
         let n = next(13);
         match next(3) {
             0 => {
-                let priority = [Demand, ReadAhead, WarmUp][usize::try_from(n % 3).unwrap()];
+                let priority = [Demand, ReadAhead, WarmUp, Fill][usize::try_from(n % 4).unwrap()];
                 ids.push(queue.push((), (n + 1) * MIB, priority));
             }
             1 if !held.is_empty() => {
