@@ -5,6 +5,11 @@
 //! block (`Capacity::spend`), and what is left of it is given back (`Capacity::release`). Each
 //! cached file is counted with `FILE_BYTES` more than its blocks, for the rounding of its last
 //! block and its inode, so that the limit holds for `du` too.
+//!
+//! Whom to evict, others decide, and may decline: what is to come is not worth what would have to
+//! go. That says nothing about the next one who needs room, who asks again; that nothing can go,
+//! because all is in use, is remembered for a while (`RETRY`). What is over the bounds already has to
+//! go, whatever it is that needs room.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -22,6 +27,34 @@ const RETRY: Duration = Duration::from_secs(1);
 const TRIES: u32 = 3;
 /// Evicting a little more than asked for spares a commit for each small file.
 const EVICT_AT_LEAST_BYTES: u64 = 8 << 20;
+
+/// What an eviction came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evicted {
+    /// So many bytes have left; 0: what is cached is in use.
+    Freed(u64),
+    /// What would have to go is worth more than what is to come. Something may have left before that
+    /// was found.
+    Declined,
+}
+
+/// Why there is no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoRoom {
+    /// What is cached is in use, or cannot leave the disk.
+    Full,
+    /// What would have to go is worth more.
+    Declined,
+}
+
+/// What is to be evicted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// About so much.
+    pub bytes: u64,
+    /// It is over the bounds already: nobody may decline.
+    pub over: bool,
+}
 
 /// What tells the time; a test's own.
 pub type Clock = Box<dyn Fn() -> Instant + Send + Sync>;
@@ -43,7 +76,7 @@ impl Reservation {
 /// The account.
 ///
 /// Whoever needs room brings the means to evict: a function that frees about so many bytes of what
-/// is not in use, calls `freed` as it goes, and says how many it freed. It must not reserve. One
+/// is not in use, calls `freed` as it goes, and says what came of it. It must not reserve. One
 /// eviction runs at a time, and others that need room wait for it.
 pub struct Capacity {
     min_free: f64,
@@ -118,39 +151,51 @@ impl Capacity {
         Some(Reservation { bytes })
     }
 
-    /// Reserve, evicting if need be. `None`: what is cached is in use.
-    pub fn reserve(&self, bytes: u64, mut evict: impl FnMut(u64) -> u64) -> Option<Reservation> {
+    /// Reserve, evicting if need be.
+    pub fn reserve(
+        &self,
+        bytes: u64,
+        mut evict: impl FnMut(Need) -> Evicted,
+    ) -> Result<Reservation, NoRoom> {
         if let Some(reservation) = self.try_reserve(bytes) {
-            return Some(reservation);
+            return Ok(reservation);
         }
         if self.is_hopeless(bytes) {
-            return None;
+            return Err(NoRoom::Full);
         }
         let _evicting = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
         // Others may have made room meanwhile, or found that there is none.
         if let Some(reservation) = self.try_reserve(bytes) {
-            return Some(reservation);
+            return Ok(reservation);
         }
         if self.is_hopeless(bytes) {
-            return None;
+            return Err(NoRoom::Full);
         }
         for _ in 0..TRIES {
-            let wanted = {
-                let mut account = self.lock();
-                self.missing(&mut account, bytes).max(account.batch_bytes())
-            };
-            let freed = evict(wanted);
+            let evicted = evict(self.need(bytes));
             self.disk_changed();
             if let Some(reservation) = self.try_reserve(bytes) {
-                return Some(reservation);
+                return Ok(reservation);
             }
-            if freed == 0 {
-                break;
+            match evicted {
+                Evicted::Freed(0) => break,
+                Evicted::Freed(_) => {} // Others were faster to take it, or more is needed.
+                Evicted::Declined => return Err(NoRoom::Declined),
             }
-            // Others were faster to take it.
         }
         self.lock().hopeless_until = Some((self.clock)() + RETRY);
-        None
+        Err(NoRoom::Full)
+    }
+
+    /// What has to go for `bytes` more.
+    fn need(&self, bytes: u64) -> Need {
+        let mut account = self.lock();
+        let over = self.missing(&mut account, 0);
+        if over > 0 {
+            return Need { bytes: over, over: true };
+        }
+        let bytes = self.missing(&mut account, bytes).max(account.batch_bytes());
+        Need { bytes, over: false }
     }
 
     /// `bytes` of the reservation were written and recorded.
@@ -184,12 +229,12 @@ impl Capacity {
     }
 
     /// Set the limit, and evict down to it as far as what is in use allows.
-    pub fn resize(&self, limit_bytes: Option<u64>, evict: impl FnOnce(u64) -> u64) {
+    pub fn resize(&self, limit_bytes: Option<u64>, evict: impl FnOnce(Need) -> Evicted) {
         self.lock().limit_bytes = limit_bytes;
         let _evicting = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
         let missing = self.missing(&mut self.lock(), 0);
         if missing > 0 {
-            evict(missing);
+            evict(Need { bytes: missing, over: true });
             self.disk_changed();
         }
     }

@@ -43,17 +43,28 @@ impl World {
     }
 
     /// What `capacity` is given to evict with.
-    fn evict(&self, capacity: &Capacity, bytes: u64) -> u64 {
-        self.asked.lock().unwrap().push(bytes);
-        let freed = bytes.min(self.evictable.load(Ordering::Relaxed));
+    fn evict(&self, capacity: &Capacity, need: Need) -> Evicted {
+        self.asked.lock().unwrap().push(need.bytes);
+        let freed = need.bytes.min(self.evictable.load(Ordering::Relaxed));
         self.evictable.fetch_sub(freed, Ordering::Relaxed);
         self.free_bytes.fetch_add(freed, Ordering::Relaxed);
         capacity.freed(freed);
-        freed
+        Evicted::Freed(freed)
     }
 
-    fn reserve(&self, capacity: &Capacity, bytes: u64) -> Option<Reservation> {
-        capacity.reserve(bytes, |bytes| self.evict(capacity, bytes))
+    fn reserve(&self, capacity: &Capacity, bytes: u64) -> Result<Reservation, NoRoom> {
+        capacity.reserve(bytes, |need| self.evict(capacity, need))
+    }
+
+    /// As `reserve`, of what is worth less than all that is cached.
+    fn decline(&self, capacity: &Capacity, bytes: u64) -> Result<Reservation, NoRoom> {
+        capacity.reserve(bytes, |need| {
+            if need.over {
+                return self.evict(capacity, need);
+            }
+            self.asked.lock().unwrap().push(need.bytes);
+            Evicted::Declined
+        })
     }
 
     fn asked(&self) -> Vec<u64> {
@@ -78,7 +89,7 @@ fn used_and_reserved_stay_under_the_limit() {
 fn reserving_evicts_what_is_missing() {
     let world = World::new(5 * MIB);
     let capacity = world.capacity(Some(10 * MIB), 9 * MIB);
-    assert!(world.reserve(&capacity, 4 * MIB).is_some());
+    assert!(world.reserve(&capacity, 4 * MIB).is_ok());
     assert_eq!(world.asked(), [3 * MIB]);
     assert_eq!(capacity.used_bytes() + capacity.reserved_bytes(), 10 * MIB);
 }
@@ -87,7 +98,7 @@ fn reserving_evicts_what_is_missing() {
 fn a_little_more_is_evicted_than_a_small_file_needs() {
     let world = World::new(5 * GIB);
     let capacity = world.capacity(Some(GIB), GIB);
-    assert!(world.reserve(&capacity, FILE_BYTES).is_some());
+    assert!(world.reserve(&capacity, FILE_BYTES).is_ok());
     assert_eq!(world.asked(), [EVICT_AT_LEAST_BYTES]);
 }
 
@@ -96,23 +107,80 @@ fn nothing_to_evict_is_said_at_once_and_not_tried_all_the_time() {
     let world = World::new(0);
     let capacity = world.capacity(Some(10 * MIB), 10 * MIB);
     for _ in 0..3 {
-        assert_eq!(world.reserve(&capacity, MIB), None);
+        assert_eq!(world.reserve(&capacity, MIB), Err(NoRoom::Full));
     }
     assert_eq!(world.asked().len(), 1);
     world.pass(RETRY);
-    assert_eq!(world.reserve(&capacity, MIB), None);
+    assert_eq!(world.reserve(&capacity, MIB), Err(NoRoom::Full));
     assert_eq!(world.asked().len(), 2);
     // Something was freed: there is hope again.
     capacity.freed(MIB / 2);
-    assert_eq!(world.reserve(&capacity, MIB), None);
+    assert_eq!(world.reserve(&capacity, MIB), Err(NoRoom::Full));
     assert_eq!(world.asked().len(), 3);
+}
+
+#[test]
+fn what_is_declined_says_nothing_about_the_next() {
+    let world = World::new(MIB);
+    let capacity = world.capacity(Some(10 * MIB), 10 * MIB);
+    for _ in 0..3 {
+        assert_eq!(world.decline(&capacity, MIB), Err(NoRoom::Declined));
+    }
+    assert_eq!(world.asked().len(), 3);
+    assert_eq!((capacity.used_bytes(), capacity.reserved_bytes()), (10 * MIB, 0));
+    assert!(world.reserve(&capacity, MIB).is_ok());
+    assert_eq!(world.asked().len(), 4);
+}
+
+#[test]
+fn what_was_found_before_it_was_declined_is_enough_for_a_small_one() {
+    let world = World::new(0);
+    let capacity = world.capacity(Some(640 * MIB), 640 * MIB);
+    let evict = |need: Need| {
+        assert_eq!(need, Need { bytes: EVICT_AT_LEAST_BYTES, over: false });
+        capacity.freed(2 * MIB);
+        Evicted::Declined
+    };
+    assert!(capacity.reserve(MIB, evict).is_ok());
+    assert_eq!(capacity.reserve(3 * MIB, |_| Evicted::Declined), Err(NoRoom::Declined));
+}
+
+#[test]
+fn who_waits_for_an_eviction_goes_on_when_another_declines() {
+    let world = World::new(MIB);
+    let capacity = world.capacity(Some(10 * MIB), 10 * MIB);
+    let deciding = Barrier::new(2);
+    std::thread::scope(|scope| {
+        let declined = scope.spawn(|| {
+            capacity.reserve(MIB, |_| {
+                deciding.wait();
+                std::thread::yield_now(); // The other one waits for the end of this, or is about to.
+                Evicted::Declined
+            })
+        });
+        deciding.wait();
+        assert!(world.reserve(&capacity, MIB).is_ok());
+        assert_eq!(declined.join().unwrap(), Err(NoRoom::Declined));
+    });
+    assert_eq!(world.asked(), [MIB]);
+}
+
+#[test]
+fn what_is_over_the_bounds_goes_whatever_is_to_come() {
+    let world = World::new(4 * MIB);
+    world.free_bytes.store(10 * GIB - 3 * MIB, Ordering::Relaxed);
+    let capacity = world.capacity(None, 10 * MIB);
+    assert_eq!(world.decline(&capacity, MIB), Err(NoRoom::Declined));
+    // Others have filled the disk: the share that is theirs is given back first.
+    assert_eq!(world.asked(), [3 * MIB, EVICT_AT_LEAST_BYTES]);
+    assert_eq!(capacity.used_bytes(), 7 * MIB);
 }
 
 #[test]
 fn more_than_the_limit_never_fits_and_evicts_nothing() {
     let world = World::new(10 * MIB);
     let capacity = world.capacity(Some(10 * MIB), 10 * MIB);
-    assert_eq!(world.reserve(&capacity, 11 * MIB), None);
+    assert_eq!(world.reserve(&capacity, 11 * MIB), Err(NoRoom::Full));
     assert!(world.asked().is_empty());
 }
 
@@ -122,14 +190,14 @@ fn a_share_of_the_disk_stays_free_for_others() {
     world.free_bytes.store(10 * GIB + 3 * MIB, Ordering::Relaxed);
     let capacity = world.capacity(None, 0);
     let mut held = world.reserve(&capacity, 2 * MIB).unwrap();
-    assert_eq!(world.reserve(&capacity, 2 * MIB), None);
+    assert_eq!(world.reserve(&capacity, 2 * MIB), Err(NoRoom::Full));
     // What was written counts before the disk says so.
     capacity.spend(&mut held, 2 * MIB);
     assert_eq!(capacity.try_reserve(2 * MIB), None);
     world.free_bytes.store(50 * GIB, Ordering::Relaxed);
     assert!(capacity.try_reserve(2 * MIB).is_none());
     world.pass(STATVFS_INTERVAL);
-    assert!(world.reserve(&capacity, 2 * MIB).is_some());
+    assert!(world.reserve(&capacity, 2 * MIB).is_ok());
 }
 
 #[test]
@@ -141,7 +209,7 @@ fn several_that_wait_for_room_evict_once_each_at_most() {
         for _ in 0..8 {
             scope.spawn(|| {
                 begin.wait();
-                assert!(world.reserve(&capacity, MIB).is_some());
+                assert!(world.reserve(&capacity, MIB).is_ok());
             });
         }
     });
@@ -160,11 +228,11 @@ fn several_that_find_no_room_try_once() {
             scope.spawn(|| {
                 begin.wait();
                 // As an eviction that frees nothing: no word of `freed`.
-                let evict = |bytes| {
-                    world.asked.lock().unwrap().push(bytes);
-                    0
+                let evict = |need: Need| {
+                    world.asked.lock().unwrap().push(need.bytes);
+                    Evicted::Freed(0)
                 };
-                assert_eq!(capacity.reserve(MIB, evict), None);
+                assert_eq!(capacity.reserve(MIB, evict), Err(NoRoom::Full));
             });
         }
     });
@@ -175,9 +243,9 @@ fn several_that_find_no_room_try_once() {
 fn a_smaller_limit_evicts_down_to_it() {
     let world = World::new(8 * MIB);
     let capacity = world.capacity(Some(10 * MIB), 8 * MIB);
-    capacity.resize(Some(3 * MIB), |bytes| world.evict(&capacity, bytes));
+    capacity.resize(Some(3 * MIB), |need| world.evict(&capacity, need));
     assert_eq!((capacity.used_bytes(), capacity.limit_bytes()), (3 * MIB, Some(3 * MIB)));
-    capacity.resize(None, |bytes| world.evict(&capacity, bytes));
+    capacity.resize(None, |need| world.evict(&capacity, need));
     assert_eq!(world.asked(), [5 * MIB]);
 }
 

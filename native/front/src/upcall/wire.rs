@@ -4,7 +4,7 @@
 //! All fields are little-endian. From the front (64 bytes, then a tail):
 //!
 //! ```text
-//!  0  2  version (2)     2  2  kind          4  4  length of the whole message
+//!  0  2  version (3)     2  2  kind          4  4  length of the whole message
 //!  8  8  session        16  8  id (0: no answer is expected)
 //! 24  8  ino            32  8  offset       40  4  size      44  4  uid
 //! 48  8  arena: where   56  8  arena: how many bytes          64 .  tail
@@ -13,21 +13,23 @@
 //! LOOKUP    2  ino: parent; tail: name                         -> attributes, ttl
 //! GETATTR   3                                                  -> attributes, ttl
 //! CONFIRM   4  is this inode still the version in the lake?    -> nothing
-//! ROOM      5  offset: bytes; size: most victims and extents   -> tail: victims
+//! ROOM      5  offset: bytes; size: most victims and extents;  -> tail: victims; count: 1 if the
+//!              ino: what room is for (0: it has to be made);      file is not worth what would
+//!              uid: 1 if nobody waits for that                    have to go: do not keep it
 //! GET       6  offset, size, arena; uid: 1 if this is all of   -> count: bytes in the arena;
 //!              the object; tail: its record in names/objects      tail: checksum, if it has one
 //! HEAD      7  tail: a record in names/objects                 -> tail: checksum, if it has one
 //! READDIR   8  offset: the last ino seen; size: most entries   -> count: entries in the arena, ttl
 //! GETXATTR  9  uid; tail: name                                 -> tail: value
 //! CHANGE   10  size: the FUSE opcode                           -> nothing
-//! ACCESSES 11  tail: 24 bytes each: ino, at_ns, what              no answer
+//! ACCESSES 11  tail: accesses                                     no answer
 //! DONE     13  id: a command's; size: errno; tail: its answer
 //! ```
 //!
 //! From the control plane (40 bytes, then a tail); an answer's kind is the request's plus 0x8000:
 //!
 //! ```text
-//!  0  2  version (2)     2  2  kind          4  4  length of the whole message
+//!  0  2  version (3)     2  2  kind          4  4  length of the whole message
 //!  8  8  session        16  8  id           24  4  errno     28  4  count
 //! 32  8  ttl_ns (all ones: for ever)        40  .  tail
 //!
@@ -46,6 +48,7 @@
 //! INVALIDATE     0x4009  tail:  0 8 ino
 //! RESIZE         0x400A  tail:  0 8 cache limit (all ones: none)
 //!
+//! accesses, each: 0 8 ino   8 8 at_ns   16 4 what it was   20 4 pid (0: not known)
 //! victims, each:  0 8 ino   8 4 number of extents (0: all of it)   12 4 reserved   16 . extents
 //! an extent:      0 8 lo    8 8 hi
 //! checksum:       0 4 kind  4 4 reserved   8 8 value
@@ -65,9 +68,12 @@ use crate::cache::evict::Victim;
 use crate::checksum::{Checksum, ChecksumKind};
 use crate::queue::Priority;
 
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// No message is longer; larger things go through the arena.
 pub const LONGEST: usize = 64 << 10;
+
+/// The count in an answer to ROOM that says: it is not worth what would have to go.
+pub const DECLINED: u32 = 1;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
@@ -310,7 +316,8 @@ impl<'a> Incoming<'a> {
                 let priority = match fetch.priority.get() {
                     0 => Priority::Demand,
                     1 => Priority::ReadAhead,
-                    _ => Priority::WarmUp,
+                    2 => Priority::WarmUp,
+                    _ => Priority::Fill,
                 };
                 let (ino, lo, hi) = (fetch.ino.get(), fetch.lo.get(), fetch.hi.get());
                 What::Fetch { ino, lo, hi, priority }
@@ -380,7 +387,7 @@ pub fn entry(bytes: &[u8]) -> Option<(Attributes, &[u8], &[u8])> {
 
 /// What an access was, in ACCESSES.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u64)]
+#[repr(u32)]
 pub enum AccessKind {
     /// The last handle of a file is closed.
     Released = 2,
@@ -390,11 +397,12 @@ pub enum AccessKind {
     Read = 4,
 }
 
-/// Append one access to a tail.
-pub fn push_access(tail: &mut Vec<u8>, ino: u64, at_ns: i64, kind: AccessKind) {
+/// Append one access to a tail; `pid` is whose it was, 0 if that is not known.
+pub fn push_access(tail: &mut Vec<u8>, ino: u64, at_ns: i64, kind: AccessKind, pid: u32) {
     tail.extend(ino.to_le_bytes());
     tail.extend(at_ns.to_le_bytes());
-    tail.extend((kind as u64).to_le_bytes());
+    tail.extend((kind as u32).to_le_bytes());
+    tail.extend(pid.to_le_bytes());
 }
 
 #[cfg(test)]

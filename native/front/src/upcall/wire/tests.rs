@@ -29,11 +29,13 @@ fn requests() {
     assert_eq!(object.encode(Ask::Head, 7, 12), golden("head"));
     let room = Request { offset: 8 << 30, size: 64, ..Default::default() };
     assert_eq!(room.encode(Ask::Room, 7, 11), golden("room"));
+    let room = Request { ino: 77, uid: 1, ..room };
+    assert_eq!(room.encode(Ask::Room, 7, 13), golden("room for a file"));
     let xattr = Request { uid: 1000, tail: b"user.tierfs.etag".to_vec(), ..Request::of(77) };
     assert_eq!(xattr.encode(Ask::Getxattr, 7, 10), golden("getxattr"));
     let mut tail = Vec::new();
-    push_access(&mut tail, 77, -1, AccessKind::Read);
-    push_access(&mut tail, 78, 1_700_000_000_000_000_000, AccessKind::Released);
+    push_access(&mut tail, 77, -1, AccessKind::Read, 4242);
+    push_access(&mut tail, 78, 1_700_000_000_000_000_000, AccessKind::Released, 0);
     let accesses = Request { tail, ..Default::default() };
     let mut message = accesses.encode(Ask::Accesses, 1, 0);
     set_session(&mut message, 7);
@@ -61,8 +63,11 @@ fn answers() {
     assert_eq!(checksum(b""), None);
     let bytes = golden("answer to room");
     let What::Answer(answer) = Incoming::parse(&bytes).unwrap().what else { panic!() };
-    assert_eq!(victims(answer.tail), Some(two_victims()));
+    assert_eq!((answer.count, victims(answer.tail)), (0, Some(two_victims())));
     assert_eq!(victims(&answer.tail[1..]), None);
+    let bytes = golden("answer that a file is not worth it");
+    let What::Answer(answer) = Incoming::parse(&bytes).unwrap().what else { panic!() };
+    assert_eq!((answer.count, victims(answer.tail)), (DECLINED, Some(Vec::new())));
     let bytes = golden("entry");
     let (found, name, rest) = entry(&bytes).unwrap();
     assert_eq!((found, name, rest), (expected, &b"a\xff"[..], &[][..]));
@@ -80,6 +85,9 @@ fn what_is_to_be_done() {
         panic!()
     };
     assert_eq!((ino, lo, hi, priority), (77, 1 << 20, 3 << 20, Priority::WarmUp));
+    let bytes = golden("fill");
+    let What::Fetch { priority, .. } = Incoming::parse(&bytes).unwrap().what else { panic!() };
+    assert_eq!(priority, Priority::Fill);
     let bytes = golden("evict");
     let What::Evict(found) = Incoming::parse(&bytes).unwrap().what else { panic!() };
     assert_eq!(found, two_victims());
