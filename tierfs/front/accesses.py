@@ -30,8 +30,9 @@ class AccessLog:
         self._listener = listener
         self._accesses: list[Access] = []
 
-    def add(self, ino: int, at_ns: int) -> None:
-        """An access of *ino* begins, at *at_ns* since the Unix epoch. Does not wait."""
+    def add(self, ino: int, at_ns: int, pid: int = 0) -> None:
+        """An access of *ino* by process *pid* (0: not known) begins, at *at_ns* since the Unix
+        epoch. Does not wait."""
         self._policy.accessed(ino)
         self._accesses.append(Access(ino, at_ns))
         if len(self._accesses) >= REPORT_AT:
@@ -42,13 +43,10 @@ class AccessLog:
         accesses, self._accesses = self._accesses, []
         if accesses and self._listener is not None:
             self._listener(accesses)
-        if self._index is None:
-            return
-        used = self._policy.drain()
-        if used:
+        if accesses and self._index is not None:
             batch = CacheBatch()
-            for ino, last_used_s in used.items():
-                batch.touch(ino, last_used_s)
+            for access in accesses:
+                batch.touch(access.ino, access.at_ns // 1_000_000_000)
             self._index.commit_soon(batch)
 
     async def run(self) -> None:

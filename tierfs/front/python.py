@@ -34,7 +34,7 @@ from tierfs.front.port import AccessListener, FileState
 from tierfs.index.cache import CacheIndex
 from tierfs.index.records import BLOCK_SIZE, Extent, ObjectRef
 from tierfs.lake.protocol import Lake, LakeCounters
-from tierfs.readahead.policy import EvictionPolicy, SampledLru
+from tierfs.readahead.policy import AdaptivePolicy, EvictionPolicy
 from tierfs.readahead.streams import (
     MAX_WINDOW_BYTES,
     RANDOM,
@@ -91,7 +91,7 @@ class PythonFront:
         self._background = background
         self._clock = clock or SystemClock()
         self._path_of = path_of
-        self._policy = policy or SampledLru(index, self._clock)
+        self._policy = policy or AdaptivePolicy(index)
         self._accesses = AccessLog(index, self._policy, on_accesses)
         self._handles: dict[int, _Handle] = {}
         self._next_fh = 1
@@ -396,6 +396,8 @@ class PythonFront:
             "evicted_files": evictor.evicted_files,
             "evicted_extents": evictor.evicted_extents,
             "evicted_bytes": evictor.evicted_bytes,
+            "declined": 0,
+            "declined_bytes": 0,
             "open_handles": len(self._handles),
             "in_flight": fetcher.in_flight,
             "buffer_bytes": self._budget.used_bytes,
@@ -425,7 +427,7 @@ class PythonFront:
                 # The index fails: no room, so reads stream (C8).
                 self._health.failed("choose what to evict", error)
                 break
-            got = await self._evictor.evict(victims)
+            got = await self._evictor.evict(victims or ())
             if got == 0:
                 break
             freed += got

@@ -84,7 +84,9 @@ fn run_one(front: &Arc<Front>, worker: &mut Worker, errand: Errand) {
         }
         Errand::Resize { command, limit } => {
             let cache = &front.cache;
-            cache.capacity.resize(limit, |bytes| front.make_room(worker.cache_reader(), bytes));
+            cache
+                .capacity
+                .resize(limit, |need| front.make_room(worker.cache_reader(), need.bytes, None));
             if let Some(command) = command {
                 front.client.done(command, 0, &[]);
             }
@@ -130,14 +132,13 @@ fn fetch(
         return Ok(0);
     }
     let object = worker.acquire(ino, &version).ok_or_else(gone)?;
-    let mut fetch =
-        Fetch { front, object, worker: &mut worker, bytes: 0, under_way: VecDeque::new() };
+    let under_way = VecDeque::new();
+    let mut fetch = Fetch { front, object, worker: &mut worker, priority, bytes: 0, under_way };
     let (mut at, end) = (lo, hi.min(size));
     while at < end {
         let part_end = ((at / PART_BYTES + 1) * PART_BYTES).min(end);
         fetch.guard()?;
-        let flights = front.cache.ahead(&fetch.object, at, part_end, PART_BYTES, priority);
-        fetch.under_way.extend(flights);
+        fetch.send_for(at, part_end);
         while fetch.under_way.len() >= FETCH_WIDTH {
             fetch.land()?;
         }
@@ -156,6 +157,7 @@ struct Fetch<'f> {
     front: &'f Arc<Front>,
     object: Held,
     worker: &'f mut Worker,
+    priority: Priority,
     bytes: u64,
     under_way: VecDeque<Arc<Flight>>,
 }
@@ -166,19 +168,33 @@ impl Fetch<'_> {
         refused.map_or(Ok(()), |code| Err((code, String::new())))
     }
 
+    fn send_for(&mut self, lo: u64, hi: u64) {
+        let flights = self.front.cache.ahead(&self.object, lo, hi, PART_BYTES, self.priority);
+        self.under_way.extend(flights);
+    }
+
     fn land(&mut self) -> Result<(), (i32, String)> {
         let Some(flight) = self.under_way.pop_front() else { return Ok(()) };
         wait_until_landed(self.worker, vec![flight.clone()]);
-        if let Some(Err(code)) = flight.outcome() {
-            return Err((code, String::new()));
+        if flight.kept.load(Ordering::Acquire) {
+            self.bytes += flight.hi - flight.lo;
+            return Ok(());
         }
-        if !flight.kept.load(Ordering::Acquire) {
-            let reason = self.front.cache.health.reason();
-            let reason =
-                if reason.is_empty() { "there is no room for it".to_owned() } else { reason };
-            return Err((libc::ENOSPC, reason));
+        let declined = flight.declined.load(Ordering::Acquire);
+        match flight.outcome() {
+            Some(Err(code)) if code != libc::ENOSPC => Err((code, String::new())),
+            _ if declined && self.priority == Priority::WarmUp => {
+                // Room was asked for by others, before this one joined them.
+                self.send_for(flight.lo, flight.hi);
+                Ok(())
+            }
+            _ if declined => Err((libc::ENOSPC, "it is not worth what would have to go".into())),
+            _ => {
+                let reason = self.front.cache.health.reason();
+                let reason =
+                    if reason.is_empty() { "there is no room for it".to_owned() } else { reason };
+                Err((libc::ENOSPC, reason))
+            }
         }
-        self.bytes += flight.hi - flight.lo;
-        Ok(())
     }
 }

@@ -241,11 +241,11 @@ impl<T> Client<T> {
         self.send(&mut state, message);
     }
 
-    /// Report an access, with the next message of them.
-    pub fn access(&self, ino: u64, at_ns: i64) {
+    /// Report an access by process `pid`, with the next message of them.
+    pub fn access(&self, ino: u64, at_ns: i64, pid: u32) {
         let mut state = self.lock();
         if state.met && state.outgoing.len() < ACCESSES {
-            push_access(&mut state.accesses, ino, at_ns, AccessKind::Read);
+            push_access(&mut state.accesses, ino, at_ns, AccessKind::Read, pid);
             if state.accesses.len() >= ACCESSES * ACCESS_BYTES {
                 self.send_accesses(&mut state);
             }
@@ -269,7 +269,7 @@ impl<T> Client<T> {
         }
         for (ino, used) in std::mem::take(&mut state.usage) {
             let kind = if used { AccessKind::Open } else { AccessKind::Released };
-            push_access(&mut state.accesses, ino, 0, kind);
+            push_access(&mut state.accesses, ino, 0, kind, 0);
             if state.accesses.len() >= ACCESSES * ACCESS_BYTES {
                 self.send_accesses(state);
             }
