@@ -34,6 +34,8 @@ FETCH = Struct("<QQQI4x")
 FETCHED = Struct("<Q")
 EVICTED = Struct("<QQ")
 LIMIT = Struct("<Q")
+INO = Struct("<Q")
+DECLINED = Struct("<Q")
 TEXT_LENGTH = Struct("<H")
 
 FOREVER_NS = (1 << 64) - 1
@@ -74,6 +76,7 @@ class Command(enum.IntEnum):
     EVICT = 0x4008
     INVALIDATE = 0x4009
     RESIZE = 0x400A
+    FILL = 0x400B
 
 
 class AccessKind(enum.IntEnum):
@@ -229,6 +232,11 @@ def pack_victims(victims: Iterable[Victim]) -> bytes:
 def pack_fetch(ino: int, lo: int, hi: int, priority: int) -> bytes:
     """The tail of FETCH."""
     return FETCH.pack(ino, lo, hi, priority)
+
+
+def pack_fill(inos: Iterable[int]) -> bytes:
+    """The tail of FILL."""
+    return b"".join(map(INO.pack, inos))
 
 
 def pack_limit(limit_bytes: int | None) -> bytes:

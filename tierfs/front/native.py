@@ -84,6 +84,10 @@ class Orders(Protocol):
     async def fetch(self, ino: int, lo: int, hi: int, priority: Priority) -> int:
         """Bring ``[lo, hi)``, whole blocks, into the cache; returns the bytes fetched for it."""
 
+    async def fill(self, inos: Sequence[int]) -> int:
+        """Bring files, which nobody waits for, into the cache, and wait until that is over; returns
+        how many were not worth what would have had to go."""
+
     async def evict(self, victims: Sequence[Victim]) -> tuple[int, int]:
         """Evict them; a whole file in use goes when its last user leaves. Returns (files, bytes)
         that are gone by now."""
@@ -215,6 +219,18 @@ class NativeFront:
             if not self._fetching[ino]:
                 del self._fetching[ino]
         return fetched
+
+    async def fill(self, files: Sequence[tuple[int, ObjectRef, int]]) -> int:
+        """See `FrontPort.fill`. The front finds the objects in the index by itself."""
+        inos = [ino for ino, _, _ in files]
+        self._fetching.update(inos)
+        try:
+            return await self._orders.fill(inos)
+        finally:
+            self._fetching.subtract(inos)
+            for ino in inos:
+                if not self._fetching[ino]:
+                    del self._fetching[ino]
 
     async def evict(self, ino: int, extents: Sequence[Extent] | None = None) -> int:
         """See `FrontPort.evict`."""

@@ -35,6 +35,7 @@ pub enum Errand {
     Invalidate { command: Command, ino: u64 },
     Resize { command: Option<Command>, limit: Option<u64> },
     Fetch { command: Command, ino: u64, lo: u64, hi: u64, priority: Priority },
+    Fill { command: Command, inos: Vec<u64> },
 }
 
 /// Objects whose last user has left, until the end of the process.
@@ -92,20 +93,35 @@ fn run_one(front: &Arc<Front>, worker: &mut Worker, errand: Errand) {
             }
         }
         Errand::Fetch { command, ino, lo, hi, priority } => {
-            let begun = thread::Builder::new().name(format!("fetch-{ino}")).spawn({
-                let front = front.clone();
-                move || {
-                    let (code, answer) = match fetch(&front, ino, lo, hi, priority) {
-                        Ok(bytes) => (0, bytes.to_le_bytes().to_vec()),
-                        Err((code, reason)) => (code, reason.into_bytes()),
-                    };
-                    front.client.done(command, code.unsigned_abs(), &answer);
-                }
+            beside(front, command, move |front| {
+                let bytes = fetch(front, ino, lo, hi, priority)?;
+                Ok(bytes.to_le_bytes().to_vec())
             });
-            if let Err(error) = begun {
-                done(front, command, Err(error));
-            }
         }
+        Errand::Fill { command, inos } => {
+            beside(front, command, move |front| Ok(fill(front, &inos).to_le_bytes().to_vec()))
+        }
+    }
+}
+
+/// Carry out a command that waits for the lake in a thread of its own, and answer it.
+fn beside(
+    front: &Arc<Front>,
+    command: Command,
+    work: impl FnOnce(&Arc<Front>) -> Result<Vec<u8>, (i32, String)> + Send + 'static,
+) {
+    let begun = thread::Builder::new().name("fetch".into()).spawn({
+        let front = front.clone();
+        move || {
+            let (code, answer) = match work(&front) {
+                Ok(answer) => (0, answer),
+                Err((code, reason)) => (code, reason.into_bytes()),
+            };
+            front.client.done(command, code.unsigned_abs(), &answer);
+        }
+    });
+    if let Err(error) = begun {
+        done(front, command, Err(error));
     }
 }
 
@@ -151,6 +167,40 @@ fn fetch(
     // Who asked for it looks into the index next.
     front.cache.recorder.announce(&fetch.object, Duration::ZERO).wait(None);
     Ok(fetch.bytes)
+}
+
+/// Bring files, which nobody waits for, into the cache; how many were not worth what would have had
+/// to go, after the others are on the cache disk. What the lake refuses is left out.
+fn fill(front: &Arc<Front>, inos: &[u64]) -> u64 {
+    let mut worker = Worker::new(front.clone());
+    let rules = Rules { ttl: Ttl::FOREVER, ..front.rules.clone() };
+    let mut sent_for = Vec::with_capacity(inos.len());
+    for &ino in inos {
+        let Some(version) = worker.openable(&rules, ino) else { continue };
+        let Some(object) = worker.acquire(ino, &version) else { continue };
+        let size = version.attributes.size;
+        let flights = front.cache.ahead(&object, 0, size, PART_BYTES, Priority::Fill);
+        sent_for.push((object, flights));
+    }
+    let flights: Vec<_> = sent_for.iter().flat_map(|(_, flights)| flights.clone()).collect();
+    if !flights.is_empty() {
+        wait_until_landed(&mut worker, flights);
+    }
+    let declined = |flights: &[Arc<Flight>]| {
+        flights.iter().any(|flight| flight.declined.load(Ordering::Acquire))
+    };
+    let (left, kept): (Vec<_>, Vec<_>) =
+        sent_for.into_iter().partition(|(_, flights)| declined(flights));
+    // Who asked for them looks into the index next.
+    let recorded: Vec<_> = kept
+        .iter()
+        .filter(|(_, flights)| !flights.is_empty())
+        .map(|(object, _)| front.cache.recorder.announce(object, Duration::ZERO))
+        .collect();
+    for gate in recorded {
+        gate.wait(None);
+    }
+    left.len() as u64
 }
 
 struct Fetch<'f> {

@@ -119,6 +119,10 @@ pub enum Event<'a, T> {
         command: Command,
         limit: Option<u64>,
     },
+    Fill {
+        command: Command,
+        inos: Vec<u64>,
+    },
 }
 
 struct State<T> {
@@ -385,6 +389,7 @@ impl<T> Client<T> {
             What::Evict(victims) => Some(Event::Evict { command, victims }),
             What::Invalidate { ino } => Some(Event::Invalidate { command, ino }),
             What::Resize { limit } => Some(Event::Resize { command, limit }),
+            What::Fill(inos) => Some(Event::Fill { command, inos }),
             What::Answer(answer) => {
                 let Call { caller, part, .. } = state.pending.remove(&id)?;
                 match caller {

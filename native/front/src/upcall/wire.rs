@@ -47,6 +47,7 @@
 //! EVICT          0x4008  tail: victims -> 0 8 files   8 8 bytes
 //! INVALIDATE     0x4009  tail:  0 8 ino
 //! RESIZE         0x400A  tail:  0 8 cache limit (all ones: none)
+//! FILL           0x400B  tail: 8 bytes each: ino -> 0 8 files not worth what would have to go
 //!
 //! accesses, each: 0 8 ino   8 8 at_ns   16 4 what it was   20 4 pid (0: not known)
 //! victims, each:  0 8 ino   8 4 number of extents (0: all of it)   12 4 reserved   16 . extents
@@ -251,6 +252,7 @@ pub enum What<'a> {
     Resize {
         limit: Option<u64>,
     },
+    Fill(Vec<u64>),
     Answer(Answer<'a>),
 }
 
@@ -325,6 +327,9 @@ impl<'a> Incoming<'a> {
             0x4008 => What::Evict(victims(tail)?),
             0x4009 => What::Invalidate { ino: U64::read_from_prefix(tail).ok()?.0.get() },
             0x400A => What::Resize { limit: limit(U64::read_from_prefix(tail).ok()?.0.get()) },
+            0x400B => {
+                What::Fill(<[U64]>::ref_from_bytes(tail).ok()?.iter().map(|n| n.get()).collect())
+            }
             kind if kind & 0x8000 != 0 => {
                 let errno = i32::try_from(header.errno.get()).ok()?;
                 What::Answer(Answer { errno, count: header.count.get(), ttl, tail })
