@@ -136,7 +136,8 @@ pub struct Cache {
     completed: Mutex<Sender<(Held, u32)>>,
     /// Bytes without records that are still on the disk, by inode (`evict`).
     lingering: Mutex<HashMap<u64, u64>>,
-    window: u64,
+    /// The longest window of read-ahead.
+    pub window: u64,
 }
 
 /// What a cache has for others to do.

@@ -236,6 +236,11 @@ impl Cache {
     /// during this use and is read for the first time.
     pub fn count_read(&self, object: &Object, lo: u64, hi: u64, missed: bool) {
         let missed = first_read(object, lo, hi) || missed;
+        for number in block_of(lo)..=block_of(hi - 1) {
+            if hi >= object.extent(number).1 {
+                self.hot.spend(object.ino, number);
+            }
+        }
         let stats = &self.stats;
         let (reads, bytes) = if missed {
             (&stats.misses, &stats.miss_bytes)

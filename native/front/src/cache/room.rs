@@ -46,6 +46,12 @@ pub fn reserve(
         Stats::count(&cache.stats.declined);
         cache.stats.declined_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
+    let mut state = flight.object.state();
+    let passes = found.is_err() && state.streams.is_some();
+    if passes != state.passing.is_some() {
+        state.passing = passes.then(|| cache.hot.pass());
+    }
+    drop(state);
     found
 }
 

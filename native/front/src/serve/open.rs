@@ -121,7 +121,9 @@ impl Worker {
             }
             return self.open_passed(unique, ino, version, &copy);
         }
-        if !whole && object.size <= FETCH_AT_ONCE_BYTES && may_wait {
+        let small = object.size <= FETCH_AT_ONCE_BYTES;
+        // What is not kept on disk, and was open just now, is in memory still.
+        if !whole && small && may_wait && front.cache.hot.get(object.ino, 0).is_none() {
             let flights = front.cache.ahead(&object, 0, object.size, BLOCK_SIZE, Priority::Demand);
             if front.passes_through() && !flights.is_empty() {
                 let after = After::Open(Box::new((version, object)));
