@@ -21,6 +21,9 @@ from tierfs.errors import ConfigError
 
 LOG_LEVELS = ("error", "warning", "info", "debug")
 FRONTS = ("auto", "native", "python")
+#: Which rules there are for what stays in the cache (`tierfs.readahead.rules`): all of them, the
+#: best of which is found out, or one.
+POLICIES = ("adaptive", "epochs", "frequency", "lru")
 #: What a native front asks of the kernel, as its ``--fuse-mask`` names it (fuse/init.rs there).
 FUSE_FEATURES = (
     "passthrough",
@@ -239,6 +242,10 @@ OPTIONS: dict[str, Option] = {
                "Most bytes that this mount keeps in the cache. A hard limit.",
                "what leaves min_free of the disk free"),
         Option("min_free", SHARE, "cache", "The share of the cache's disk that always stays free."),
+        Option("policy", _choice(*POLICIES), "cache",
+               "What stays in a cache that is full: what a shuffled epoch has not read yet"
+               " (`epochs`), what is read most (`frequency`), what was read last (`lru`), or"
+               " whichever of these proves best (`adaptive`)."),
         Option("memory", SIZE, "cache", "Most memory for buffers and requests in flight."),
         Option("metadata_ttl", DURATION, "names",
                "How long names, sizes and times are believed before the lake is asked again;"

@@ -25,6 +25,7 @@ class Priority(enum.IntEnum):
 
     DEMAND = 0
     READ_AHEAD = 1
+    #: A user ordered it, so it is kept whatever it is worth.
     WARM_UP = 2
     #: Nobody waits, and nobody ordered it: it is expected to be read.
     FILL = 3

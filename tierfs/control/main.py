@@ -40,6 +40,8 @@ from tierfs.index import Index
 from tierfs.lake.open import open_lake
 from tierfs.lake.protocol import Lake, LakeCounters
 from tierfs.namespace import Namespace
+from tierfs.readahead.policy import AdaptivePolicy
+from tierfs.readahead.rules import Rule
 
 log = logging.getLogger(__name__)
 
@@ -164,6 +166,13 @@ def _owner(config: Config) -> tuple[int, int]:
     return uid, gid
 
 
+def _policy(parts: _Parts) -> AdaptivePolicy:
+    """What stays in the cache, as the configuration says."""
+    name = parts.config.policy
+    rules = tuple(Rule) if name == "adaptive" else (Rule(name),)
+    return AdaptivePolicy(parts.lake_index.cache, rules=rules)
+
+
 async def _serve(config: Config, wire: _Wire, reporter: Reporter) -> None:
     uid, gid = _owner(config)
     lake = await open_lake(config)
@@ -222,6 +231,7 @@ def _pyfuse3(fuse_fd: int) -> _Wire:
             memory=config.memory,
             max_requests=config.max_connections,
             path_of=parts.namespace.path_of,
+            policy=_policy(parts),
         )
 
         async def serve(commands: Commands) -> None:
@@ -243,6 +253,7 @@ def _native(upcall_fd: int, shared_fd: int) -> _Wire:
             parts.background,
             channel,
             cache_size=parts.config.cache_size,
+            policy=_policy(parts),
         )
 
         async def serve(commands: Commands) -> None:

@@ -15,10 +15,12 @@ from tierfs.lake.protocol import LakeCounters
 
 
 class Access(NamedTuple):
-    """One access of a file: an open run, which began at *at_ns* (since the Unix epoch)."""
+    """One access of a file: an open run, which began at *at_ns* (since the Unix epoch), by the job
+    of that number (`tierfs.readahead.processes`; 0: it is not known whose it was)."""
 
     ino: int
     at_ns: int
+    job: int
 
 
 class FileState(NamedTuple):
@@ -47,7 +49,8 @@ class FrontPort(Protocol):
         """Bring the object, or the blocks that ``[lo, hi)`` touches, into the cache; returns the
         bytes that had to be fetched, after they are on the cache disk.
 
-        Raises CacheFull when they cannot be kept, StaleVersion, IntegrityError, and what the lake
+        Raises CacheFull when they cannot be kept or, with `Priority.FILL`, are not worth it, in
+        which case they may not even be fetched; StaleVersion, IntegrityError, and what the lake
         raises.
         """
 
