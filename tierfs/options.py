@@ -135,6 +135,7 @@ def _choice(*words: str) -> Kind:
 
 
 SIZE = Kind("SIZE", units.parse_size, units.format_size)
+RATE = Kind("RATE", units.parse_rate, units.format_rate)
 DURATION = Kind("DURATION", units.parse_duration, units.format_duration)
 SHARE = Kind("SHARE", units.parse_fraction, units.format_fraction, (str, float))
 OCTAL = Kind("OCTAL", units.parse_octal, units.format_octal)
@@ -194,7 +195,7 @@ class Option:
 
 
 _TOML_WORDS = {str: "a string", int: "a number", float: "a number", bool: "true or false"}
-_EXAMPLES = {"SIZE": "800G", "DURATION": "60s", "OCTAL": "022"}
+_EXAMPLES = {"SIZE": "800G", "RATE": "200M/s", "DURATION": "60s", "OCTAL": "022"}
 
 GROUPS = {
     "lake": "The lake",
@@ -246,6 +247,11 @@ OPTIONS: dict[str, Option] = {
                "What stays in a cache that is full: what a shuffled epoch has not read yet"
                " (`epochs`), what is read most (`frequency`), what was read last (`lru`), or"
                " whichever of these proves best (`adaptive`)."),
+        Option("fill", BOOLEAN, "cache",
+               "Fetch ahead of jobs that read data sets, behind everything that anybody waits for;"
+               " docs/tuning.md says when, and how much at most."),
+        Option("fill_limit", RATE, "cache", "How fast to fetch ahead at most.",
+               "with what bandwidth is to spare"),
         Option("memory", SIZE, "cache", "Most memory for buffers and requests in flight."),
         Option("metadata_ttl", DURATION, "names",
                "How long names, sizes and times are believed before the lake is asked again;"

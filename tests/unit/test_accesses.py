@@ -1,33 +1,24 @@
-"""Accesses on their way to the policy, the listener and the index."""
+"""Accesses on their way to whoever decides, and to the index."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
-from tierfs.cache.eviction import Victim
 from tierfs.front.accesses import REPORT_AT, AccessLog
-from tierfs.front.port import Access
 from tierfs.index.cache import CacheBatch, CacheIndex
 from tierfs.index.index import open_index
 from tierfs.index.records import CachedFile
-from tierfs.readahead.policy import EvictionPolicy
 
 SECOND = 1_000_000_000
 
 
 class Heard:
-    """A policy that only listens."""
-
     def __init__(self) -> None:
         self.accesses: list[tuple[int, int]] = []
 
-    def accessed(self, ino: int, job: int = 0) -> Any:
+    def accessed(self, ino: int, job: int) -> None:
         self.accesses.append((ino, job))
-
-    def choose_victims(self, *_: Any) -> list[Victim] | None:
-        raise AssertionError("nothing is evicted here")
 
 
 async def record(index: CacheIndex, *inos: int) -> None:
@@ -45,8 +36,7 @@ def last_used_s(index: CacheIndex, ino: int) -> int | None:
 async def test_the_index_hears_of_the_last_use_of_each_file(tmp_path: Path) -> None:
     async with open_index(tmp_path, "lake") as index:
         await record(index.cache, 16, 17, 18)
-        policy: EvictionPolicy = Heard()
-        log = AccessLog(index.cache, policy, None)
+        log = AccessLog(index.cache, Heard().accessed)
         for ino, at_s in ((16, 5), (17, 6), (16, 9), (99, 9)):
             log.add(ino, at_s * SECOND + 1, 0)
         log.report()
@@ -55,31 +45,28 @@ async def test_the_index_hears_of_the_last_use_of_each_file(tmp_path: Path) -> N
         assert [last_used_s(index.cache, ino) for ino in (16, 17, 18, 99)] == [9, 6, 3, None]
 
 
-async def test_nothing_is_written_to_an_index_that_is_anothers() -> None:
+async def test_it_hears_before_there_are_too_many(tmp_path: Path) -> None:
+    async with open_index(tmp_path, "lake") as index:
+        await record(index.cache, *range(REPORT_AT + 1))
+        log = AccessLog(index.cache, Heard().accessed)
+        for ino in range(REPORT_AT + 1):
+            log.add(ino, 9 * SECOND, 0)
+        await record(index.cache, REPORT_AT + 1)
+        assert [last_used_s(index.cache, ino) for ino in (0, REPORT_AT - 1)] == [9, 9]
+        assert last_used_s(index.cache, REPORT_AT) == 3
+
+
+def test_each_access_is_told_at_once_and_in_order() -> None:
     heard = Heard()
-    batches: list[list[Access]] = []
-    log = AccessLog(None, heard, lambda batch: batches.append(list(batch)))
-    log.add(16, 5, 0)
-    assert heard.accesses == [(16, 0)]
-    assert batches == []
-    log.report()
-    log.report()
-    assert batches == [[Access(16, 5, 0)]]
+    log = AccessLog(None, heard.accessed)
+    for ino in (18, 16, 18):
+        log.add(ino, 5, 0)
+    assert heard.accesses == [(18, 0), (16, 0), (18, 0)]
 
 
-async def test_reports_are_bounded() -> None:
-    batches: list[int] = []
-    log = AccessLog(None, Heard(), lambda batch: batches.append(len(batch)))
-    for n in range(2 * REPORT_AT + 1):
-        log.add(n, n, 0)
-    assert batches == [REPORT_AT, REPORT_AT]
-
-
-async def test_a_process_is_its_job() -> None:
+def test_a_process_is_its_job() -> None:
     heard = Heard()
-    batches: list[list[Access]] = []
-    log = AccessLog(None, heard, lambda batch: batches.append(list(batch)))
+    log = AccessLog(None, heard.accessed)
     log.add(16, 5, os.getpid())
-    log.report()
-    (_, job), (access,) = heard.accesses[0], batches[0]
-    assert job == access.job != 0
+    ((_, job),) = heard.accesses
+    assert job != 0

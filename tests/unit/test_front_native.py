@@ -12,7 +12,7 @@ from tests.caching import MIB, rig
 from tierfs.cache.budget import Priority
 from tierfs.cache.eviction import EVICT_PAGE, Victim
 from tierfs.front.native import FETCH_BYTES, NativeFront
-from tierfs.front.port import Access, AccessListener, FrontPort
+from tierfs.front.port import FrontPort
 from tierfs.index.cache import CacheBatch, CacheIndex
 from tierfs.index.index import open_index
 from tierfs.index.records import BlockRecord, CachedFile, ObjectRef
@@ -31,6 +31,7 @@ class Told:
         self.fetched: list[tuple[int, int, int, Priority]] = []
         self.evictions: list[list[Victim]] = []
         self.invalidated: list[int] = []
+        self.filled: list[list[int]] = []
 
     async def fetch(self, ino: int, lo: int, hi: int, priority: Priority) -> int:
         self.fetched.append((ino, lo, hi, priority))
@@ -44,6 +45,10 @@ class Told:
                 batch.drop_file(ino)
         await self._index.commit(batch)
         return len(victims), 10 * len(victims)
+
+    async def fill(self, inos: Sequence[int]) -> int:
+        self.filled.append(list(inos))
+        return 1
 
     async def invalidate(self, ino: int) -> None:
         self.invalidated.append(ino)
@@ -69,9 +74,7 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(
-    directory: Path, listener: AccessListener | None = None, rules: Sequence[Rule] = tuple(Rule)
-) -> AsyncIterator[Scene]:
+async def scene(directory: Path, rules: Sequence[Rule] = tuple(Rule)) -> AsyncIterator[Scene]:
     async with open_index(directory, "lake") as index, trio.open_nursery() as nursery:
         told = Told(index.cache)
         front = NativeFront(
@@ -81,7 +84,6 @@ async def scene(
             told,
             cache_size=1000,
             policy=AdaptivePolicy(index.cache, rules=rules),
-            on_accesses=listener,
         )
         await front.start()
         yield Scene(front, told, index.cache)
@@ -222,11 +224,30 @@ async def test_whose_access_it_is_is_told(tmp_path: Path) -> None:
 
 
 async def test_accesses_are_heard_in_their_order(tmp_path: Path) -> None:
-    heard: list[Access] = []
-    async with scene(tmp_path, heard.extend) as s:
+    heard: list[int] = []
+    async with scene(tmp_path) as s:
+        s.front.tell_accesses(lambda ino, _: heard.append(ino))
         for ino in (18, 16, 18):
-            s.front.accessed(ino, ino)
-    assert heard == [(18, 18), (16, 16), (18, 18)]
+            s.front.accessed(ino, 5, 0)
+    assert heard == [18, 16, 18]
+
+
+async def test_what_is_fetched_ahead_is_nobodys_victim(tmp_path: Path) -> None:
+    async with scene(tmp_path) as s:
+        await s.record(16, 17)
+        victims: list[list[Victim] | None] = []
+        fill = s.told.fill
+
+        async def watched(inos: Sequence[int]) -> int:
+            victims.append(s.front.choose_victims(MIB, 64))
+            return await fill(inos)
+
+        s.told.fill = watched  # type: ignore[method-assign]
+        assert await s.front.fill([(16, REF, 10), (18, REF, 10)]) == 1
+        assert s.told.filled == [[16, 18]]
+        assert victims == [[Victim(17)]]
+        victims.append(s.front.choose_victims(MIB, 64))
+        assert sorted(victims[1] or ()) == [Victim(16), Victim(17)]
 
 
 async def test_the_stats_are_those_of_the_other_front(tmp_path: Path) -> None:

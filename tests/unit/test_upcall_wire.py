@@ -102,9 +102,7 @@ def encoded() -> dict[str, str]:
         "fetch": wire.pack_command(
             Command.FETCH, 7, 4, wire.pack_fetch(77, 1 << 20, 3 << 20, Priority.WARM_UP)
         ),
-        "fill": wire.pack_command(
-            Command.FETCH, 7, 14, wire.pack_fetch(77, 0, 1 << 20, Priority.FILL)
-        ),
+        "fill": wire.pack_command(Command.FILL, 7, 14, wire.pack_fill([77, 78])),
         "evict": wire.pack_command(Command.EVICT, 7, 5, wire.pack_victims(VICTIMS)),
         "invalidate": wire.pack_command(Command.INVALIDATE, 7, 6, wire.PARENT.pack(77)),
         "resize": wire.pack_command(Command.RESIZE, 7, 8, wire.pack_limit(1 << 40)),

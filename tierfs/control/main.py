@@ -28,6 +28,8 @@ from tierfs.config import Config
 from tierfs.control.commands import Commands
 from tierfs.control.kernel_caches import KernelCaches
 from tierfs.control.limits import raise_open_files, set_up_heaps, trim_heaps
+from tierfs.control.planner import Planner
+from tierfs.control.remembered import Remembered
 from tierfs.control.report import Reporter
 from tierfs.control.server import serve_control
 from tierfs.control.upcall_channel import UpcallChannel
@@ -137,6 +139,7 @@ class _Parts(NamedTuple):
     lake: Lake
     lake_index: Index
     namespace: Namespace
+    policy: AdaptivePolicy
     background: trio.Nursery
     reporter: Reporter
 
@@ -166,13 +169,6 @@ def _owner(config: Config) -> tuple[int, int]:
     return uid, gid
 
 
-def _policy(parts: _Parts) -> AdaptivePolicy:
-    """What stays in the cache, as the configuration says."""
-    name = parts.config.policy
-    rules = tuple(Rule) if name == "adaptive" else (Rule(name),)
-    return AdaptivePolicy(parts.lake_index.cache, rules=rules)
-
-
 async def _serve(config: Config, wire: _Wire, reporter: Reporter) -> None:
     uid, gid = _owner(config)
     lake = await open_lake(config)
@@ -194,19 +190,31 @@ async def _serve(config: Config, wire: _Wire, reporter: Reporter) -> None:
                     negative_ttl_s=config.negative_ttl,
                     spawn=background,
                 )
+                name = config.policy
+                rules = tuple(Rule) if name == "adaptive" else (Rule(name),)
+                policy = AdaptivePolicy(index.cache, rules=rules)
+                remembered = Remembered(index.names, policy.jobs)
+                remembered.recall()
                 front, serve = wire(
-                    _Parts(config, directory, lake, index, namespace, background, reporter)
+                    _Parts(config, directory, lake, index, namespace, policy, background, reporter)
                 )
+                planner = Planner(
+                    namespace, front, policy, bytes_per_s=config.fill_limit if config.fill else 0
+                )
+                front.tell_accesses(planner.accessed)
                 await front.start()
+                background.start_soon(planner.run)
+                background.start_soon(remembered.run)
                 background.start_soon(_report_alive, reporter)
                 background.start_soon(_trim_when_quiet, lake.counters)
-                commands = Commands(config, lake, index, namespace, front)
+                commands = Commands(config, lake, index, namespace, front, planner)
                 background.start_soon(serve_control, config.control_socket, commands)
                 try:
                     await serve(commands)
                 finally:
                     with trio.CancelScope(shield=True, deadline=trio.current_time() + DRAIN_S):
                         await front.aclose()
+                        await remembered.save()
                     background.cancel_scope.cancel()
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + DRAIN_S):
@@ -231,7 +239,7 @@ def _pyfuse3(fuse_fd: int) -> _Wire:
             memory=config.memory,
             max_requests=config.max_connections,
             path_of=parts.namespace.path_of,
-            policy=_policy(parts),
+            policy=parts.policy,
         )
 
         async def serve(commands: Commands) -> None:
@@ -253,7 +261,7 @@ def _native(upcall_fd: int, shared_fd: int) -> _Wire:
             parts.background,
             channel,
             cache_size=parts.config.cache_size,
-            policy=_policy(parts),
+            policy=parts.policy,
         )
 
         async def serve(commands: Commands) -> None:

@@ -109,6 +109,8 @@ class Planner:
     def accessed(self, ino: int, job: int) -> None:
         """*job* reads *ino*. A plain call of microseconds."""
         epochs, began, ahead = self._policy.accessed(ino, job)
+        if epochs is None:
+            return  # Somebody looks around.
         reading = self._readings.get(id(epochs))
         if reading is None:
             reading = self._readings[id(epochs)] = _Reading(epochs)

@@ -190,7 +190,7 @@ class UpcallChannel:
     async def fill(self, inos: Sequence[int]) -> int:
         """See `tierfs.front.native.Orders`."""
         answer = await self.command(Command.FILL, wire.pack_fill(inos))
-        return wire.unpack(wire.DECLINED, answer)[0]
+        return wire.unpack(wire.FILLED, answer)[0]
 
     async def evict(self, victims: Sequence[Victim]) -> tuple[int, int]:
         """See `tierfs.front.native.Orders`."""

@@ -35,7 +35,7 @@ FETCHED = Struct("<Q")
 EVICTED = Struct("<QQ")
 LIMIT = Struct("<Q")
 INO = Struct("<Q")
-DECLINED = Struct("<Q")
+FILLED = Struct("<Q")
 TEXT_LENGTH = Struct("<H")
 
 FOREVER_NS = (1 << 64) - 1

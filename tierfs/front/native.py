@@ -23,8 +23,8 @@ from tierfs.cache.budget import Priority
 from tierfs.cache.eviction import EVICT_PAGE, Victim
 from tierfs.cache.fetch import WHOLE_OBJECT_BYTES
 from tierfs.cache.store import cache_path
-from tierfs.front.accesses import AccessLog
-from tierfs.front.port import AccessListener, FileState
+from tierfs.front.accesses import AccessLog, OnAccess
+from tierfs.front.port import FileState
 from tierfs.index.cache import CacheIndex
 from tierfs.index.records import BLOCK_SIZE, Extent, ObjectRef
 from tierfs.lake.protocol import LakeCounters
@@ -112,7 +112,6 @@ class NativeFront:
         *,
         cache_size: int | None,
         policy: EvictionPolicy | None = None,
-        on_accesses: AccessListener | None = None,
     ) -> None:
         self._index = index
         self._objects = os.fsencode(directory / "objects")
@@ -120,7 +119,7 @@ class NativeFront:
         self._orders = orders
         self._policy = policy or AdaptivePolicy(index)
         # The front itself writes to the index when a file was used.
-        self._accesses = AccessLog(None, self._policy, on_accesses)
+        self._accesses = AccessLog(None, self._policy.accessed)
         self._used: set[int] = set()
         self._pins: dict[int, int] = {}
         #: Fetches under way, by inode: what is just being filled is nobody's victim.
@@ -190,6 +189,10 @@ class NativeFront:
         return ino in self._used or ino in self._pins or ino in self._fetching
 
     # ---- the port ------------------------------------------------------------------------------
+
+    def tell_accesses(self, told: OnAccess) -> None:
+        """See `FrontPort.tell_accesses`."""
+        self._accesses.told = told
 
     async def fetch(
         self,

@@ -6,21 +6,13 @@ over a socket (`tierfs.front.native`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from tierfs.cache.budget import Priority
+from tierfs.front.accesses import OnAccess
 from tierfs.index.records import Extent, ObjectRef
 from tierfs.lake.protocol import LakeCounters
-
-
-class Access(NamedTuple):
-    """One access of a file: an open run, which began at *at_ns* (since the Unix epoch), by the job
-    of that number (`tierfs.readahead.processes`; 0: it is not known whose it was)."""
-
-    ino: int
-    at_ns: int
-    job: int
 
 
 class FileState(NamedTuple):
@@ -31,12 +23,11 @@ class FileState(NamedTuple):
     path: str | None
 
 
-#: Told of accesses in batches, in the order in which they began.
-AccessListener = Callable[[Sequence[Access]], None]
-
-
 class FrontPort(Protocol):
     """Commands to a front. All may be called concurrently from one trio loop."""
+
+    def tell_accesses(self, told: OnAccess) -> None:
+        """From now on tell *told* of each access, instead of the policy."""
 
     async def fetch(
         self,

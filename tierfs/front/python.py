@@ -27,10 +27,10 @@ from tierfs.cache.space import FILE_BYTES, Capacity, Claim, Health, disk_space_o
 from tierfs.cache.store import DISK_THREADS, Store
 from tierfs.cache.table import ObjectTable
 from tierfs.clock import Clock, SystemClock
-from tierfs.errors import InvalidRequest, TierfsError, show
-from tierfs.front.accesses import AccessLog
+from tierfs.errors import CacheFull, InvalidRequest, TierfsError, show
+from tierfs.front.accesses import AccessLog, OnAccess
 from tierfs.front.filling import fill
-from tierfs.front.port import AccessListener, FileState
+from tierfs.front.port import FileState
 from tierfs.index.cache import CacheIndex
 from tierfs.index.records import BLOCK_SIZE, Extent, ObjectRef
 from tierfs.lake.protocol import Lake, LakeCounters
@@ -82,7 +82,6 @@ class PythonFront:
         max_requests: int = 64,
         path_of: Callable[[int], bytes] | None = None,
         policy: EvictionPolicy | None = None,
-        on_accesses: AccessListener | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._index = index
@@ -90,7 +89,7 @@ class PythonFront:
         self._clock = clock or SystemClock()
         self._path_of = path_of
         self._policy = policy or AdaptivePolicy(index)
-        self._accesses = AccessLog(index, self._policy, on_accesses)
+        self._accesses = AccessLog(index, self._policy.accessed)
         self._handles: dict[int, _Handle] = {}
         self._next_fh = 1
         self._nursery: trio.Nursery | None = None
@@ -281,6 +280,10 @@ class PythonFront:
 
     # ---- the port -----------------------------------------------------------------------------
 
+    def tell_accesses(self, told: OnAccess) -> None:
+        """See `FrontPort.tell_accesses`."""
+        self._accesses.told = told
+
     async def fetch(
         self,
         ino: int,
@@ -297,6 +300,24 @@ class PythonFront:
             return await fill(self._reader, self._fetcher, o, max(lo, 0), min(hi, size), priority)
         finally:
             self._table.release(o)
+
+    async def fill(self, files: Sequence[tuple[int, ObjectRef, int]]) -> int:
+        """See `FrontPort.fill`."""
+        declined = 0
+
+        async def one(ino: int, ref: ObjectRef, size: int) -> None:
+            nonlocal declined
+            try:
+                await self.fetch(ino, ref, size, None, Priority.FILL)
+            except CacheFull:
+                declined += 1
+            except TierfsError as error:
+                _log.debug("fetch ahead: %s", error)
+
+        async with trio.open_nursery() as nursery:
+            for file in files:
+                nursery.start_soon(one, *file)
+        return declined
 
     async def evict(self, ino: int, extents: Sequence[Extent] | None = None) -> int:
         """See `FrontPort.evict`."""

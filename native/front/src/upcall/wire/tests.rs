@@ -86,8 +86,8 @@ fn what_is_to_be_done() {
     };
     assert_eq!((ino, lo, hi, priority), (77, 1 << 20, 3 << 20, Priority::WarmUp));
     let bytes = golden("fill");
-    let What::Fetch { priority, .. } = Incoming::parse(&bytes).unwrap().what else { panic!() };
-    assert_eq!(priority, Priority::Fill);
+    let What::Fill(inos) = Incoming::parse(&bytes).unwrap().what else { panic!() };
+    assert_eq!(inos, [77, 78]);
     let bytes = golden("evict");
     let What::Evict(found) = Incoming::parse(&bytes).unwrap().what else { panic!() };
     assert_eq!(found, two_victims());
