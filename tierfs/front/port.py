@@ -54,6 +54,11 @@ class FrontPort(Protocol):
         raises.
         """
 
+    async def fill(self, files: Sequence[tuple[int, ObjectRef, int]]) -> int:
+        """Bring files (inode number, object, size), which nobody waits for, into the cache, behind
+        everything that anybody waits for, and wait until that is over; returns how many were not
+        worth what would have had to go. What the lake refuses is left out."""
+
     async def evict(self, ino: int, extents: Sequence[Extent] | None = None) -> int:
         """Evict a file and return the bytes freed; 0 if nothing was cached, or if it is in use, in
         which case it goes when its last user leaves. Pinned files stay.

@@ -53,6 +53,6 @@ went.
 from tierfs.namespace.absence import Absent
 from tierfs.namespace.attributes import Attributes
 from tierfs.namespace.namespace import Namespace
-from tierfs.namespace.walk import WalkEntry
+from tierfs.namespace.walk import Walk, WalkEntry
 
-__all__ = ["Absent", "Attributes", "Namespace", "WalkEntry"]
+__all__ = ["Absent", "Attributes", "Namespace", "Walk", "WalkEntry"]

@@ -22,7 +22,7 @@ from tierfs.namespace.lookup import RELIST_PAGES, Lookups
 from tierfs.namespace.readdir import BATCH, Reader
 from tierfs.namespace.reconcile import Reconciler
 from tierfs.namespace.refresh import Refresher
-from tierfs.namespace.walk import WalkEntry, walk
+from tierfs.namespace.walk import Walk, WalkEntry, walk
 
 _DIRECTORY_MTIME = b"namespace/directory_mtime_ns"
 
@@ -158,6 +158,11 @@ class Namespace:
 
     # Directories.
 
+    def parent(self, ino: int) -> int | None:
+        """The directory that *ino* is in, or None when it lost its name. Never waits."""
+        inode = self._names.inode(ino)
+        return None if inode is None else inode.parent
+
     async def readdir(
         self, ino: int, after_ino: int, limit: int = BATCH
     ) -> list[tuple[int, bytes, Attributes]]:
@@ -177,6 +182,11 @@ class Namespace:
         lake's errors. Memory: one position for each level.
         """
         return walk(self._names, self._entries, self._reader, ino)
+
+    def walk_from(self, ino: int, after: int = 0) -> Walk:
+        """As `walk`, by pages, for who goes on now and then; with *after*, a file below *ino*:
+        those that come after that one."""
+        return Walk(self._names, self._entries, self._reader, ino, after)
 
     # Files.
 

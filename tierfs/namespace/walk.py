@@ -21,40 +21,85 @@ class WalkEntry(NamedTuple):
     size: int
 
 
+class Walk:
+    """A walk of the files below *top*, or of *top* itself if it is one; with *after*, a file below
+    it, of those that come after that one. See `Namespace.walk`.
+
+    Files of a directory come as its pages do; directories are entered as they are met. What is kept
+    is one position a level, so that a page is read again when the walk comes back up to it.
+    """
+
+    def __init__(
+        self, names: Names, entries: Entries, reader: Reader, top: int, after: int = 0
+    ) -> None:
+        self._names = names
+        self._entries = entries
+        self._reader = reader
+        self._top = top
+        self._after = after
+        self._stack: list[tuple[bytes, int, int]] | None = None
+
+    async def page(self) -> list[WalkEntry]:
+        """The next files, some of one directory; none: there are no more."""
+        if self._stack is None:
+            inode = self._entries.inode(self._top)
+            if inode is None:
+                raise NotFound("walk", f"inode {self._top}")
+            if inode.kind is not Kind.DIRECTORY:
+                self._stack = []
+                return self._files([(self._top, b"", inode.size)], self._entries.path_of(self._top))
+            self._stack = self._positions()
+        files: list[WalkEntry] = []
+        while self._stack and not files:
+            prefix, directory, after = self._stack.pop()
+            try:
+                rows = await self._reader.readdir(directory, after)
+            except NotFound:
+                if directory == self._top:
+                    raise
+                continue  # It was removed from the lake while the walk went on.
+            found = []
+            for ino, name, attributes in rows:
+                after = ino
+                if attributes.kind is Kind.DIRECTORY:
+                    self._stack += [(prefix, directory, after), (prefix + name + b"/", ino, 0)]
+                    break
+                found.append((ino, name, attributes.size))
+            else:
+                if rows:
+                    self._stack.append((prefix, directory, after))
+            files = self._files(found, prefix)
+        return files
+
+    def _files(self, found: list[tuple[int, bytes, int]], prefix: bytes) -> list[WalkEntry]:
+        files = []
+        for ino, name, size in found:
+            ref = self._names.object(ino)
+            if ref is not None:
+                files.append(WalkEntry(prefix + name, ino, ref, size))
+        return files
+
+    def _positions(self) -> list[tuple[bytes, int, int]]:
+        """Where the walk begins: of each directory on the way to *after*, if that is below *top*,
+        the prefix of its paths, its inode number, and the last entry passed."""
+        found: list[tuple[bytes, int, int]] = []
+        ino = self._after
+        while ino and ino != self._top:
+            inode = self._names.inode(ino)
+            if inode is None or ino == inode.parent:
+                break
+            found.append((self._entries.prefix_of(inode.parent), inode.parent, ino))
+            ino = inode.parent
+        if ino == self._top and found:
+            return found[::-1]
+        return [(self._entries.prefix_of(self._top), self._top, 0)]
+
+
 async def walk(
     names: Names, entries: Entries, reader: Reader, top: int
 ) -> AsyncIterator[WalkEntry]:
-    """The files below *top*, or *top* itself if it is one; see `Namespace.walk`.
-
-    Files of a directory come as its pages do; directories are entered as they are met. What is kept
-    is one position a level, so that a batch is read again when the walk comes back up to it.
-    """
-    inode = entries.inode(top)
-    if inode is None:
-        raise NotFound("walk", f"inode {top}")
-    path = entries.path_of(top)
-    if inode.kind is not Kind.DIRECTORY:
-        ref = names.object(top)
-        if ref is not None:
-            yield WalkEntry(path, top, ref, inode.size)
-        return
-    stack = [(path + b"/" if path else b"", top, 0)]
-    while stack:
-        prefix, directory, after = stack.pop()
-        try:
-            rows = await reader.readdir(directory, after)
-        except NotFound:
-            if directory == top:
-                raise
-            continue  # It was removed from the lake while the walk went on.
-        for ino, name, attributes in rows:
-            after = ino
-            if attributes.kind is Kind.DIRECTORY:
-                stack += [(prefix, directory, after), (prefix + name + b"/", ino, 0)]
-                break
-            ref = names.object(ino)
-            if ref is not None:
-                yield WalkEntry(prefix + name, ino, ref, attributes.size)
-        else:
-            if rows:
-                stack.append((prefix, directory, after))
+    """All of a `Walk`."""
+    files = Walk(names, entries, reader, top)
+    while page := await files.page():
+        for entry in page:
+            yield entry

@@ -2,19 +2,22 @@
 own; two together look like noise.
 
 A job is named by a number that stands for its processes (`tierfs.readahead.processes`), and has
-`Epochs` of its own once it has shown that it reads, and that somebody else does, too. Until then its
-reads count as those of whoever was first. So a look around is nobody's epoch, and one job alone is
-the first whatever its name: it may end, and go on under another.
+`Epochs` of its own once it has shown that it reads, and that somebody else does, too. Until then
+its reads count as those of whoever was first. So a look around is nobody's epoch, and one job alone
+is the first whatever its name: it may end, and go on under another.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from struct import Struct
 
 from tierfs.readahead.epochs import Epochs
 
-#: Jobs with epochs of their own: each costs 7 bytes for each object that it has read.
-MOST_JOBS = 3
+#: Jobs with epochs of their own, and the memory that these may take: 7 bytes for each object that a
+#: job has read.
+MOST_JOBS = 8
+MOST_BYTES = 200 << 20
 #: Reads after which a job is taken for one.
 BUSY_READS = 256
 #: Names remembered of those who are none, or not yet.
@@ -23,6 +26,8 @@ _NAMES = 256
 _IDLE_SHARE = 0.02
 #: The shares are of some so many reads.
 _SHARE_READS = 8192
+#: Before each job's epochs, in what is kept over a restart: its share, and how many bytes follow.
+_JOB = Struct("<dQ")
 
 
 class _Job:
@@ -39,6 +44,8 @@ class Jobs:
     def __init__(self) -> None:
         self._jobs = [_Job(1.0)]
         self._by_name: OrderedDict[int, _Job] = OrderedDict()
+        #: Since the start.
+        self.reads = 0
         #: Reads of names that have no job.
         self._reads: OrderedDict[int, int] = OrderedDict()
 
@@ -53,13 +60,14 @@ class Jobs:
         """Different objects ever read, as far as known."""
         return max(job.epochs.known for job in self._jobs)
 
-    def read(self, ino: int, name: int = 0) -> bool:
-        """The job called *name* (0: whoever) reads *ino*. Whether an epoch of it begins."""
+    def read(self, ino: int, name: int = 0) -> tuple[Epochs, bool]:
+        """The job called *name* (0: whoever) reads *ino*: its epochs, and whether one begins."""
+        self.reads += 1
         job = self._job(name)
         if len(self._jobs) > 1:
             for one in self._jobs:
                 one.share += ((one is job) - one.share) / _SHARE_READS
-        return job.epochs.read(ino)
+        return job.epochs, job.epochs.read(ino)
 
     def _job(self, name: int) -> _Job:
         job = self._by_name.get(name)
@@ -85,11 +93,39 @@ class Jobs:
         idlest = min(self._jobs, key=lambda job: job.share)
         if idlest.share < _IDLE_SHARE:
             return idlest
-        if len(self._jobs) == MOST_JOBS:
+        sizes = [job.epochs.memory_bytes for job in self._jobs]
+        if len(sizes) == MOST_JOBS or sum(sizes) + max(sizes) > MOST_BYTES:
             return first
         job = _Job(0.0)
         self._jobs.append(job)
         return job
+
+    # ---- over a restart ------------------------------------------------------------------------
+
+    def dump(self) -> bytes:
+        """What all have read, for `load`; whoever comes first goes on with the busiest one's."""
+        parts: list[bytes] = []
+        for job in sorted(self._jobs, key=lambda job: job.share, reverse=True):
+            packed = job.epochs.dump()
+            parts += (_JOB.pack(job.share, len(packed)), packed)
+        return b"".join(parts)
+
+    def load(self, data: bytes) -> None:
+        """Go on with what `dump` wrote. Raises ValueError, with nothing changed, where it is not
+        that."""
+        jobs, at = [], 0
+        while at < len(data):
+            if len(data) - at < _JOB.size:
+                raise ValueError("it is cut off")
+            share, length = _JOB.unpack_from(data, at)
+            at += _JOB.size
+            job = _Job(share)
+            job.epochs = Epochs.load(data[at : at + length])
+            jobs.append(job)
+            at += length
+        if not 1 <= len(jobs) <= MOST_JOBS:
+            raise ValueError(f"{len(jobs)} jobs")
+        self._jobs = jobs
 
     # ---- what an object is worth to all of them ------------------------------------------------
 

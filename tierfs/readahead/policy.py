@@ -23,11 +23,14 @@ The rules, the numbers behind them and what is possible at all: ``python -m benc
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from tierfs.cache.eviction import Victim
 from tierfs.index.records import CachedFile, Extent
+from tierfs.readahead.ahead import Ahead
+from tierfs.readahead.epochs import Epochs
 from tierfs.readahead.ghosts import Ghosts
 from tierfs.readahead.jobs import Jobs
 from tierfs.readahead.rules import AHEAD_MARGIN, MARGIN, NEVER_READ, Rule, Worth, worths
@@ -35,6 +38,9 @@ from tierfs.readahead.rules import AHEAD_MARGIN, MARGIN, NEVER_READ, Rule, Worth
 SAMPLES = 16
 #: Samples without a single usable victim, after which everything is taken to be in use.
 PATIENCE = 8
+#: Files read lately that are remembered, and that are looked at for one choice.
+MOST_JUST_READ = 16384
+LOOK_BACK = 64
 
 
 class FileSource(Protocol):
@@ -42,6 +48,9 @@ class FileSource(Protocol):
 
     def sample_files(self, rng: random.Random, n: int) -> list[tuple[int, CachedFile]]:
         """Up to *n* random files with their inode numbers; repetitions are possible."""
+
+    def file(self, ino: int) -> CachedFile | None:
+        """What is cached of *ino*, or None."""
 
     def first_extents(self, ino: int, bytes_: int, most: int) -> list[Extent]:
         """The first extents of a file that hold anything, until together they hold *bytes_* or
@@ -58,10 +67,19 @@ class Incoming(NamedTuple):
     ahead: bool = False
 
 
+class Read(NamedTuple):
+    """What an access was: of which job, whether an epoch of it began with that, and whether the
+    file had been fetched ahead for it."""
+
+    epochs: Epochs
+    began: bool
+    ahead: bool
+
+
 class EvictionPolicy(Protocol):
     """Chooses what leaves the cache. Plain calls on the trio thread; none may block for long."""
 
-    def accessed(self, ino: int, job: int = 0) -> None:
+    def accessed(self, ino: int, job: int = 0) -> Read:
         """An access of *ino* began: an open run of its file, by *job* (0: whoever it was)."""
 
     def choose_victims(
@@ -93,8 +111,13 @@ class AdaptivePolicy:
         self._source = source
         self._rng = rng or random.Random()
         self.jobs = Jobs()
+        #: Files fetched before they were asked for.
+        self.ahead = Ahead()
         self._worths = {rule: worths(self.jobs, rule) for rule in rules}
         self._ghosts = Ghosts(self._worths, self._rng)
+        #: What was read lately, the longest ago first: in a shuffled epoch the next to go, which a
+        #: sample would hardly find while few are.
+        self._just_read: deque[int] = deque(maxlen=MOST_JUST_READ)
 
     @property
     def rule(self) -> Rule:
@@ -106,10 +129,12 @@ class AdaptivePolicy:
         """Of each rule, which share of the last reads it would have missed, as far as known."""
         return self._ghosts.misses
 
-    def accessed(self, ino: int, job: int = 0) -> None:
-        self.jobs.read(ino, job)
+    def accessed(self, ino: int, job: int = 0) -> Read:
+        epochs, began = self.jobs.read(ino, job)
         if self._ghosts.watches(ino):
             self._ghosts.read(ino, self._source.totals()[0], self.jobs.known)
+        self._just_read.append(ino)
+        return Read(epochs, began, self.ahead.read(ino))
 
     def choose_victims(
         self,
@@ -123,6 +148,8 @@ class AdaptivePolicy:
             limit = worth(incoming.ino) / (AHEAD_MARGIN if incoming.ahead else MARGIN)
         chosen: dict[int, Victim] = {}
         missing = bytes_
+        if incoming is not None and incoming.ahead and self.rule is Rule.EPOCHS:
+            missing -= self._choose_just_read(missing, most, in_use, limit, chosen)
         fruitless = 0
         while missing > 0 and len(chosen) < most and fruitless < PATIENCE:
             candidates = {
@@ -136,8 +163,9 @@ class AdaptivePolicy:
             fruitless = 0
             ino = min(candidates, key=lambda ino: _order(worth, ino, candidates[ino]))
             if worth(ino) >= limit:
-                # Room for a part of it is no use, but is there now.
-                return list(chosen.values()) or None
+                if not chosen:
+                    return None
+                break
             file = candidates[ino]
             if missing < file.present_bytes < file.size:
                 extents = self._source.first_extents(ino, missing, most - len(chosen))
@@ -146,7 +174,32 @@ class AdaptivePolicy:
             chosen[ino] = Victim(ino)
             # An empty record frees its file's own block; count it so that the loop ends.
             missing -= max(file.present_bytes, 1)
+        for ino in chosen:
+            self.ahead.evicted(ino)
         return list(chosen.values())
+
+    def _choose_just_read(
+        self,
+        bytes_: int,
+        most: int,
+        in_use: Callable[[int], bool],
+        limit: float,
+        chosen: dict[int, Victim],
+    ) -> int:
+        """Choose whole files read lately that are worth less than *limit*; their bytes."""
+        found = 0
+        for _ in range(min(len(self._just_read), LOOK_BACK)):
+            if found >= bytes_ or len(chosen) == most:
+                break
+            ino = self._just_read.popleft()
+            if in_use(ino):
+                self._just_read.append(ino)
+            elif self.jobs.density(ino) < limit:
+                file = self._source.file(ino)
+                if file is not None and file.present_bytes == file.size:
+                    chosen[ino] = Victim(ino)
+                    found += max(file.present_bytes, 1)
+        return found
 
 
 def _order(worth: Worth, ino: int, file: CachedFile) -> tuple[float, int]:

@@ -1,0 +1,95 @@
+"""How far ahead of a job is fetched."""
+
+from __future__ import annotations
+
+import random
+
+from tierfs.readahead.ahead import Ahead
+from tierfs.readahead.course import (
+    FIRST_BYTES,
+    FIRST_BYTES_IN_ORDER,
+    HITS,
+    PAUSE_READS,
+    START_READS,
+    Course,
+)
+
+MEAN = 100_000
+
+
+def shuffled(course: Course, reads: int, files: int = 100_000, seed: int = 1) -> None:
+    rng = random.Random(seed)
+    for _ in range(reads):
+        course.read(rng.randrange(files), ahead=False)
+
+
+def test_a_few_reads_are_no_reason_to_fetch_ahead() -> None:
+    course = Course()
+    shuffled(course, START_READS - 1)
+    assert course.paused
+    shuffled(course, 1)
+    assert not course.paused
+    assert course.allowed_bytes(MEAN) == FIRST_BYTES
+
+
+def test_files_that_are_of_use_make_room_for_twice_as_many() -> None:
+    course = Course()
+    shuffled(course, 100)
+    for n in range(3 * HITS):
+        course.read(1000 * n, ahead=True)
+    assert course.allowed_bytes(MEAN) == 8 * FIRST_BYTES
+
+
+def test_files_in_order_are_hit_at_once_and_prove_little() -> None:
+    course = Course()
+    for ino in range(100):
+        course.read(ino, ahead=ino >= START_READS)
+    assert course.in_order
+    used = (100 - START_READS) * MEAN
+    assert course.allowed_bytes(MEAN) == FIRST_BYTES_IN_ORDER + used // 2 < FIRST_BYTES
+
+
+def test_several_readers_in_order_are_in_order() -> None:
+    course = Course()
+    places = [0, 10_000, 20_000, 30_000]
+    for n in range(400):
+        places[n % 4] += 1
+        course.read(places[n % 4], ahead=False)
+    assert course.in_order
+
+
+def test_an_epoch_in_which_most_was_wasted_begins_as_the_first_did() -> None:
+    course = Course()
+    shuffled(course, 100)
+    for n in range(2 * HITS):
+        course.read(1000 * n, ahead=True)
+    for _ in range(2 * HITS + 1):
+        course.evicted()
+    course.epoch_began()
+    assert course.allowed_bytes(MEAN) == FIRST_BYTES
+
+
+def test_what_was_not_worth_keeping_is_not_tried_again_at_once() -> None:
+    course = Course()
+    shuffled(course, 100)
+    course.pause()
+    assert course.paused
+    shuffled(course, PAUSE_READS)
+    assert not course.paused
+
+
+def test_what_became_of_files_fetched_ahead() -> None:
+    ahead = Ahead()
+    for ino in range(5000, 5010):
+        ahead.sent_for(ino, 100)
+    ahead.sent_for(5000, 100)  # Once is enough.
+    assert (ahead.waiting, ahead.waiting_bytes) == (10, 1000)
+    assert ahead.read(5000)
+    assert not ahead.read(5000)
+    assert not ahead.read(77)
+    ahead.evicted(5001)
+    ahead.not_kept(5002, 100)
+    assert (ahead.waiting, ahead.used, ahead.wasted) == (7, 1, 1)
+    assert (ahead.files, ahead.bytes) == (9, 900)
+    assert 5003 in ahead
+    assert 5001 not in ahead
