@@ -226,7 +226,7 @@ async def test_accesses_are_heard_in_their_order(tmp_path: Path) -> None:
     async with scene(tmp_path, heard.extend) as s:
         for ino in (18, 16, 18):
             s.front.accessed(ino, ino)
-    assert heard == [(18, 18), (16, 16), (18, 18)]
+    assert heard == [(18, 18, 0), (16, 16, 0), (18, 18, 0)]
 
 
 async def test_the_stats_are_those_of_the_other_front(tmp_path: Path) -> None:

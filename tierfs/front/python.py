@@ -29,7 +29,7 @@ from tierfs.cache.table import ObjectTable
 from tierfs.clock import Clock, SystemClock
 from tierfs.errors import InvalidRequest, TierfsError, show
 from tierfs.front.accesses import AccessLog
-from tierfs.front.filling import fill
+from tierfs.front.filling import bring, fill
 from tierfs.front.port import AccessListener, FileState
 from tierfs.index.cache import CacheIndex
 from tierfs.index.records import BLOCK_SIZE, Extent, ObjectRef
@@ -294,9 +294,13 @@ class PythonFront:
         try:
             o.last_used_s = self._clock.now_ns() // 1_000_000_000
             lo, hi = extent or (0, size)
-            return await fill(self._reader, self._fetcher, o, max(lo, 0), min(hi, size), priority)
+            return await bring(self._reader, self._fetcher, o, max(lo, 0), min(hi, size), priority)
         finally:
             self._table.release(o)
+
+    async def fill(self, files: Sequence[tuple[int, ObjectRef, int]]) -> int:
+        """See `FrontPort.fill`."""
+        return await fill(self.fetch, files)
 
     async def evict(self, ino: int, extents: Sequence[Extent] | None = None) -> int:
         """See `FrontPort.evict`."""
