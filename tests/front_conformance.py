@@ -424,6 +424,21 @@ class FrontConformance(abc.ABC):
             await r.fetch(17)
         assert seen == [18, 16, 17, 16]
 
+    async def test_files_are_filled_behind_everybody_and_missing_ones_left_out(
+        self, tmp_path: Path
+    ) -> None:
+        async with self.rig(tmp_path) as r:
+            for ino in range(16, 26):
+                r.put(ino, noise(SMALL, ino))
+            r.lake.delete(b"object-16")
+            assert await r.front.fill([(ino, *r.refs[ino]) for ino in range(16, 26)]) == 0
+            states = [r.front.file_state(ino).complete for ino in range(16, 26)]
+            assert states == [False] + [True] * 9
+            r.lake.requests.clear()
+            for ino in range(17, 26):
+                assert await r.read(ino) == noise(SMALL, ino)
+            assert r.lake.requests == []
+
     async def test_priorities_are_accepted(self, tmp_path: Path) -> None:
         async with self.rig(tmp_path) as r:
             for ino, priority in enumerate(Priority, 16):

@@ -138,6 +138,24 @@ async def test_a_fill_that_a_reader_joins_comes_for_the_reader(tmp_path: Path) -
         assert len(r.lake.requests) == 1
 
 
+async def test_of_many_to_fill_those_that_are_not_worth_it_are_counted(tmp_path: Path) -> None:
+    miser = Miser()
+    async with rig(tmp_path, cache_size=4 * MIB, policy=miser) as r:
+        await fill_up(r)
+        for ino in range(17, 27):
+            r.put(ino, noise(200 * KIB, ino))
+        r.lake.requests.clear()
+        # There is room for five.
+        assert await r.front.fill([(ino, *r.refs[ino]) for ino in range(17, 27)]) == 5
+        kept = [ino for ino in range(17, 27) if r.front.file_state(ino).complete]
+        assert len(kept) == len(r.lake.requests) == 5
+        assert r.front.stats()["declined"] == 5
+        assert await r.front.fill([(ino, *r.refs[ino]) for ino in kept]) == 0
+        assert len(r.lake.requests) == 5
+        await r.settle()
+        assert r.account_is_right()
+
+
 async def test_read_ahead_is_for_a_reader(tmp_path: Path) -> None:
     miser = Miser(16)
     async with rig(tmp_path, cache_size=4 * MIB, policy=miser) as r:

@@ -179,9 +179,10 @@ class Fetcher:
 
     def not_kept(self, o: CachedObject, flight: Flight) -> CacheFull:
         """The error of whoever wanted the flight's blocks in the cache, where they are not."""
-        hint = self._health.reason or "there is no room for it"
         if flight.declined:
             hint = "it is not worth keeping, because what would have to go is worth more"
+            return NotWorthKeeping("keep in the cache", o.ref.key, hint)
+        hint = self._health.reason or "there is no room for it"
         return CacheFull("keep in the cache", o.ref.key, hint)
 
     async def settle(self) -> None:

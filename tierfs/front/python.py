@@ -27,9 +27,9 @@ from tierfs.cache.space import FILE_BYTES, Capacity, Claim, Health, disk_space_o
 from tierfs.cache.store import DISK_THREADS, Store
 from tierfs.cache.table import ObjectTable
 from tierfs.clock import Clock, SystemClock
-from tierfs.errors import CacheFull, InvalidRequest, TierfsError, show
+from tierfs.errors import InvalidRequest, TierfsError, show
 from tierfs.front.accesses import AccessLog, OnAccess
-from tierfs.front.filling import fill
+from tierfs.front.filling import bring, fill
 from tierfs.front.port import FileState
 from tierfs.index.cache import CacheIndex
 from tierfs.index.records import BLOCK_SIZE, Extent, ObjectRef
@@ -297,27 +297,13 @@ class PythonFront:
         try:
             o.last_used_s = self._clock.now_ns() // 1_000_000_000
             lo, hi = extent or (0, size)
-            return await fill(self._reader, self._fetcher, o, max(lo, 0), min(hi, size), priority)
+            return await bring(self._reader, self._fetcher, o, max(lo, 0), min(hi, size), priority)
         finally:
             self._table.release(o)
 
     async def fill(self, files: Sequence[tuple[int, ObjectRef, int]]) -> int:
         """See `FrontPort.fill`."""
-        declined = 0
-
-        async def one(ino: int, ref: ObjectRef, size: int) -> None:
-            nonlocal declined
-            try:
-                await self.fetch(ino, ref, size, None, Priority.FILL)
-            except CacheFull:
-                declined += 1
-            except TierfsError as error:
-                _log.debug("fetch ahead: %s", error)
-
-        async with trio.open_nursery() as nursery:
-            for file in files:
-                nursery.start_soon(one, *file)
-        return declined
+        return await fill(self.fetch, files)
 
     async def evict(self, ino: int, extents: Sequence[Extent] | None = None) -> int:
         """See `FrontPort.evict`."""
