@@ -16,6 +16,7 @@ from tierfs.config import Config
 from tierfs.control import main as control
 from tierfs.control.report import Reporter
 from tierfs.errors import MountError
+from tierfs.index import Index
 from tierfs.options import POLICIES
 from tierfs.readahead.rules import Rule
 
@@ -53,7 +54,6 @@ async def test_a_signal_drains_and_then_gives_requests_up(reporter: Reporter) ->
 @pytest.mark.parametrize("name", POLICIES)
 def test_files_are_kept_by_the_rules_that_the_configuration_names(name: str) -> None:
     config = Config(url="file:///data", mountpoint=Path("/mnt/lake"), policy=name)
-    parts = SimpleNamespace(config=config, lake_index=SimpleNamespace(cache=None))
-    policy = control._policy(cast(control._Parts, parts))
+    policy = control._policy(config, cast("Index", SimpleNamespace(cache=None)))
     assert set(policy.misses) == (set(Rule) if name == "adaptive" else {Rule(name)})
     assert policy.rule is (Rule.EPOCHS if name == "adaptive" else Rule(name))

@@ -246,3 +246,15 @@ def test_a_real_thread_is_its_process() -> None:
     thread.join()
     assert found == [names.job_of(os.getpid())]
     assert found != [0]
+
+
+def test_a_job_runs_until_its_process_ends() -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        job = JobNames().job_of(child.pid)
+        assert is_running(job)
+    finally:
+        child.kill()
+        child.wait()
+    assert not is_running(job)
+    assert not is_running(0)

@@ -43,6 +43,7 @@ from tierfs.lake.open import open_lake
 from tierfs.lake.protocol import Lake, LakeCounters
 from tierfs.namespace import Namespace
 from tierfs.readahead.policy import AdaptivePolicy
+from tierfs.readahead.processes import is_running
 from tierfs.readahead.rules import Rule
 
 log = logging.getLogger(__name__)
@@ -169,6 +170,12 @@ def _owner(config: Config) -> tuple[int, int]:
     return uid, gid
 
 
+def _policy(config: Config, index: Index) -> AdaptivePolicy:
+    """What stays in the cache, as the configuration says."""
+    rules = tuple(Rule) if config.policy == "adaptive" else (Rule(config.policy),)
+    return AdaptivePolicy(index.cache, rules=rules, alive=is_running)
+
+
 async def _serve(config: Config, wire: _Wire, reporter: Reporter) -> None:
     uid, gid = _owner(config)
     lake = await open_lake(config)
@@ -190,9 +197,7 @@ async def _serve(config: Config, wire: _Wire, reporter: Reporter) -> None:
                     negative_ttl_s=config.negative_ttl,
                     spawn=background,
                 )
-                name = config.policy
-                rules = tuple(Rule) if name == "adaptive" else (Rule(name),)
-                policy = AdaptivePolicy(index.cache, rules=rules)
+                policy = _policy(config, index)
                 remembered = Remembered(index.names, policy.jobs)
                 remembered.recall()
                 front, serve = wire(

@@ -289,13 +289,13 @@ class Planner:
             again = await self._front.fill(files) > 0
         except TierfsError as error:
             log.debug("fetch ahead: %s", error)
-            reading.course.pause()
         finally:
             slots.release()
             left = [e for e in batch if not self._front.file_state(e.ino).cached_bytes]
             for entry in left:
                 ahead.not_kept(entry.ino, entry.size)
-        if again:
+        if left:
             reading.course.pause()
+        if again:
             reading.again += left  # What would have to go for them now may be worth less soon.
             reading.exhausted = False

@@ -109,12 +109,7 @@ class JobNames:
 
     def _stat(self, pid: int) -> tuple[int, int]:
         """(parent, start in clock ticks since the boot): fields 4 and 22 of ``/proc/PID/stat``."""
-        # Field 2 is a name, in brackets, with anything in it.
-        _, found, rest = self._read(pid, "stat").rpartition(b")")
-        fields = rest.split()
-        if not found or len(fields) < 20:
-            raise ValueError(pid)
-        return int(fields[1]), int(fields[19])
+        return _parent_and_start(self._read(pid, "stat"))
 
     def _program(self, pid: int) -> tuple[int, int]:
         status = os.stat(f"{self._proc}/{pid}/exe")  # noqa: PTH116 - a Path costs more than this.
@@ -122,3 +117,22 @@ class JobNames:
 
     def _group(self, pid: int) -> bytes:
         return self._read(pid, "cgroup")
+
+
+def _parent_and_start(stat: bytes) -> tuple[int, int]:
+    """The parent and the start in the content of ``/proc/PID/stat``. Raises ValueError."""
+    # Field 2 is a name, in brackets, with anything in it.
+    _, found, rest = stat.rpartition(b")")
+    fields = rest.split()
+    if not found or len(fields) < 20:
+        raise ValueError("it is cut off")
+    return int(fields[1]), int(fields[19])
+
+
+def is_running(job: int, proc: Path = Path("/proc")) -> bool:
+    """Whether the process that a job's number stands for is there. 10 us."""
+    try:
+        stat = (proc / str(job & ((1 << _PID_BITS) - 1)) / "stat").read_bytes()
+        return _parent_and_start(stat)[1] == job >> _PID_BITS
+    except (OSError, ValueError):
+        return False
