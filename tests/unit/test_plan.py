@@ -147,9 +147,8 @@ def test_workers_read_out_of_order() -> None:
     plan, rng = Plan(), random.Random(1)
     inos = order(50_000, 1)
     plan.append(inos)
-    mixed = [
-        ino for _, ino in sorted((n + rng.randrange(SLACK // 2), i) for n, i in enumerate(inos))
-    ]
+    late = sorted((n + rng.randrange(SLACK // 2), ino) for n, ino in enumerate(inos))
+    mixed = [ino for _, ino in late]
     read(plan, mixed[:40_000])
     assert plan.trust == 1.0
     assert plan.hits == 40_000
