@@ -71,7 +71,8 @@ async def test_a_wrong_order_loses_little(tmp_path: Path) -> None:
             missed.append(s.front.missed / (8 * FILES))
             fetched.append(missed[-1] + len(s.front.filled) / (8 * FILES))
     assert missed[1] < missed[0] + 0.04
-    assert fetched[1] < fetched[0] + 0.08
+    # Paid once: what was fetched ahead in the reads after which it was not believed any more.
+    assert fetched[1] < fetched[0] + 0.1
 
 
 async def test_an_order_that_nobody_follows_is_given_up(tmp_path: Path) -> None:
