@@ -63,9 +63,11 @@ def test_an_epoch_in_which_most_was_wasted_begins_as_the_first_did() -> None:
     shuffled(course, 100)
     for n in range(2 * HITS):
         course.read(1000 * n, ahead=True)
-    for _ in range(2 * HITS + 1):
-        course.evicted()
-    course.epoch_began()
+    course.epoch_began(wasted=2 * HITS)
+    assert course.allowed_bytes(MEAN) == 4 * FIRST_BYTES
+    for n in range(HITS):
+        course.read(1000 * n, ahead=True)
+    course.epoch_began(wasted=HITS + 1)
     assert course.allowed_bytes(MEAN) == FIRST_BYTES
 
 

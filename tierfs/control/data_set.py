@@ -49,6 +49,8 @@ class DataSet:
         self._policy = policy
         self._epochs = epochs
         self._course = Course()
+        #: Files fetched ahead, of whomever, that were wasted until this epoch began.
+        self._wasted_before = 0
         self._directories: deque[int] = deque(maxlen=_NOTED)
         #: The share of the last noted files that were not in the cache.
         self._missing = 0.0
@@ -73,7 +75,9 @@ class DataSet:
         course.read(ino, ahead)
         self._last_ino = ino
         if began:
-            course.epoch_began()
+            wasted = self._policy.ahead.wasted
+            course.epoch_began(wasted - self._wasted_before)
+            self._wasted_before = wasted
             self._restart = True
         if course.reads % _NOTE_EVERY:
             return False

@@ -50,8 +50,8 @@ class Course:
         self._order = 0.0
         self._hits = 0
         self._doublings = 0
-        #: Files fetched ahead that were read, and left the cache unread, in this epoch.
-        self.used = self.wasted = 0
+        #: Files fetched ahead that were read, in this epoch.
+        self.used = 0
         self._paused_until = 0
 
     @property
@@ -76,15 +76,12 @@ class Course:
                 self._hits = 0
                 self._doublings = min(self._doublings + 1, _MOST_DOUBLINGS)
 
-    def evicted(self) -> None:
-        """A file fetched ahead leaves the cache unread."""
-        self.wasted += 1
-
-    def epoch_began(self) -> None:
-        """The job begins its files anew."""
-        if self.wasted > self.used:
+    def epoch_began(self, wasted: int) -> None:
+        """The job begins its files anew; in the last epoch so many files fetched ahead were
+        *wasted*: they left the cache unread."""
+        if wasted > self.used:
             self._doublings = 0
-        self.used = self.wasted = 0
+        self.used = 0
         self._paused_until = 0
 
     def pause(self) -> None:
