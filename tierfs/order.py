@@ -33,17 +33,24 @@ from tierfs.control.telling import NAMES_AT_ONCE, AnyPath, relative, tell
 log = logging.getLogger(__name__)
 
 
-def plan(mount: AnyPath, paths: Iterable[AnyPath], append: bool = False) -> dict[str, Any]:
+def plan(
+    mount: AnyPath,
+    paths: Iterable[AnyPath],
+    append: bool = False,
+    *,
+    runtime_dir: Path | None = None,
+) -> dict[str, Any]:
     """Tell the mount that *mount* is, or is on, that files will be read in the order of *paths*:
     absolute, or relative to *mount*. With *append* after what it was told before, else instead.
 
     Streams: *paths* may be a generator of any length. Returns when all is told, with what the mount
     knows then: `entries`, `position`, `hits`, `unknown` (names that are no files there), `believed`
-    and more. Raises MountError where there is no mount, and what the lake says when it is asked for
-    names.
+    and more. *runtime_dir* is where the mount keeps its socket, if it was mounted with that option.
+    Raises MountError where there is no mount, and what the lake says when it is asked for names.
     """
     found, below = find_mount(Path(os.fsdecode(mount)))
-    return tell(found, relative(paths, os.fsencode(mount), found, below), append=append)
+    names = relative(paths, os.fsencode(mount), found, below)
+    return tell(found, names, append=append, runtime_dir=runtime_dir)
 
 
 class AnySampler(Protocol):
@@ -80,12 +87,18 @@ class PlannedSampler(_Base):
     """
 
     def __init__(
-        self, sampler: AnySampler, path_of_index: Callable[[Any], AnyPath], mount: AnyPath
+        self,
+        sampler: AnySampler,
+        path_of_index: Callable[[Any], AnyPath],
+        mount: AnyPath,
+        *,
+        runtime_dir: Path | None = None,
     ) -> None:
         # Not that of torch's Sampler, which is for a data source.
         self._sampler = sampler
         self._path_of_index = path_of_index
         self._mount = mount
+        self._runtime_dir = runtime_dir
         self._append = False
         self._warned = False
         self._telling: _Telling | None = None
@@ -115,7 +128,7 @@ class PlannedSampler(_Base):
 
     def _tell(self, paths: Iterable[AnyPath], append: bool) -> bool:
         try:
-            plan(self._mount, paths, append)
+            plan(self._mount, paths, append, runtime_dir=self._runtime_dir)
         except Exception as error:
             if not self._warned:
                 log.warning("the order of reads is not told: %s", error)

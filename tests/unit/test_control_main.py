@@ -18,7 +18,7 @@ from tierfs.control.report import Reporter
 from tierfs.errors import MountError
 from tierfs.index import Index
 from tierfs.options import POLICIES
-from tierfs.readahead.rules import Rule
+from tierfs.readahead.rules import LEARNT, Rule
 
 
 @pytest.fixture
@@ -55,5 +55,5 @@ async def test_a_signal_drains_and_then_gives_requests_up(reporter: Reporter) ->
 def test_files_are_kept_by_the_rules_that_the_configuration_names(name: str) -> None:
     config = Config(url="file:///data", mountpoint=Path("/mnt/lake"), policy=name)
     policy = control._policy(config, cast("Index", SimpleNamespace(cache=None)))
-    assert set(policy.misses) == (set(Rule) if name == "adaptive" else {Rule(name)})
+    assert set(policy.misses) == (set(LEARNT) if name == "adaptive" else {Rule(name)})
     assert policy.rule is (Rule.EPOCHS if name == "adaptive" else Rule(name))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import pickle
 import random
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -178,6 +180,16 @@ def test_it_can_be_pickled_and_is_otherwise_what_it_wraps(told: Told) -> None:
     assert (again.epoch, list(again)) == (7, list(sampler))
     with pytest.raises(AttributeError):
         _ = sampler.nothing
+
+
+def test_its_base_is_that_of_pytorch_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Sampler:
+        pass
+
+    monkeypatch.setitem(sys.modules, "torch.utils.data", SimpleNamespace(Sampler=Sampler))
+    assert order._base() is Sampler
+    monkeypatch.setitem(sys.modules, "torch.utils.data", None)
+    assert order._base() is object
 
 
 def test_with_pytorch(told: Told) -> None:
