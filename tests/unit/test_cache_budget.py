@@ -52,7 +52,7 @@ def test_low_priorities_leave_memory_for_demand(priority: Priority, most: int) -
     assert all(granted(*(budget.ticket(MIB, DEMAND) for _ in range(16 - most))))
 
 
-@pytest.mark.parametrize(("priority", "most"), [(AHEAD, 7), (WARM, 6), (FILL, 4)])
+@pytest.mark.parametrize(("priority", "most"), [(AHEAD, 7), (WARM, 6), (FILL, 2)])
 def test_low_priorities_leave_connections_for_demand(priority: Priority, most: int) -> None:
     budget = Budget(1 << 40, max_requests=8)
     low = [budget.ticket(1, priority) for _ in range(16)]

@@ -232,7 +232,7 @@ class Capacity:
     def _batch_bytes(self) -> int:
         if self.limit_bytes is None:
             return EVICT_AT_LEAST_BYTES
-        return min(EVICT_AT_LEAST_BYTES, self.limit_bytes // 64)
+        return min(EVICT_AT_LEAST_BYTES, self.limit_bytes // 256)
 
 
 def disk_space_of(path: bytes) -> DiskSpace:

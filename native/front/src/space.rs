@@ -270,7 +270,7 @@ impl Capacity {
 
 impl Account {
     fn batch_bytes(&self) -> u64 {
-        self.limit_bytes.map_or(EVICT_AT_LEAST_BYTES, |limit| EVICT_AT_LEAST_BYTES.min(limit / 64))
+        self.limit_bytes.map_or(EVICT_AT_LEAST_BYTES, |limit| EVICT_AT_LEAST_BYTES.min(limit / 256))
     }
 }
 
