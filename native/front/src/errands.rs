@@ -99,7 +99,7 @@ fn run_one(front: &Arc<Front>, worker: &mut Worker, errand: Errand) {
             });
         }
         Errand::Fill { command, inos } => {
-            beside(front, command, move |front| Ok(fill(front, &inos).to_le_bytes().to_vec()))
+            beside(front, command, move |front| Ok(fill(front, &inos).to_le_bytes().to_vec()));
         }
     }
 }

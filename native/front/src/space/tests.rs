@@ -99,7 +99,7 @@ fn a_little_more_is_evicted_than_a_small_file_needs() {
     let world = World::new(5 * GIB);
     let capacity = world.capacity(Some(GIB), GIB);
     assert!(world.reserve(&capacity, FILE_BYTES).is_ok());
-    assert_eq!(world.asked(), [EVICT_AT_LEAST_BYTES]);
+    assert_eq!(world.asked(), [4 * MIB]);
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn what_is_declined_says_nothing_about_the_next() {
 #[test]
 fn what_was_found_before_it_was_declined_is_enough_for_a_small_one() {
     let world = World::new(0);
-    let capacity = world.capacity(Some(640 * MIB), 640 * MIB);
+    let capacity = world.capacity(Some(4 * GIB), 4 * GIB);
     let evict = |need: Need| {
         assert_eq!(need, Need { bytes: EVICT_AT_LEAST_BYTES, over: false });
         capacity.freed(2 * MIB);
