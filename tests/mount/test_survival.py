@@ -204,5 +204,6 @@ def test_a_package_that_does_not_start_leaves_the_mount_as_it_is(
         )
         os.kill(before["keeper"], signal.SIGUSR2)
         wait_until(lambda: "this one is broken" in made.log(), "the refusal")
-        assert made.pids() == before
+        # A spare may have been made meanwhile, as in any other mount.
+        assert before.items() <= made.pids().items()
         assert (made.directory / "f").read_bytes() == content(5, 1000)
