@@ -10,7 +10,6 @@ from typing import Any
 from bench import orders
 from bench.lab import Lab
 from bench.lakesim import STANDARD_LINK, Link
-from bench.results import Metric
 from bench.scenarios import epochs
 from bench.scenarios.base import Measure
 from bench.scenarios.epochs import Epochs, Node, Samples
@@ -81,7 +80,6 @@ class EpochHinted(Paced):
     def _variant(self, fraction: float) -> str:
         return f"{super()._variant(fraction)}, hinted"
 
-    def _epoch(self, lab: Lab, node: Node, number: int) -> dict[Metric, float]:
-        (samples,) = self._orders(number, lab.seed)
-        node.mounted.plan([sample.path for sample in samples])
-        return super()._epoch(lab, node, number)
+    def _announce(self, node: Node, each: Sequence[Samples]) -> None:
+        for samples in each:
+            node.mounted.plan([sample.path for sample in samples])

@@ -115,6 +115,9 @@ class Epochs(Scenario):
         """The link of the epochs that are measured; None: that of the run."""
         return None
 
+    def _announce(self, node: Node, each: Sequence[Samples]) -> None:
+        """Say before an epoch what will be read in it, where that is the question."""
+
     # ---- sessions ------------------------------------------------------------------------------
 
     @contextmanager
@@ -193,9 +196,11 @@ class Epochs(Scenario):
         """The figures of epoch *number*."""
         each = self._orders(number, lab.seed)
         link = self._link(node.fraction)
-        lab.server.reset()
         with lab.with_link(link) if link else nullcontext():
+            lab.server.reset()
+            self._announce(node, each)
             answers, cost = self._pass(lab, node, each, self.rate)
+            lake = lab.server.stats()
         count = sum(answer["files"] for answer in answers)
         read_bytes = sum(answer["bytes"] for answer in answers)
         seconds = max(answer["seconds"] for answer in answers)
@@ -209,7 +214,7 @@ class Epochs(Scenario):
             ]
             waits = stalls.stalled(reads, lab.server.log())
             waited_s = sum(read.end_ns - read.begin_ns for read in waits) / 1e9
-            fetched = cost.lake_bytes / read_bytes
+            fetched = lake.bytes_out / read_bytes
             figures |= _fetched(
                 variant,
                 fetched=fetched,

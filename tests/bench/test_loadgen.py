@@ -60,6 +60,16 @@ def test_a_reader_that_hangs_is_given_up(
         reader.read([File("hangs", 10)], limit_s=0.1)
 
 
+def test_a_process_that_hangs_is_given_up(
+    loadgen: Loadgen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.loadgen.STUCK_S", 0.5)
+    os.mkfifo(tmp_path / "hangs")
+    with pytest.raises(ReadFailedError, match=r"not done after 0\.6 s"):
+        loadgen.small(tmp_path, 1, [File("hangs", 10)], 1, limit_s=0.1)
+    assert len(loadgen.abandoned) == 1
+
+
 def test_a_file_that_is_not_there_is_a_failed_read(loadgen: Loadgen, tmp_path: Path) -> None:
     with loadgen.reader(tmp_path, 1, 1) as reader, pytest.raises(ReadFailedError, match="absent"):
         reader.read([File("absent", 10)])
