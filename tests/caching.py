@@ -120,9 +120,14 @@ class Rig:
         finally:
             await self.front.release(fh)
 
-    async def fetch(self, ino: int, extent: tuple[int, int] | None = None) -> int:
+    async def fetch(
+        self,
+        ino: int,
+        extent: tuple[int, int] | None = None,
+        priority: Priority = Priority.WARM_UP,
+    ) -> int:
         """Warm up an object that was put."""
-        return await self.front.fetch(ino, *self.refs[ino], extent, Priority.WARM_UP)
+        return await self.front.fetch(ino, *self.refs[ino], extent, priority)
 
     async def settle(self) -> None:
         """Wait until nothing is in flight and everything is recorded."""

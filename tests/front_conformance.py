@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import random
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import trio.testing
 
 from tests.caching import MIB, Request, Rig, noise
 from tierfs.cache.budget import Priority
+from tierfs.cache.space import FILE_BYTES
 from tierfs.errors import CacheFull, InvalidRequest, LakeUnavailable, StaleVersion
 from tierfs.index.records import EXTENT_SIZE
 
@@ -309,7 +311,19 @@ class FrontConformance(abc.ABC):
             await r.front.release(fh)
             assert (await r.front.evict_all())[0] == 2
 
-    async def test_the_limit_holds_and_the_oldest_go(self, tmp_path: Path) -> None:
+    async def test_the_limit_holds_and_what_is_ordered_is_kept(self, tmp_path: Path) -> None:
+        async with self.rig(tmp_path, cache_size=2 * MIB) as r:
+            for ino in range(16, 80):
+                r.put(ino, noise(SMALL, ino))
+                assert await r.fetch(ino) == SMALL
+                await r.settle()
+                assert r.front.file_state(ino).complete
+                assert r.front.stats()["used_bytes"] <= 2 * MIB
+            assert r.front.stats()["evicted_files"] > 40
+            assert r.front.stats()["cached_files"] > 10
+            assert r.front.stats()["declined"] == 0
+
+    async def test_what_is_read_once_takes_nothings_place(self, tmp_path: Path) -> None:
         async with self.rig(tmp_path, cache_size=2 * MIB) as r:
             for ino in range(16, 80):
                 data = noise(SMALL, ino)
@@ -317,8 +331,30 @@ class FrontConformance(abc.ABC):
                 assert await r.read(ino) == data
                 await r.settle()
                 assert r.front.stats()["used_bytes"] <= 2 * MIB
-            assert r.front.stats()["evicted_files"] > 40
-            assert r.front.stats()["cached_files"] > 10
+            stats = r.front.stats()
+            assert stats["evicted_files"] == 0
+            assert stats["cached_files"] == 64 - stats["declined"] > 10
+            assert stats["declined_bytes"] == stats["declined"] * SMALL
+            assert len(r.lake.requests) == 64
+
+    async def test_a_cache_of_half_the_data_fetches_half_of_it_in_each_shuffled_epoch(
+        self, tmp_path: Path
+    ) -> None:
+        files, size = 120, 30_000
+        data = {ino: noise(size, ino) for ino in range(16, 16 + files)}
+        async with self.rig(tmp_path, cache_size=files // 2 * (size + FILE_BYTES)) as r:
+            for ino, content in data.items():
+                r.put(ino, content)
+            fetched = []
+            for epoch in range(4):
+                r.lake.requests.clear()
+                for ino in random.Random(epoch).sample(sorted(data), files):
+                    assert await r.read(ino) == data[ino]
+                    await r.settle()
+                fetched.append(len(r.lake.requests))
+            # A cache that kept what was read last would fetch five sixths.
+            assert fetched[0] == files
+            assert all(0.45 * files <= requests <= 0.6 * files for requests in fetched[1:])
 
     async def test_resize_evicts_down(self, tmp_path: Path) -> None:
         async with self.rig(tmp_path) as r:
@@ -380,14 +416,28 @@ class FrontConformance(abc.ABC):
 
     async def test_accesses_come_back_in_order(self, tmp_path: Path) -> None:
         seen: list[int] = []
-        async with self.rig(
-            tmp_path, on_accesses=lambda batch: seen.extend(access.ino for access in batch)
-        ) as r:
+        async with self.rig(tmp_path) as r:
+            r.front.tell_accesses(lambda ino, _: seen.append(ino))
             for ino in (18, 16, 17, 16):
                 r.put(ino, b"data")
                 await r.read(ino)
             await r.fetch(17)
         assert seen == [18, 16, 17, 16]
+
+    async def test_files_are_filled_behind_everybody_and_missing_ones_left_out(
+        self, tmp_path: Path
+    ) -> None:
+        async with self.rig(tmp_path) as r:
+            for ino in range(16, 26):
+                r.put(ino, noise(SMALL, ino))
+            r.lake.delete(b"object-16")
+            assert await r.front.fill([(ino, *r.refs[ino]) for ino in range(16, 26)]) == 0
+            states = [r.front.file_state(ino).complete for ino in range(16, 26)]
+            assert states == [False] + [True] * 9
+            r.lake.requests.clear()
+            for ino in range(17, 26):
+                assert await r.read(ino) == noise(SMALL, ino)
+            assert r.lake.requests == []
 
     async def test_priorities_are_accepted(self, tmp_path: Path) -> None:
         async with self.rig(tmp_path) as r:

@@ -89,6 +89,9 @@ class Config:
     cache: Path = field(default_factory=default_cache)
     cache_size: int | None = None
     min_free: float = 0.10
+    policy: str = "adaptive"
+    fill: bool = True
+    fill_limit: int | None = None
     memory: int = 1 << 30
     metadata_ttl: float = 60.0
     negative_ttl: float = 5.0

@@ -73,6 +73,15 @@ METRICS: tuple[Metric, ...] = (
         "Cached blocks that failed verification and were fetched again.",
     ),
     Metric(
+        "tierfs_cache_declined_total",
+        "counter",
+        "cache.declined",
+        "Fetches that were not kept, because what is cached is worth more.",
+    ),
+    Metric(
+        "tierfs_cache_declined_bytes_total", "counter", "cache.declined_bytes", "Bytes of those."
+    ),
+    Metric(
         "tierfs_cache_evicted_extents_total",
         "counter",
         "cache.evicted_extents",

@@ -21,6 +21,9 @@ from tierfs.errors import ConfigError
 
 LOG_LEVELS = ("error", "warning", "info", "debug")
 FRONTS = ("auto", "native", "python")
+#: Which rules there are for what stays in the cache (`tierfs.readahead.rules`): all of them, the
+#: best of which is found out, or one.
+POLICIES = ("adaptive", "epochs", "frequency", "lru")
 #: What a native front asks of the kernel, as its ``--fuse-mask`` names it (fuse/init.rs there).
 FUSE_FEATURES = (
     "passthrough",
@@ -132,6 +135,7 @@ def _choice(*words: str) -> Kind:
 
 
 SIZE = Kind("SIZE", units.parse_size, units.format_size)
+RATE = Kind("RATE", units.parse_rate, units.format_rate)
 DURATION = Kind("DURATION", units.parse_duration, units.format_duration)
 SHARE = Kind("SHARE", units.parse_fraction, units.format_fraction, (str, float))
 OCTAL = Kind("OCTAL", units.parse_octal, units.format_octal)
@@ -191,7 +195,7 @@ class Option:
 
 
 _TOML_WORDS = {str: "a string", int: "a number", float: "a number", bool: "true or false"}
-_EXAMPLES = {"SIZE": "800G", "DURATION": "60s", "OCTAL": "022"}
+_EXAMPLES = {"SIZE": "800G", "RATE": "200M/s", "DURATION": "60s", "OCTAL": "022"}
 
 GROUPS = {
     "lake": "The lake",
@@ -239,6 +243,15 @@ OPTIONS: dict[str, Option] = {
                "Most bytes that this mount keeps in the cache. A hard limit.",
                "what leaves min_free of the disk free"),
         Option("min_free", SHARE, "cache", "The share of the cache's disk that always stays free."),
+        Option("policy", _choice(*POLICIES), "cache",
+               "What stays in a cache that is full: what a shuffled epoch has not read yet"
+               " (`epochs`), what is read most (`frequency`), what was read last (`lru`), or"
+               " whichever of these proves best (`adaptive`)."),
+        Option("fill", BOOLEAN, "cache",
+               "Fetch ahead of jobs that read data sets, behind everything that anybody waits for;"
+               " docs/tuning.md says when, and how much at most."),
+        Option("fill_limit", RATE, "cache", "How fast to fetch ahead at most.",
+               "with what bandwidth is to spare"),
         Option("memory", SIZE, "cache", "Most memory for buffers and requests in flight."),
         Option("metadata_ttl", DURATION, "names",
                "How long names, sizes and times are believed before the lake is asked again;"

@@ -51,6 +51,19 @@ def format_size(size_bytes: int) -> str:
     return f"{size_bytes / 1024!r}K"
 
 
+def parse_rate(text: str) -> int:
+    """Bytes per second from ``200M/s``; the ``/s`` may be left out. Not 0."""
+    rate = parse_size(text.strip().removesuffix("/s"))
+    if not rate:
+        raise ValueError("it cannot be nothing; to switch it off, say so")
+    return rate
+
+
+def format_rate(bytes_per_s: int) -> str:
+    """What ``parse_rate`` reads."""
+    return f"{format_size(bytes_per_s)}/s"
+
+
 def human_size(size_bytes: float) -> str:
     """A size for people to read, about three digits: ``1.23 GiB``. Not exact."""
     value = float(size_bytes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,24 +10,28 @@ from hypothesis import strategies as st
 from tierfs.cache.budget import LEAST_TICKET_BYTES, SHARES, Budget, Priority, Ticket
 
 MIB = 1 << 20
-DEMAND, AHEAD, WARM = Priority
+DEMAND, AHEAD, WARM, FILL = Priority
 
 
 def granted(*tickets: Ticket) -> list[bool]:
     return [ticket.granted.is_set() for ticket in tickets]
 
 
-def test_demand_goes_first_then_read_ahead_then_warm_up() -> None:
+def test_demand_goes_first_then_read_ahead_then_warm_up_then_fills() -> None:
     budget = Budget(4 * MIB)
     holder = budget.ticket(4 * MIB, DEMAND)
+    fill = budget.ticket(MIB, FILL)
     warm = budget.ticket(MIB, WARM)
     ahead = budget.ticket(MIB, AHEAD)
     demand = budget.ticket(4 * MIB, DEMAND)
-    assert granted(holder, warm, ahead, demand) == [True, False, False, False]
+    assert granted(holder, fill, warm, ahead, demand) == [True, False, False, False, False]
     budget.release(holder)
-    assert granted(warm, ahead, demand) == [False, False, True]
+    assert granted(fill, warm, ahead, demand) == [False, False, False, True]
     budget.release(demand)
-    assert granted(warm, ahead) == [True, True]
+    assert granted(fill, warm, ahead) == [False, True, True]
+    budget.release(warm)
+    budget.release(ahead)
+    assert granted(fill) == [True]
 
 
 def test_first_come_first_served_within_a_priority() -> None:
@@ -39,18 +44,19 @@ def test_first_come_first_served_within_a_priority() -> None:
     assert granted(large, small) == [True, False]
 
 
-def test_read_ahead_and_warm_up_leave_room_for_demand() -> None:
+@pytest.mark.parametrize(("priority", "most"), [(AHEAD, 12), (WARM, 8), (FILL, 6)])
+def test_low_priorities_leave_memory_for_demand(priority: Priority, most: int) -> None:
     budget = Budget(16 * MIB)
-    ahead = [budget.ticket(MIB, AHEAD) for _ in range(16)]
-    assert sum(granted(*ahead)) == 12
-    demand = [budget.ticket(MIB, DEMAND) for _ in range(4)]
-    assert all(granted(*demand))
+    low = [budget.ticket(MIB, priority) for _ in range(16)]
+    assert sum(granted(*low)) == most
+    assert all(granted(*(budget.ticket(MIB, DEMAND) for _ in range(16 - most))))
 
 
-def test_low_priorities_leave_connections_for_demand() -> None:
+@pytest.mark.parametrize(("priority", "most"), [(AHEAD, 7), (WARM, 6), (FILL, 4)])
+def test_low_priorities_leave_connections_for_demand(priority: Priority, most: int) -> None:
     budget = Budget(1 << 40, max_requests=8)
-    warm = [budget.ticket(1, WARM) for _ in range(16)]
-    assert sum(granted(*warm)) == 6
+    low = [budget.ticket(1, priority) for _ in range(16)]
+    assert sum(granted(*low)) == most
     assert all(granted(*(budget.ticket(1, DEMAND) for _ in range(16))))
 
 
@@ -109,7 +115,7 @@ def test_the_account_is_right_after_any_sequence(steps: list[tuple[str, int]]) -
     live: list[Ticket] = []
     for what, n in steps:
         if what == "ask":
-            live.append(budget.ticket((n + 1) * MIB, Priority(n % 3)))
+            live.append(budget.ticket((n + 1) * MIB, Priority(n % 4)))
         elif live and what == "release":
             budget.release(live.pop(n % len(live)))
         elif live:

@@ -15,6 +15,23 @@ def test_the_least_recently_used_block_goes_first() -> None:
     assert hot.used_bytes == 30
 
 
+def test_what_was_read_to_its_end_goes_before_what_nobody_has_read() -> None:
+    hot = HotBlocks(30)
+    for n in range(3):
+        hot.put(1, n, bytes(10))
+    hot.spend(1, 2)
+    hot.spend(1, 7)
+    hot.put(1, 3, bytes(10))
+    assert [n for n in range(4) if hot.get(1, n) is not None] == [0, 1, 3]
+
+
+def test_those_who_pass_by_share_the_memory() -> None:
+    hot = HotBlocks(300)
+    assert hot.window_bytes == 100
+    hot.passing.update((16, 17, 18, 19))
+    assert hot.window_bytes == 25
+
+
 def test_a_block_put_twice_counts_once_and_one_too_large_not_at_all() -> None:
     hot = HotBlocks(30)
     hot.put(1, 0, bytes(10))

@@ -8,39 +8,45 @@ import pytest
 import trio
 import trio.testing
 
-from tierfs.cache.space import Capacity, DiskSpace, Health
+from tierfs.cache.budget import Priority
+from tierfs.cache.space import Capacity, Claim, DiskSpace, Health, NotWorthKeeping
 from tierfs.errors import CacheFull
 
 MIB = 1 << 20
 GIB = 1 << 30
+CLAIM = Claim(16, Priority.DEMAND)
 
 
 class Disk:
-    """A disk and its evictable bytes."""
+    """A disk and its evictable bytes, of which *precious* go for nobody's claim."""
 
-    def __init__(self, free_bytes: int = 100 * GIB, evictable: int = 0) -> None:
+    def __init__(self, free_bytes: int = 100 * GIB, evictable: int = 0, precious: int = 0) -> None:
         self.space = DiskSpace(100 * GIB, free_bytes)
         self.evictable = evictable
+        self.precious = precious
         self.asked: list[int] = []
+        self.claims: list[Claim | None] = []
 
     def capacity(self, limit: int | None, min_free: float = 0.1, used: int = 0) -> Capacity:
         capacity = Capacity(limit, min_free, used, disk=lambda: self.space, evict=self.evict)
         self._capacity = capacity
         return capacity
 
-    async def evict(self, bytes_: int) -> int:
+    async def evict(self, bytes_: int, claim: Claim | None) -> bool:
         self.asked.append(bytes_)
+        self.claims.append(claim)
         await trio.lowlevel.checkpoint()
-        freed = min(bytes_, self.evictable)
+        stays = 0 if claim is None else self.precious
+        freed = min(bytes_, max(0, self.evictable - stays))
         self.evictable -= freed
         self.space = self.space._replace(free_bytes=self.space.free_bytes + freed)
         self._capacity.freed(freed)
-        return freed
+        return freed == bytes_ or self.evictable == 0
 
 
 async def test_used_and_reserved_stay_under_the_limit() -> None:
     capacity = Disk().capacity(10 * MIB)
-    first = await capacity.reserve(6 * MIB)
+    first = await capacity.reserve(6 * MIB, CLAIM)
     assert capacity.try_reserve(5 * MIB) is None
     capacity.spend(first, 2 * MIB)
     capacity.release(first)
@@ -51,7 +57,7 @@ async def test_used_and_reserved_stay_under_the_limit() -> None:
 async def test_reserving_evicts_what_is_missing() -> None:
     disk = Disk(evictable=5 * MIB)
     capacity = disk.capacity(10 * MIB, used=9 * MIB)
-    await capacity.reserve(4 * MIB)
+    await capacity.reserve(4 * MIB, CLAIM)
     assert disk.asked == [3 * MIB]
     assert capacity.used_bytes + capacity.reserved_bytes <= 10 * MIB
 
@@ -62,18 +68,49 @@ async def test_nothing_to_evict_is_said_at_once_and_not_tried_all_the_time() -> 
     capacity = disk.capacity(10 * MIB, used=10 * MIB)
     for _ in range(3):
         with pytest.raises(CacheFull):
-            await capacity.reserve(MIB)
+            await capacity.reserve(MIB, CLAIM)
     assert len(disk.asked) == 1
     await trio.sleep(2)
     with pytest.raises(CacheFull):
-        await capacity.reserve(MIB)
+        await capacity.reserve(MIB, CLAIM)
     assert len(disk.asked) == 2
+
+
+async def test_what_is_not_worth_keeping_is_no_reason_to_rest() -> None:
+    disk = Disk(evictable=10 * MIB, precious=9 * MIB)
+    capacity = disk.capacity(10 * MIB, used=10 * MIB)
+    for _ in range(3):
+        with pytest.raises(NotWorthKeeping):
+            await capacity.reserve(2 * MIB, CLAIM)
+    assert len(disk.asked) == 3
+    assert capacity.reserved_bytes == 0
+    # What went before that was found out is room for something smaller.
+    await capacity.reserve(MIB, CLAIM)
+    assert len(disk.asked) == 3
+
+
+async def test_what_was_evicted_may_be_enough_though_there_might_have_been_more() -> None:
+    disk = Disk(evictable=5 * GIB, precious=5 * GIB - MIB)
+    capacity = disk.capacity(GIB, used=GIB)
+    await capacity.reserve(MIB, CLAIM)
+    assert disk.asked == [8 * MIB]
+
+
+@pytest.mark.mockclock
+async def test_what_others_write_to_the_disk_costs_even_what_is_precious() -> None:
+    disk = Disk(free_bytes=11 * GIB, evictable=8 * MIB, precious=8 * MIB)
+    capacity = disk.capacity(None, used=8 * MIB)
+    disk.space = disk.space._replace(free_bytes=10 * GIB - 3 * MIB)
+    with pytest.raises(NotWorthKeeping):
+        await capacity.reserve(MIB, CLAIM)
+    assert (disk.asked[0], disk.claims) == (3 * MIB, [None, CLAIM])
+    assert capacity.used_bytes == 5 * MIB
 
 
 async def test_more_than_the_limit_never_fits_and_evicts_nothing() -> None:
     disk = Disk(evictable=10 * MIB)
     with pytest.raises(CacheFull):
-        await disk.capacity(10 * MIB, used=10 * MIB).reserve(11 * MIB)
+        await disk.capacity(10 * MIB, used=10 * MIB).reserve(11 * MIB, CLAIM)
     assert disk.asked == []
 
 
@@ -81,12 +118,12 @@ async def test_more_than_the_limit_never_fits_and_evicts_nothing() -> None:
 async def test_a_share_of_the_disk_stays_free_for_others() -> None:
     disk = Disk(free_bytes=10 * GIB + 3 * MIB)
     capacity = disk.capacity(None)
-    await capacity.reserve(2 * MIB)
+    await capacity.reserve(2 * MIB, CLAIM)
     with pytest.raises(CacheFull):
-        await capacity.reserve(2 * MIB)
+        await capacity.reserve(2 * MIB, CLAIM)
     disk.space = disk.space._replace(free_bytes=50 * GIB)
     await trio.sleep(5)
-    await capacity.reserve(2 * MIB)
+    await capacity.reserve(2 * MIB, CLAIM)
 
 
 async def test_several_that_wait_for_room_evict_once_each_at_most() -> None:
@@ -94,7 +131,7 @@ async def test_several_that_wait_for_room_evict_once_each_at_most() -> None:
     capacity = disk.capacity(64 * MIB, used=64 * MIB)
     async with trio.open_nursery() as nursery:
         for _ in range(8):
-            nursery.start_soon(capacity.reserve, MIB)
+            nursery.start_soon(capacity.reserve, MIB, CLAIM)
     assert capacity.reserved_bytes == 8 * MIB
     assert capacity.used_bytes + capacity.reserved_bytes <= 64 * MIB
 
@@ -104,6 +141,7 @@ async def test_a_smaller_limit_evicts_down_to_it() -> None:
     capacity = disk.capacity(10 * MIB, used=8 * MIB)
     await capacity.resize(3 * MIB)
     assert capacity.used_bytes == 3 * MIB
+    assert disk.claims == [None]
 
 
 @pytest.mark.mockclock

@@ -106,6 +106,7 @@ def test_json_of_another_version_is_refused(text: str) -> None:
         ({"max_connections": "0"}, "1 or more"),
         ({"anonymous": "perhaps"}, "true or false"),
         ({"front": "nativ"}, "auto, native, python"),
+        ({"policy": "fifo"}, "adaptive, epochs, frequency, lru"),
         ({"log_level": "loud"}, "error, warning, info, debug"),
         ({"link": "1,2"}, "FIRST_BYTE_MS"),
         ({"endpoint": "minio:9000"}, "http://HOST:PORT"),

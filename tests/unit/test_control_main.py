@@ -1,17 +1,24 @@
-"""How the control plane's conversation with the kernel ends."""
+"""How the control plane's conversation with the kernel ends, and what it is wired to."""
 
 from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import trio
 import trio.testing
 
+from tierfs.config import Config
 from tierfs.control import main as control
 from tierfs.control.report import Reporter
 from tierfs.errors import MountError
+from tierfs.index import Index
+from tierfs.options import POLICIES
+from tierfs.readahead.rules import Rule
 
 
 @pytest.fixture
@@ -42,3 +49,11 @@ async def test_a_signal_drains_and_then_gives_requests_up(reporter: Reporter) ->
     assert requests.cancelled_caught
     assert trio.current_time() - begun == pytest.approx(control.DRAIN_S, abs=1)
     session.check_end()
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_files_are_kept_by_the_rules_that_the_configuration_names(name: str) -> None:
+    config = Config(url="file:///data", mountpoint=Path("/mnt/lake"), policy=name)
+    policy = control._policy(config, cast("Index", SimpleNamespace(cache=None)))
+    assert set(policy.misses) == (set(Rule) if name == "adaptive" else {Rule(name)})
+    assert policy.rule is (Rule.EPOCHS if name == "adaptive" else Rule(name))

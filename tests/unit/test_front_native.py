@@ -12,11 +12,13 @@ from tests.caching import MIB, rig
 from tierfs.cache.budget import Priority
 from tierfs.cache.eviction import EVICT_PAGE, Victim
 from tierfs.front.native import FETCH_BYTES, NativeFront
-from tierfs.front.port import Access, AccessListener, FrontPort
+from tierfs.front.port import FrontPort
 from tierfs.index.cache import CacheBatch, CacheIndex
 from tierfs.index.index import open_index
 from tierfs.index.records import BlockRecord, CachedFile, ObjectRef
 from tierfs.lake.protocol import LakeCounters, Version
+from tierfs.readahead.policy import AdaptivePolicy, Incoming
+from tierfs.readahead.rules import Rule
 
 REF = ObjectRef(b"a", Version(b'"1"'), False, False)
 
@@ -29,6 +31,7 @@ class Told:
         self.fetched: list[tuple[int, int, int, Priority]] = []
         self.evictions: list[list[Victim]] = []
         self.invalidated: list[int] = []
+        self.filled: list[list[int]] = []
 
     async def fetch(self, ino: int, lo: int, hi: int, priority: Priority) -> int:
         self.fetched.append((ino, lo, hi, priority))
@@ -42,6 +45,10 @@ class Told:
                 batch.drop_file(ino)
         await self._index.commit(batch)
         return len(victims), 10 * len(victims)
+
+    async def fill(self, inos: Sequence[int]) -> int:
+        self.filled.append(list(inos))
+        return 1
 
     async def invalidate(self, ino: int) -> None:
         self.invalidated.append(ino)
@@ -67,11 +74,16 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(directory: Path, listener: AccessListener | None = None) -> AsyncIterator[Scene]:
+async def scene(directory: Path, rules: Sequence[Rule] = tuple(Rule)) -> AsyncIterator[Scene]:
     async with open_index(directory, "lake") as index, trio.open_nursery() as nursery:
         told = Told(index.cache)
         front = NativeFront(
-            index.cache, directory, nursery, told, cache_size=1000, on_accesses=listener
+            index.cache,
+            directory,
+            nursery,
+            told,
+            cache_size=1000,
+            policy=AdaptivePolicy(index.cache, rules=rules),
         )
         await front.start()
         yield Scene(front, told, index.cache)
@@ -184,20 +196,58 @@ async def test_nothing_is_written_to_the_index(tmp_path: Path) -> None:
 
 
 async def test_a_file_that_was_accessed_stays_longest(tmp_path: Path) -> None:
-    async with scene(tmp_path) as s:
+    async with scene(tmp_path, rules=[Rule.LRU]) as s:
         await s.record(16, 17, 18)
         s.front.accessed(16, 5)
         await s.front.aclose()  # Reported, but the index may not say so yet.
         chosen = s.front.choose_victims(1 << 40, 64)
-        assert [victim.ino for victim in chosen] == [17, 18, 16]
+        assert [victim.ino for victim in chosen or ()] == [17, 18, 16]
+
+
+async def test_nothing_goes_for_what_was_just_read(tmp_path: Path) -> None:
+    async with scene(tmp_path) as s:
+        await s.record(16, 17, 18)
+        s.front.accessed(19, 5)
+        assert s.front.choose_victims(1, 64, Incoming(19)) is None
+        assert s.front.choose_victims(1, 64, Incoming(19, ahead=True)) is None
+        # Room as such has to be made, and the file may be what goes first.
+        await s.record(19)
+        assert s.front.choose_victims(1, 64) == [Victim(19)]
+
+
+async def test_whose_access_it_is_is_told(tmp_path: Path) -> None:
+    async with scene(tmp_path) as s:
+        told: list[tuple[int, ...]] = []
+        s.front._accesses.add = lambda *one: told.append(one)  # type: ignore[method-assign]
+        s.front.accessed(16, 5, 4242)
+        assert told == [(16, 5, 4242)]
 
 
 async def test_accesses_are_heard_in_their_order(tmp_path: Path) -> None:
-    heard: list[Access] = []
-    async with scene(tmp_path, heard.extend) as s:
+    heard: list[int] = []
+    async with scene(tmp_path) as s:
+        s.front.tell_accesses(lambda ino, _: heard.append(ino))
         for ino in (18, 16, 18):
-            s.front.accessed(ino, ino)
-    assert heard == [(18, 18), (16, 16), (18, 18)]
+            s.front.accessed(ino, 5, 0)
+    assert heard == [18, 16, 18]
+
+
+async def test_what_is_fetched_ahead_is_nobodys_victim(tmp_path: Path) -> None:
+    async with scene(tmp_path) as s:
+        await s.record(16, 17)
+        victims: list[list[Victim] | None] = []
+        fill = s.told.fill
+
+        async def watched(inos: Sequence[int]) -> int:
+            victims.append(s.front.choose_victims(MIB, 64))
+            return await fill(inos)
+
+        s.told.fill = watched  # type: ignore[method-assign]
+        assert await s.front.fill([(16, REF, 10), (18, REF, 10)]) == 1
+        assert s.told.filled == [[16, 18]]
+        assert victims == [[Victim(17)]]
+        victims.append(s.front.choose_victims(MIB, 64))
+        assert sorted(victims[1] or ()) == [Victim(16), Victim(17)]
 
 
 async def test_the_stats_are_those_of_the_other_front(tmp_path: Path) -> None:
@@ -220,7 +270,7 @@ async def test_the_stats_are_those_of_the_other_front(tmp_path: Path) -> None:
 async def test_a_fetch_comes_in_pieces_and_is_nobodys_victim(tmp_path: Path) -> None:
     async with scene(tmp_path) as s:
         await s.record(16, size=1000 * MIB)
-        victims: list[list[Victim]] = []
+        victims: list[list[Victim] | None] = []
         fetch = s.told.fetch
 
         async def watched(ino: int, lo: int, hi: int, priority: Priority) -> int:
@@ -236,7 +286,7 @@ async def test_a_fetch_comes_in_pieces_and_is_nobodys_victim(tmp_path: Path) -> 
             (2 * FETCH_BYTES, size),
         ]
         assert victims == [[], [], []]
-        assert [victim.ino for victim in s.front.choose_victims(MIB, 64)] == [16]
+        assert [victim.ino for victim in s.front.choose_victims(MIB, 64) or ()] == [16]
 
 
 async def test_counters_go_on_over_the_fronts_of_a_mount(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ class Front:
         return FileState(cached, bool(cached), None)
 
     async def fill(self, files: Sequence[tuple[int, ObjectRef, int]]) -> int:
-        await trio.sleep(0)
+        await trio.lowlevel.checkpoint()
         if self.error is not None:
             raise self.error
         kept = [ino for ino, _, _ in files if self.keep(ino, ahead=True)]

@@ -1,15 +1,20 @@
-"""The eviction policy: sampling, what must stay, and bounded memory."""
+"""The eviction policy: sampling, what must stay, what is not worth anybody's leaving, and bounded
+memory."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+
+import pytest
 
 from tierfs.cache.eviction import Victim
-from tierfs.clock import ManualClock
 from tierfs.index.records import EXTENT_SIZE, CachedFile, Extent
-from tierfs.readahead.policy import MAX_RECENT, SampledLru
+from tierfs.readahead.epochs import Class
+from tierfs.readahead.policy import AdaptivePolicy, Incoming
+from tierfs.readahead.rules import Rule
 
-SECOND = 1_000_000_000
+FIRST = 16
 
 
 def extents(*numbers: int) -> tuple[Extent, ...]:
@@ -40,6 +45,9 @@ class Files:
         self.files = files | {ino: held for ino, (held, _) in self.parts.items()}
         self.samples = 0
 
+    def file(self, ino: int) -> CachedFile | None:
+        return self.files.get(ino)
+
     def first_extents(self, ino: int, bytes_: int, most: int) -> list[Extent]:
         return list(self.parts[ino][1][: min(most, -(-bytes_ // EXTENT_SIZE))])
 
@@ -48,76 +56,174 @@ class Files:
         inos = rng.sample(sorted(self.files), min(n, len(self.files)))
         return [(ino, self.files[ino]) for ino in inos]
 
+    def totals(self) -> tuple[int, int]:
+        return len(self.files), sum(file.present_bytes for file in self.files.values())
 
-def policy(files: dict[int, CachedFile], clock: ManualClock | None = None) -> SampledLru:
-    return SampledLru(Files(files), clock or ManualClock(), rng=random.Random(7))
+
+def policy(source: Files, *rules: Rule) -> AdaptivePolicy:
+    return AdaptivePolicy(source, rules=rules or tuple(Rule), rng=random.Random(7))
+
+
+def lru(source: Files) -> AdaptivePolicy:
+    return policy(source, Rule.LRU)
+
+
+def nobody(_: int) -> bool:
+    return False
+
+
+def shuffled(inos: Sequence[int], seed: int) -> list[int]:
+    return random.Random(seed).sample(inos, len(inos))
+
+
+# ---- sampling, and what must stay ---------------------------------------------------------------
 
 
 def test_victims_are_old_ones() -> None:
-    chosen = policy({n: file(n) for n in range(1000)}).choose_victims(5000, 64, lambda _: False)
+    chosen = lru(Files({n: file(n) for n in range(1000)})).choose_victims(5000, 64, nobody)
+    assert chosen is not None
     assert len(chosen) == len(set(chosen)) == 50
     assert all(victim.ino < 500 and victim.extents is None for victim in chosen)
 
 
-def test_what_is_in_use_stays() -> None:
-    chosen = policy({n: file(n) for n in range(20)}).choose_victims(10**9, 64, lambda n: n < 15)
+@pytest.mark.parametrize("rule", Rule)
+def test_what_is_in_use_stays(rule: Rule) -> None:
+    files = Files({n: file(n) for n in range(20)})
+    chosen = policy(files, rule).choose_victims(10**9, 64, lambda n: n < 15)
+    assert chosen is not None
     assert sorted(chosen) == [Victim(n) for n in range(15, 20)]
 
 
 def test_nothing_to_choose_is_found_out_soon() -> None:
     files = Files({n: file(n) for n in range(100)})
-    lru = SampledLru(files, ManualClock())
-    assert lru.choose_victims(1, 64, lambda _: True) == []
-    assert files.samples < 20
-    assert policy({}).choose_victims(1, 64, lambda _: False) == []
+    for incoming in (None, Incoming(1000)):
+        files.samples = 0
+        assert policy(files).choose_victims(1, 64, lambda _: True, incoming) == []
+        assert files.samples < 20
+        assert policy(Files({})).choose_victims(1, 64, nobody, incoming) == []
 
 
 def test_no_more_than_asked_for_in_one_go() -> None:
-    chosen = policy({n: file(n) for n in range(100)}).choose_victims(10**9, 8, lambda _: False)
+    chosen = lru(Files({n: file(n) for n in range(100)})).choose_victims(10**9, 8, nobody)
+    assert chosen is not None
     assert len(chosen) == 8
 
 
 def test_an_incomplete_file_leaves_only_what_is_needed_from_its_beginning() -> None:
-    lru = SampledLru(Files({17: file(5)}, {16: part(1, 3, 4, 9)}), ManualClock())
-    assert lru.choose_victims(1, 64, lambda _: False) == [Victim(16, extents(3))]
-    assert lru.choose_victims(EXTENT_SIZE + 1, 64, lambda _: False) == [Victim(16, extents(3, 4))]
+    oldest = lru(Files({17: file(5)}, {16: part(1, 3, 4, 9)}))
+    assert oldest.choose_victims(1, 64, nobody) == [Victim(16, extents(3))]
+    assert oldest.choose_victims(EXTENT_SIZE + 1, 64, nobody) == [Victim(16, extents(3, 4))]
 
 
 def test_an_incomplete_file_that_is_not_enough_goes_whole() -> None:
-    lru = SampledLru(Files({17: file(5)}, {16: part(1, 3, 4, 9)}), ManualClock())
-    chosen = lru.choose_victims(3 * EXTENT_SIZE + 1, 64, lambda _: False)
-    assert chosen == [Victim(16), Victim(17)]
+    oldest = lru(Files({17: file(5)}, {16: part(1, 3, 4, 9)}))
+    assert oldest.choose_victims(3 * EXTENT_SIZE + 1, 64, nobody) == [Victim(16), Victim(17)]
 
 
 def test_extents_count_among_what_is_chosen_in_one_go() -> None:
-    files = Files({17: file(0), 18: file(1)}, {16: part(2, *range(90))})
-    lru = SampledLru(files, ManualClock())
-    chosen = lru.choose_victims(80 * EXTENT_SIZE, 8, lambda _: False)
+    oldest = lru(Files({17: file(0), 18: file(1)}, {16: part(2, *range(90))}))
+    chosen = oldest.choose_victims(80 * EXTENT_SIZE, 8, nobody)
     assert chosen == [Victim(17), Victim(18), Victim(16, extents(*range(6)))]
 
 
-def test_an_access_that_is_not_in_the_index_yet_counts() -> None:
-    clock = ManualClock(10**6 * SECOND)
-    lru = policy({n: file(n) for n in range(16)}, clock)
-    lru.accessed(0)
-    assert lru.choose_victims(1, 64, lambda _: False) == [Victim(1)]
+def test_what_was_read_since_the_start_outlives_what_the_index_says() -> None:
+    oldest = lru(Files({n: file(n) for n in range(16)}))
+    oldest.accessed(0)
+    assert oldest.choose_victims(1, 64, nobody) == [Victim(1)]
 
 
-def test_the_later_of_what_was_heard_and_what_is_recorded_counts() -> None:
-    files = Files({16: file(3), 17: file(4)})
-    lru = SampledLru(files, ManualClock(2 * SECOND))
-    lru.accessed(16)
-    lru.accessed(17)
-    files.files[16] = file(9)  # Fetched since, which is no access, by who writes the index.
-    assert lru.choose_victims(1, 64, lambda _: False) == [Victim(17)]
+def test_what_was_read_before_goes_first() -> None:
+    oldest = lru(Files({16: file(9), 17: file(3)}))
+    oldest.accessed(16)
+    oldest.accessed(17)
+    assert oldest.choose_victims(1, 64, nobody) == [Victim(16)]
 
 
-def test_accesses_are_handed_over_once_and_memory_is_bounded() -> None:
-    clock = ManualClock(5 * SECOND)
-    lru = policy({}, clock)
-    for ino in range(MAX_RECENT + 10):
-        lru.accessed(ino)
-    drained = lru.drain()
-    assert len(drained) == MAX_RECENT
-    assert set(drained.values()) == {5}
-    assert lru.drain() == {}
+def test_the_lru_rule_declines_nothing() -> None:
+    oldest = lru(Files({n: file(n) for n in range(FIRST, 32)}))
+    for ino in range(FIRST, 32):
+        oldest.accessed(ino)
+    assert oldest.choose_victims(100, 64, nobody, Incoming(100)) == [Victim(FIRST)]
+    assert oldest.choose_victims(100, 64, nobody, Incoming(100, ahead=True)) == [Victim(FIRST)]
+
+
+# ---- what is not worth it -----------------------------------------------------------------------
+
+
+def trained(data: Sequence[int], cached: Sequence[int]) -> tuple[AdaptivePolicy, Files]:
+    """A policy by the rule of epochs that has seen three of *data*, and what is cached of it."""
+    files = Files({ino: file(0) for ino in cached})
+    epochs = policy(files, Rule.EPOCHS)
+    for seed in range(3):
+        for ino in shuffled(data, seed):
+            epochs.accessed(ino)
+    return epochs, files
+
+
+def test_in_a_shuffled_epoch_what_was_just_read_is_declined() -> None:
+    data = range(FIRST, FIRST + 400)
+    epochs, files = trained(data, data[:200])
+    hits = declined = 0
+    for ino in shuffled(data, 3):
+        epochs.accessed(ino)
+        if ino in files.files:
+            hits += 1
+            continue
+        # Whoever has ordered it gets room, whatever it costs.
+        assert epochs.choose_victims(100, 64, nobody, None)
+        chosen = epochs.choose_victims(100, 64, nobody, Incoming(ino))
+        if chosen is None:
+            declined += 1
+            continue
+        for victim in chosen:
+            del files.files[victim.ino]
+        files.files[ino] = file(0)
+    assert hits > 190
+    # The few that come in its place were read before it was clear that an epoch had begun.
+    assert declined > 170
+
+
+def test_what_this_epoch_has_not_read_yet_takes_the_place_of_what_it_has() -> None:
+    data = range(FIRST, FIRST + 400)
+    epochs, files = trained(data, data[:200])
+    order = shuffled(data, 3)
+    for ino in order[:200]:
+        epochs.accessed(ino)
+    now = epochs.jobs.all[0]
+    replaced = 0
+    for ino in order[200:]:
+        if ino not in files.files and now.class_of(ino) is Class.DUE:
+            chosen = epochs.choose_victims(100, 64, nobody, Incoming(ino, ahead=True))
+            for victim in chosen or ():
+                assert now.class_of(victim.ino) is not Class.DUE
+                del files.files[victim.ino]
+                files.files[ino] = file(0)
+                replaced += 1
+    assert replaced > 60
+
+
+def test_room_for_a_part_is_made_before_the_rest_is_declined() -> None:
+    frequent = policy(Files({16: file(0), 17: file(0)}), Rule.FREQUENCY)
+    for ino in (17, 17, 17, 18, 18):
+        frequent.accessed(ino)
+    assert frequent.choose_victims(200, 64, nobody, Incoming(18)) == [Victim(16)]
+    assert frequent.choose_victims(200, 64, lambda n: n == 16, Incoming(18)) is None
+    assert frequent.choose_victims(200, 64, nobody, Incoming(19)) is None
+
+
+def test_one_rule_alone_is_in_charge_whatever_is_read() -> None:
+    for rule in Rule:
+        alone = policy(Files({n: file(n) for n in range(16, 48)}), rule)
+        for n in range(20_000):
+            alone.accessed(16 + n % 3)
+        assert alone.rule is rule
+
+
+def test_what_is_read_makes_no_difference_to_memory_but_by_its_number() -> None:
+    adaptive = policy(Files({n: file(n) for n in range(16, 4016)}))
+    for seed in range(5):
+        for ino in shuffled(range(16, 8016), seed):
+            adaptive.accessed(ino)
+    held = sum(len(ghost.held) for ghost in adaptive._ghosts._ghosts.values())
+    assert held <= len(Rule) * 4000 // 32
+    assert len(adaptive.jobs.all[0]._pages) == 2

@@ -52,6 +52,23 @@ def test_a_second_read_in_order_opens_a_small_window() -> None:
     assert advice.ahead_hi - advice.ahead_lo == FIRST_WINDOW_BYTES
 
 
+def test_a_window_that_shrinks_asks_for_nothing_until_the_reader_comes() -> None:
+    detector = StreamDetector(GIB)
+    asked = 0
+    for n in range(64):
+        asked = max(asked, detector.note(n * MIB, MIB).ahead_hi)
+    detector.keep_within(4 * MIB)
+    for n in range(64, 256):
+        advice = detector.note(n * MIB, MIB)
+        if advice.ahead_hi > advice.ahead_lo:
+            assert advice.ahead_lo == asked
+            assert advice.ahead_hi <= (n + 1) * MIB + 4 * MIB
+            asked = advice.ahead_hi
+    assert asked > 256 * MIB
+    detector.keep_within(MAX_WINDOW_BYTES)
+    assert detector.note(256 * MIB, MIB).ahead_hi > 300 * MIB
+
+
 def test_random_reads_ask_for_nothing_more() -> None:
     rng = random.Random(1)
     detector = StreamDetector(1 << 40)

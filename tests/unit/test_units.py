@@ -27,6 +27,18 @@ def test_sizes(text: str, size: int) -> None:
     assert units.parse_size(text) == size
 
 
+@pytest.mark.parametrize(("text", "rate"), [("200M/s", 200 << 20), ("1.5G", 3 << 29)])
+def test_rates(text: str, rate: int) -> None:
+    assert units.parse_rate(text) == rate
+    assert units.parse_rate(units.format_rate(rate)) == rate
+
+
+@pytest.mark.parametrize("text", ["0M", "200", "200M/h", "M/s"])
+def test_rates_that_are_none(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        units.parse_rate(text)
+
+
 @pytest.mark.parametrize("text", ["", "G", "5", "5B", "5GB", "5X", "5Gi", "-5G", "5 G G", "1e3G"])
 def test_no_sizes(text: str) -> None:
     with pytest.raises(ValueError, match=r"size|unit|ambiguous"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from tests import caching
 from tests.caching import MIB, WatchedLake, noise, ref_of
 from tests.played_front import ARENA_AT, ARENA_BYTES, Played, play
 from tierfs.cache.budget import Priority
+from tierfs.cache.eviction import Victim
 from tierfs.control import upcalls, wire
 from tierfs.control.upcall_channel import UpcallChannel
 from tierfs.control.upcalls import Rules, UpcallServer
@@ -38,13 +39,15 @@ from tierfs.errors import (
 )
 from tierfs.front.native import EVICT_AT_ONCE, NativeFront
 from tierfs.fs.errno import errno_of
-from tierfs.index.cache import CacheBatch
+from tierfs.index.cache import CacheBatch, CacheIndex
 from tierfs.index.index import open_index
 from tierfs.index.records import EXTENT_SIZE, BlockRecord, CachedFile, ObjectRef
 from tierfs.index.schema import pack_object
 from tierfs.lake.faulty import Fault, FaultKind, FaultyLake
 from tierfs.lake.protocol import ChecksumKind, Lake, ObjectInfo, Source, Version
 from tierfs.namespace import Absent, Namespace
+from tierfs.readahead.policy import AdaptivePolicy, EvictionPolicy, Incoming
+from tierfs.readahead.rules import Rule
 
 RULES = Rules(60.0, 5.0, 0, 0, 0o022, 64, 1 << 30, 0.1, b"/cache/lake")
 SOURCE = Source(
@@ -102,6 +105,7 @@ async def serving(
     lake: Lake | None = None,
     kind: type[UpcallChannel] = UpcallChannel,
     files: Sequence[tuple[int, int, int]] = (),
+    policy: Callable[[CacheIndex], EvictionPolicy] = AdaptivePolicy,
     **namespace: Any,
 ) -> AsyncIterator[Scene]:
     """*files* are in the index: (ino, size, bytes present from the beginning)."""
@@ -110,7 +114,14 @@ async def serving(
         try:
             async with open_index(directory, "lake") as index, trio.open_nursery() as nursery:
                 await index.cache.commit(recorded(files))
-                front = NativeFront(index.cache, directory, nursery, channel, cache_size=None)
+                front = NativeFront(
+                    index.cache,
+                    directory,
+                    nursery,
+                    channel,
+                    cache_size=None,
+                    policy=policy(index.cache),
+                )
                 await front.start()
                 names = {
                     "directory_mtime_ns": 7,
@@ -262,8 +273,8 @@ async def test_messages_of_another_session_are_dropped(tmp_path: Path) -> None:
         played = scene.played
         await played.begin()
         await played.say(Ask.HEAD, 1, 77, session=99, tail=record(info))
-        await played.say(Ask.ACCESSES, session=99, tail=wire.ACCESS.pack(16, 0, 3))
-        await played.say(Ask.ACCESSES, tail=wire.ACCESS.pack(17, 0, 3))
+        await played.say(Ask.ACCESSES, session=99, tail=wire.ACCESS.pack(16, 0, 3, 0))
+        await played.say(Ask.ACCESSES, tail=wire.ACCESS.pack(17, 0, 3, 0))
         await trio.testing.wait_all_tasks_blocked()
         assert lake.requests == []
         assert (scene.front.is_used(16), scene.front.is_used(17)) == (False, True)
@@ -272,16 +283,17 @@ async def test_messages_of_another_session_are_dropped(tmp_path: Path) -> None:
 
 
 async def test_accesses(tmp_path: Path) -> None:
-    tail = b"".join(
-        wire.ACCESS.pack(*one) for one in ((16, 0, 3), (16, 0, 2), (17, 0, 3), (18, 8, 4))
-    )
+    told = ((16, 0, 3, 0), (16, 0, 2, 0), (17, 0, 3, 0), (18, 8, 4, 4242))
     async with serving(tmp_path) as scene:
+        front = scene.front
+        read: list[tuple[int, ...]] = []
+        front._accesses.add = lambda *one: read.append(one)  # type: ignore[method-assign]
         await scene.played.begin()
+        tail = b"".join(wire.ACCESS.pack(*one) for one in told)
         await scene.played.say(Ask.ACCESSES, tail=tail)
         await trio.testing.wait_all_tasks_blocked()
-        front = scene.front
         assert [front.is_used(ino) for ino in (16, 17, 18)] == [False, True, False]
-        assert [(one.ino, one.at_ns) for one in front._accesses._accesses] == [(18, 8)]
+        assert read == [(18, 8, 4242)]
 
 
 async def test_what_is_no_message_is_logged_and_dropped(
@@ -460,14 +472,18 @@ async def test_a_reader_fails_as_it_does_with_the_other_front(
 # ---- room --------------------------------------------------------------------------------------
 
 
+def lru(index: CacheIndex) -> EvictionPolicy:
+    return AdaptivePolicy(index, rules=[Rule.LRU])
+
+
 async def test_room_is_made_of_what_nobody_uses_or_has_pinned(tmp_path: Path) -> None:
     files = [(ino, MIB, MIB) for ino in range(16, 24)]
-    async with serving(tmp_path, files=files) as scene:
+    async with serving(tmp_path, files=files, policy=lru) as scene:
         played = scene.played
         await played.begin()
-        used = b"".join(wire.ACCESS.pack(ino, 0, 3) for ino in (16, 17, 18))
+        used = b"".join(wire.ACCESS.pack(ino, 0, 3, 0) for ino in (16, 17, 18))
         await played.say(Ask.ACCESSES, tail=used)
-        await played.say(Ask.ACCESSES, tail=wire.ACCESS.pack(18, 0, 2))
+        await played.say(Ask.ACCESSES, tail=wire.ACCESS.pack(18, 0, 2, 0))
         scene.front.pin(19)
         scene.front.pin(19)
         scene.front.unpin(19)
@@ -496,6 +512,70 @@ async def test_room_is_answered_in_one_message_however_much_is_wanted(tmp_path: 
         await scene.played.begin()
         answer = await scene.played.ask(Ask.ROOM, 1, 0, offset=1 << 60, size=0xFFFFFFFF)
         assert len(victims(answer["tail"])) == EVICT_AT_ONCE
+
+
+class Choosy(AdaptivePolicy):
+    """Has nothing evicted for the sake of inode 78."""
+
+    def __init__(self, index: CacheIndex) -> None:
+        super().__init__(index)
+        self.asked: list[Incoming | None] = []
+
+    def choose_victims(
+        self,
+        bytes_: int,
+        most: int,
+        in_use: Callable[[int], bool],
+        incoming: Incoming | None = None,
+    ) -> list[Victim] | None:
+        self.asked.append(incoming)
+        return None if incoming is not None and incoming.ino == 78 else [Victim(16)]
+
+
+async def test_what_room_is_for_is_told_and_may_not_be_worth_it(tmp_path: Path) -> None:
+    chosen: list[Choosy] = []
+
+    def choosy(index: CacheIndex) -> EvictionPolicy:
+        chosen.append(Choosy(index))
+        return chosen[-1]
+
+    async with serving(tmp_path, policy=choosy) as scene:
+        played = scene.played
+        await played.begin()
+        for id_, (ino, uid, count) in enumerate(((0, 0, 0), (77, 1, 0), (78, 0, 1)), 1):
+            answer = await played.ask(Ask.ROOM, id_, ino, offset=MIB, size=64, uid=uid)
+            assert (answer["errno"], answer["count"]) == (0, count)
+            assert victims(answer["tail"]) == ({} if count else {16: []})
+    assert chosen[0].asked == [None, Incoming(77, ahead=True), Incoming(78, ahead=False)]
+
+
+async def test_what_is_read_now_is_not_kept_for_what_this_epoch_has_not_read(
+    tmp_path: Path,
+) -> None:
+    cached = range(16, 80)
+    async with serving(tmp_path, files=[(ino, MIB, MIB) for ino in cached]) as scene:
+        played = scene.played
+        await played.begin()
+
+        async def room_for(id_: int, ino: int, read: int) -> int:
+            """How much goes for *ino*, in files, after *read* was read; -1: it is not worth any."""
+            # In one go, as a front does.
+            await played.say(Ask.ACCESSES, tail=wire.ACCESS.pack(read, 0, 4, 0))
+            answer = await played.ask(Ask.ROOM, id_, ino, offset=MIB, size=64)
+            return -1 if answer["count"] else len(victims(answer["tail"]))
+
+        epoch = [*cached, *range(80, 144)]
+        for order in (epoch, epoch[::-1][:20]):  # The second is begun only.
+            tail = b"".join(wire.ACCESS.pack(ino, 0, 4, 0) for ino in order)
+            await played.say(Ask.ACCESSES, tail=tail)
+        assert await room_for(1, 100, read=100) == -1
+        # One that will be read in this epoch is worth as much as those that are cached.
+        assert await room_for(2, 90, read=101) == -1
+        assert await room_for(3, 0, read=102) == 1
+        # Those that were read go first.
+        for ino in cached[8:]:
+            await played.say(Ask.ACCESSES, tail=wire.ACCESS.pack(ino, 0, 4, 0))
+        assert await room_for(4, 90, read=103) == 1
 
 
 # ---- where the bytes are -----------------------------------------------------------------------
@@ -711,7 +791,7 @@ async def test_a_file_in_use_is_known_after_it_lost_its_name(tmp_path: Path) -> 
     }
     async with serving(tmp_path, **names) as scene:
         await scene.played.begin()
-        await scene.played.say(Ask.ACCESSES, tail=wire.ACCESS.pack(16, 0, 3))
+        await scene.played.say(Ask.ACCESSES, tail=wire.ACCESS.pack(16, 0, 3, 0))
         assert (await scene.played.ask(Ask.GETATTR, 1, 16))["errno"] == errno.EIO
         assert (await scene.played.ask(Ask.GETATTR, 2, 17))["errno"] == errno.ESTALE
         assert shown == [(16, 5)]

@@ -22,6 +22,7 @@ GOLDEN = Path(__file__).parent.parent / "golden" / "upcalls" / "messages.json"
 LOOKUP = Request(Ask.LOOKUP, 7, 0x0102030405060708, 0x10, 0, 0, 0, 0, 0, b"caf\xc3\xa9\n\xff")
 OBJECT = pack_object(ObjectRef(b"caf\xc3\xa9/a.jpg", Version(b'"0123"', b"v1"), False, True))
 ROOM = Request(Ask.ROOM, 7, 11, 0, 1 << 33, 64, 0, 0, 0, b"")
+ROOM_FOR_A_FILE = Request(Ask.ROOM, 7, 13, 77, 1 << 33, 64, 1, 0, 0, b"")
 GET = Request(Ask.GET, 7, 9, 77, 0, 1 << 20, 1, 65_536, 1 << 20, OBJECT)
 HEAD = Request(Ask.HEAD, 7, 12, 77, 0, 0, 0, 0, 0, OBJECT)
 VICTIMS = [
@@ -50,8 +51,8 @@ def encoded() -> dict[str, str]:
     accesses = b"".join(
         wire.ACCESS.pack(*access)
         for access in (
-            (77, -1, AccessKind.READ),
-            (78, 1_700_000_000_000_000_000, AccessKind.RELEASED),
+            (77, -1, AccessKind.READ, 4242),
+            (78, 1_700_000_000_000_000_000, AccessKind.RELEASED, 0),
         )
     )
     rules = wire.pack_rules(
@@ -70,6 +71,7 @@ def encoded() -> dict[str, str]:
     messages = {
         "lookup": wire.pack_request(LOOKUP),
         "room": wire.pack_request(ROOM),
+        "room for a file": wire.pack_request(ROOM_FOR_A_FILE),
         "get": wire.pack_request(GET),
         "head": wire.pack_request(HEAD),
         "getxattr": wire.pack_request(
@@ -79,6 +81,9 @@ def encoded() -> dict[str, str]:
         "answer to lookup": wire.pack_answer(LOOKUP, ttl_s=60, tail=ATTRIBUTES),
         "answer that a name is absent": wire.pack_answer(LOOKUP, errno=2, ttl_s=math.inf),
         "answer to room": wire.pack_answer(ROOM, tail=wire.pack_victims(VICTIMS)),
+        "answer that a file is not worth it": wire.pack_answer(
+            ROOM_FOR_A_FILE, count=wire.DECLINED
+        ),
         "answer to get": wire.pack_answer(
             GET,
             count=1 << 20,
@@ -97,6 +102,7 @@ def encoded() -> dict[str, str]:
         "fetch": wire.pack_command(
             Command.FETCH, 7, 4, wire.pack_fetch(77, 1 << 20, 3 << 20, Priority.WARM_UP)
         ),
+        "fill": wire.pack_command(Command.FILL, 7, 14, wire.pack_fill([77, 78])),
         "evict": wire.pack_command(Command.EVICT, 7, 5, wire.pack_victims(VICTIMS)),
         "invalidate": wire.pack_command(Command.INVALIDATE, 7, 6, wire.PARENT.pack(77)),
         "resize": wire.pack_command(Command.RESIZE, 7, 8, wire.pack_limit(1 << 40)),
@@ -110,7 +116,7 @@ def test_bytes_are_the_golden_ones() -> None:
     assert golden["messages"] == encoded(), "a changed message needs a new VERSION"
 
 
-@pytest.mark.parametrize("request_", [LOOKUP, ROOM, GET, HEAD])
+@pytest.mark.parametrize("request_", [LOOKUP, ROOM, ROOM_FOR_A_FILE, GET, HEAD])
 def test_requests_come_back(request_: Request) -> None:
     assert wire.parse_request(wire.pack_request(request_)) == request_
 
@@ -129,8 +135,8 @@ def test_what_is_no_message_is_refused() -> None:
 
 
 def test_accesses_of_unknown_kinds_are_left_out() -> None:
-    tail = wire.ACCESS.pack(1, 2, AccessKind.READ) + wire.ACCESS.pack(3, 4, 99) + b"rest"
-    assert list(wire.accesses(tail)) == [(1, 2, AccessKind.READ)]
+    tail = wire.ACCESS.pack(1, 2, AccessKind.READ, 5) + wire.ACCESS.pack(3, 4, 99, 5) + b"rest"
+    assert list(wire.accesses(tail)) == [(1, 2, AccessKind.READ, 5)]
 
 
 def test_a_source_is_texts_with_their_lengths() -> None:

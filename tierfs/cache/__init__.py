@@ -9,8 +9,9 @@ Who does what::
       |                         workers.Workers, after some patience.Patience with the page cache
       `- fetch.Fetcher          single flight: one GET for each missing block, then file, then index
            |- space.Capacity    room on disk, reserved before a fetch; evicts through a callback
-           |                    (eviction.Evictor: whole files, or extents of incomplete ones)
-           |- budget.Budget     room in memory; demand before read-ahead before warm-up
+           |                    (eviction.Evictor: whole files, or extents of incomplete ones), if
+           |                    what is to come is worth that
+           |- budget.Budget     room in memory; demand before read-ahead before warm-up before fill
            |- completion.Completion  the whole compared with the lake's checksum
            `- recorder.Recorder what changed in the objects in use, committed to the index in groups
 

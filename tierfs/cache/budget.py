@@ -3,9 +3,10 @@
 A ticket stands for the buffer of one request, from before it is sent until its bytes are on the
 cache disk or dropped. Rules:
 
-- DEMAND goes before READ_AHEAD, READ_AHEAD before WARM_UP; first come, first served within each.
-- READ_AHEAD and WARM_UP may fill a share of the budget only, and make up a share of the requests,
-  so that demand finds room and connections.
+- DEMAND goes before READ_AHEAD, READ_AHEAD before WARM_UP, WARM_UP before FILL; first come, first
+  served within each.
+- All but DEMAND may fill a share of the budget only, and make up a share of the requests, so that
+  demand finds room and connections.
 - Nothing overtakes a waiting ticket of a higher priority, even if it would fit.
 - A ticket larger than the budget is let through when it is alone. The budget is never an error.
 """
@@ -24,15 +25,18 @@ class Priority(enum.IntEnum):
 
     DEMAND = 0
     READ_AHEAD = 1
+    #: A user ordered it, so it is kept whatever it is worth.
     WARM_UP = 2
+    #: Nobody waits, and nobody ordered it: it is expected to be read.
+    FILL = 3
 
 
 #: The part of the budget that each priority may fill, all that is held counted.
-SHARES = (1.0, 0.75, 0.5)
+SHARES = (1.0, 0.75, 0.5, 0.4)
 
 #: The part of the requests in flight that each priority may make up. Demand is never held back by
 #: their number: the lake's own limit on connections is behind it.
-REQUEST_SHARES = (math.inf, 0.85, 0.75)
+REQUEST_SHARES = (math.inf, 0.85, 0.75, 0.5)
 
 #: What a request costs at least: its connection, headers and task are not free.
 LEAST_TICKET_BYTES = 64 << 10

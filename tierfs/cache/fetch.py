@@ -9,6 +9,9 @@ reader that asked first: a cancelled reader takes nothing from the others (C7). 
                                                       +--> error: for all who wait; the next
                                                            who asks asks the lake anew
 
+Without room the bytes wait in memory until they were read, and are not kept. A FILL, for which
+nobody waits, is not sent for then (`Fetcher.not_kept`), unless somebody has joined it.
+
 While blocks of a flight are not recorded, readers find the flight and take its bytes.
 """
 
@@ -23,7 +26,14 @@ from tierfs.cache.blocks import block_extent, checksum_of, whole_blocks
 from tierfs.cache.budget import Budget, Priority, Ticket
 from tierfs.cache.hot import HotBlocks
 from tierfs.cache.objects import CachedObject
-from tierfs.cache.space import FILE_BYTES, Capacity, Health, Reservation
+from tierfs.cache.space import (
+    FILE_BYTES,
+    Capacity,
+    Claim,
+    Health,
+    NotWorthKeeping,
+    Reservation,
+)
 from tierfs.cache.store import Piece, Store
 from tierfs.cache.table import ObjectTable
 from tierfs.errors import (
@@ -35,7 +45,7 @@ from tierfs.errors import (
     TierfsError,
     show,
 )
-from tierfs.index.records import BlockRecord
+from tierfs.index.records import BLOCK_SIZE, BlockRecord
 from tierfs.lake.protocol import Body, ChecksumKind, Lake
 
 #: An object up to this size is fetched in one request, whose answer carries its checksum.
@@ -51,7 +61,8 @@ class Flight:
     is, unless *error* is."""
 
     __slots__ = (
-        "blocks", "data", "done", "error", "hi", "kept", "landed", "lender", "life", "lo", "ticket",
+        "blocks", "data", "declined", "done", "error", "hi", "kept", "landed", "lender", "life",
+        "lo", "ordered", "ticket",
     )  # fmt: skip
 
     def __init__(
@@ -73,10 +84,19 @@ class Flight:
         self.ticket = ticket
         self.data: Body = b""
         self.error: Exception | None = None
+        #: A warm-up waits for it: it is kept whatever it is worth, whoever else waits.
+        self.ordered = ticket.priority is Priority.WARM_UP
+        #: Its blocks were not worth what would have had to go for them.
+        self.declined = False
         #: All its blocks went into the cache.
         self.kept = False
         self.done = trio.Event()
         self.landed = trio.Event()
+
+    @property
+    def priority(self) -> Priority:
+        """As what it asks for room on disk."""
+        return Priority.WARM_UP if self.ordered else self.ticket.priority
 
     async def bytes(self, lo: int, hi: int) -> memoryview:
         """``[lo, hi)`` of the object. Raises what the flight failed with."""
@@ -127,6 +147,9 @@ class Fetcher:
         self._settling = trio.lowlevel.ParkingLot()
         self.bytes_from_lake = 0
         self.checksum_failures = 0
+        #: Flights whose blocks were not worth keeping, and the bytes of these.
+        self.declined = 0
+        self.declined_bytes = 0
 
     def start(self, o: CachedObject, lo: int, hi: int, priority: Priority) -> Flight:
         """Send for ``[lo, hi)``, none of whose whole blocks is present or on its way.
@@ -135,11 +158,13 @@ class Fetcher:
         """
         blocks = [n for n in whole_blocks(lo, hi, o.size) if not o.has(n) and n not in o.flights]
         lender = _lender(o, lo, hi)
+        if lender is not None:
+            self._budget.promote(lender.ticket, priority)
         flight = Flight(lo, hi, blocks, o.life, self._budget.ticket(hi - lo, priority), lender)
         for n in blocks:
             o.flights[n] = flight
         o.partial_flights.setdefault((lo, hi), flight)
-        if priority is not Priority.WARM_UP:
+        if priority < Priority.WARM_UP:
             o.unread.update(dict.fromkeys(blocks, 0))
         self._table.retain(o)
         self.in_flight += 1
@@ -148,8 +173,17 @@ class Fetcher:
 
     def join(self, flight: Flight, priority: Priority) -> Flight:
         """Wait for a flight that is under way, with this urgency."""
+        flight.ordered = flight.ordered or priority is Priority.WARM_UP
         self._budget.promote(flight.ticket, priority)
         return flight
+
+    def not_kept(self, o: CachedObject, flight: Flight) -> CacheFull:
+        """The error of whoever wanted the flight's blocks in the cache, where they are not."""
+        if flight.declined:
+            hint = "it is not worth keeping, because what would have to go is worth more"
+            return NotWorthKeeping("keep in the cache", o.ref.key, hint)
+        hint = self._health.reason or "there is no room for it"
+        return CacheFull("keep in the cache", o.ref.key, hint)
 
     async def settle(self) -> None:
         """Wait until all that has come from the lake is in the cache, or cannot be."""
@@ -160,12 +194,17 @@ class Fetcher:
         reservation: Reservation | None = None
         try:
             reservation = await self._room(o, flight)
+            if reservation is None and flight.priority is Priority.FILL:
+                raise self.not_kept(o, flight)
             await self._budget.wait(flight.ticket)
             flight.data, checked = await self._get(o, flight)
+            flight.done.set()
+            if reservation is None and flight.ordered:
+                # The order may have come after it was declined.
+                reservation = await self._room(o, flight)
             if reservation is None:
                 self._remember(o, flight)
             else:
-                flight.done.set()
                 await self._keep(o, flight, reservation, checked)
         except PreconditionFailed as error:
             o.stale = True
@@ -202,10 +241,20 @@ class Fetcher:
         if not flight.blocks or o.bypass or self._health.streaming:
             return None
         wanted = sum(hi - lo for lo, hi in (block_extent(n, o.size) for n in flight.blocks))
-        try:
-            return await self._capacity.reserve(wanted + FILE_BYTES)
-        except CacheFull:
-            return None
+        flight.declined = False
+        while True:
+            priority = flight.priority
+            try:
+                return await self._capacity.reserve(wanted + FILE_BYTES, Claim(o.ino, priority))
+            except NotWorthKeeping:
+                if flight.priority is not priority:
+                    continue  # To whoever joined meanwhile it may be worth more.
+                flight.declined = True
+                self.declined += 1
+                self.declined_bytes += wanted
+                return None
+            except CacheFull:
+                return None
 
     async def _get(self, o: CachedObject, flight: Flight) -> tuple[Body, bool]:
         """The bytes, of the right length, and whether the object's own checksum was compared."""
@@ -254,6 +303,8 @@ class Fetcher:
 
     def _remember(self, o: CachedObject, flight: Flight) -> None:
         """There is no room on disk: keep whole blocks in memory until the reader has had them."""
+        if o.size > BLOCK_SIZE:
+            self._hot.passing.add(o.ino)
         view = memoryview(flight.data)
         for n in flight.blocks:
             lo, hi = block_extent(n, o.size)
@@ -299,6 +350,7 @@ class Fetcher:
         checked: bool,
     ) -> None:
         self._capacity.spend(reservation, o.add(records))
+        self._hot.passing.discard(o.ino)
         if checked:
             o.checksum_ok = True
         self._table.recorder.mark(o)

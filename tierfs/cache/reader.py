@@ -100,6 +100,7 @@ class Reader:
                 return None
             base = n * BLOCK_SIZE
             pieces.append(memoryview(block)[max(lo - base, 0) : hi - base])
+        self._spend(o, lo, hi)
         self._count(not (o.unread and self._first_read(o, lo, hi)), hi - lo)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
@@ -159,6 +160,7 @@ class Reader:
                 if segment.hi < base + len(block):
                     self._hot.put(o.ino, n, bytes(block))
             pieces.append(memoryview(block)[segment.lo - base : segment.hi - base])
+        self._spend(o, lo, hi)
         if o.unread and self._first_read(o, lo, hi):
             missed = True
         self._count(not missed, hi - lo)
@@ -176,7 +178,7 @@ class Reader:
         n, end = lo // BLOCK_SIZE, -(-hi // BLOCK_SIZE)
         while n < end:
             if o.has(n):
-                if o.fd >= 0 and priority is not Priority.WARM_UP:
+                if o.fd >= 0 and priority < Priority.WARM_UP:
                     self._store.will_need(o.fd, n * BLOCK_SIZE, BLOCK_SIZE)
                 n += 1
                 continue
@@ -311,6 +313,11 @@ class Reader:
         except Exception as error:
             self._health.failed("look into the cache index", error)
             return None
+
+    def _spend(self, o: CachedObject, lo: int, hi: int) -> None:
+        for n in range(lo // BLOCK_SIZE, -(-hi // BLOCK_SIZE)):
+            if hi >= block_extent(n, o.size)[1]:
+                self._hot.spend(o.ino, n)
 
     def _first_read(self, o: CachedObject, lo: int, hi: int) -> bool:
         """Whether a part of ``[lo, hi)`` came from the lake during this use and is read for the

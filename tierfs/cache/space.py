@@ -2,7 +2,8 @@
 disk.
 
 Bytes are reserved before they are fetched (C5). A reservation turns into used bytes block by block
-(`Capacity.spend`) and what is left of it is given back. Each cached file is counted with
+(`Capacity.spend`) and what is left of it is given back. What is not worth the eviction of anything
+gets no reservation, and is not kept (`NotWorthKeeping`). Each cached file is counted with
 `FILE_BYTES` more than its blocks, for the rounding of its last block and its inode, so that the
 limit holds for ``du`` too.
 """
@@ -18,6 +19,7 @@ from typing import NamedTuple
 
 import trio
 
+from tierfs.cache.budget import Priority
 from tierfs.errors import CacheFull
 
 #: What a file costs beyond its blocks: at most one file system block of rounding.
@@ -84,6 +86,23 @@ class Health:
             self.reason = ""
 
 
+class NotWorthKeeping(CacheFull):
+    """There would be room, but what would have to go for it is worth more."""
+
+
+class Claim(NamedTuple):
+    """What room is wanted for: a file, with the urgency of whoever waits for it."""
+
+    ino: int
+    priority: Priority
+
+
+#: Evicts about so many bytes of what is not in use, for the sake of a claim or, without one,
+#: whatever that costs; calls `Capacity.freed` as it goes. Returns False if it has not gone on
+#: because what is left is worth more than what is to come.
+Evict = Callable[[int, Claim | None], Awaitable[bool]]
+
+
 class Reservation:
     """Bytes that a fetch may write. `Capacity.release` gives back what was not spent."""
 
@@ -94,8 +113,7 @@ class Reservation:
 
 
 class Capacity:
-    """The account. *evict* frees about that many bytes of what is not in use, calls `freed` as it
-    goes, and returns how many it freed; *disk* asks the file system."""
+    """The account. *evict* makes room, *disk* asks the file system."""
 
     def __init__(
         self,
@@ -104,7 +122,7 @@ class Capacity:
         used_bytes: int,
         *,
         disk: Callable[[], DiskSpace],
-        evict: Callable[[int], Awaitable[int]],
+        evict: Evict,
     ) -> None:
         self.limit_bytes = limit_bytes
         self.used_bytes = used_bytes
@@ -124,8 +142,9 @@ class Capacity:
         self.reserved_bytes += bytes_
         return Reservation(bytes_)
 
-    async def reserve(self, bytes_: int) -> Reservation:
-        """Reserve, evicting if need be. Raises CacheFull if there is nothing (more) to evict."""
+    async def reserve(self, bytes_: int, claim: Claim) -> Reservation:
+        """Reserve, evicting if need be. Raises NotWorthKeeping if what would have to go is worth
+        more, and another CacheFull if there is nothing (more) to evict."""
         reservation = self.try_reserve(bytes_)
         if reservation is not None:
             return reservation
@@ -133,14 +152,19 @@ class Capacity:
             raise CacheFull("make room in the cache", hint="what is cached is in use")
         await self._evicting.acquire()
         try:
+            await self._shrink()
             # Others may have made room meanwhile.
             missing = self._missing(bytes_)
+            worth_it = True
             if missing > 0:
-                await self._evict(max(missing, self._batch_bytes()))
+                worth_it = await self._evict(max(missing, self._batch_bytes()), claim)
                 self.disk_changed()
             reservation = self.try_reserve(bytes_)
         finally:
             self._evicting.release()
+        if reservation is None and not worth_it:
+            # Nothing to wait for: what comes next may be worth more.
+            raise NotWorthKeeping("make room in the cache", hint="what is cached is worth more")
         if reservation is None:
             self._hopeless_until_s = trio.current_time() + RETRY_S
             raise CacheFull("make room in the cache", hint="what is cached is in use")
@@ -169,12 +193,17 @@ class Capacity:
         self.limit_bytes = limit_bytes
         await self._evicting.acquire()
         try:
-            missing = self._missing(0)
-            if missing > 0:
-                await self._evict(missing)
-                self.disk_changed()
+            await self._shrink()
         finally:
             self._evicting.release()
+
+    async def _shrink(self) -> None:
+        """Evict what is too much already, because the limit has changed or others have written to
+        the disk: that is for nobody's sake, so it does not matter what it is worth."""
+        too_much = self._missing(0)
+        if too_much > 0:
+            await self._evict(too_much, None)
+            self.disk_changed()
 
     def disk_changed(self) -> None:
         """Ask the file system again at the next occasion."""

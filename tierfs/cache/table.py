@@ -149,6 +149,7 @@ class ObjectTable:
         if o.users or self.recorder.pending(o) or self._objects.get(o.ino) is not o:
             return
         del self._objects[o.ino]
+        self._hot.passing.discard(o.ino)
         close_descriptor(o)
         if o.unrecorded:
             self._reconcile(o)

@@ -14,6 +14,7 @@ import trio
 import tierfs
 from tierfs import metrics
 from tierfs.config import Config
+from tierfs.control.planner import Planner
 from tierfs.control.server import Progress
 from tierfs.control.warmup import evict_tree, warm_up
 from tierfs.errors import InvalidRequest
@@ -48,13 +49,20 @@ class Commands:
     """The commands of one mount (a `tierfs.control.server.Handler`)."""
 
     def __init__(
-        self, config: Config, lake: Lake, index: Index, namespace: Namespace, front: FrontPort
+        self,
+        config: Config,
+        lake: Lake,
+        index: Index,
+        namespace: Namespace,
+        front: FrontPort,
+        planner: Planner,
     ) -> None:
         self._config = config
         self._lake = lake
         self._index = index
         self._namespace = namespace
         self._front = front
+        self._planner = planner
         self._serving: Serving | None = None
         self._caches: _Caches | None = None
         self._started_s = trio.current_time()
@@ -112,6 +120,7 @@ class Commands:
                 "bytes_read": ours.bytes_read + theirs.bytes_read,
             },
             "cache": self._front.stats(),
+            "reading": self._planner.describe(),
             "namespace": {
                 "entries": self._namespace.entry_count(),
                 "open_directories": serving.open_directories if serving else 0,

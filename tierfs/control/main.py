@@ -28,6 +28,8 @@ from tierfs.config import Config
 from tierfs.control.commands import Commands
 from tierfs.control.kernel_caches import KernelCaches
 from tierfs.control.limits import raise_open_files, set_up_heaps, trim_heaps
+from tierfs.control.planner import Planner
+from tierfs.control.remembered import Remembered
 from tierfs.control.report import Reporter
 from tierfs.control.server import serve_control
 from tierfs.control.upcall_channel import UpcallChannel
@@ -40,6 +42,9 @@ from tierfs.index import Index
 from tierfs.lake.open import open_lake
 from tierfs.lake.protocol import Lake, LakeCounters
 from tierfs.namespace import Namespace
+from tierfs.readahead.policy import AdaptivePolicy
+from tierfs.readahead.processes import is_running
+from tierfs.readahead.rules import Rule
 
 log = logging.getLogger(__name__)
 
@@ -135,6 +140,7 @@ class _Parts(NamedTuple):
     lake: Lake
     lake_index: Index
     namespace: Namespace
+    policy: AdaptivePolicy
     background: trio.Nursery
     reporter: Reporter
 
@@ -164,6 +170,12 @@ def _owner(config: Config) -> tuple[int, int]:
     return uid, gid
 
 
+def _policy(config: Config, index: Index) -> AdaptivePolicy:
+    """What stays in the cache, as the configuration says."""
+    rules = tuple(Rule) if config.policy == "adaptive" else (Rule(config.policy),)
+    return AdaptivePolicy(index.cache, rules=rules, alive=is_running)
+
+
 async def _serve(config: Config, wire: _Wire, reporter: Reporter) -> None:
     uid, gid = _owner(config)
     lake = await open_lake(config)
@@ -185,19 +197,29 @@ async def _serve(config: Config, wire: _Wire, reporter: Reporter) -> None:
                     negative_ttl_s=config.negative_ttl,
                     spawn=background,
                 )
+                policy = _policy(config, index)
+                remembered = Remembered(index.names, policy.jobs)
+                remembered.recall()
                 front, serve = wire(
-                    _Parts(config, directory, lake, index, namespace, background, reporter)
+                    _Parts(config, directory, lake, index, namespace, policy, background, reporter)
                 )
+                planner = Planner(
+                    namespace, front, policy, bytes_per_s=config.fill_limit if config.fill else 0
+                )
+                front.tell_accesses(planner.accessed)
                 await front.start()
+                background.start_soon(planner.run)
+                background.start_soon(remembered.run)
                 background.start_soon(_report_alive, reporter)
                 background.start_soon(_trim_when_quiet, lake.counters)
-                commands = Commands(config, lake, index, namespace, front)
+                commands = Commands(config, lake, index, namespace, front, planner)
                 background.start_soon(serve_control, config.control_socket, commands)
                 try:
                     await serve(commands)
                 finally:
                     with trio.CancelScope(shield=True, deadline=trio.current_time() + DRAIN_S):
                         await front.aclose()
+                        await remembered.save()
                     background.cancel_scope.cancel()
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + DRAIN_S):
@@ -222,6 +244,7 @@ def _pyfuse3(fuse_fd: int) -> _Wire:
             memory=config.memory,
             max_requests=config.max_connections,
             path_of=parts.namespace.path_of,
+            policy=parts.policy,
         )
 
         async def serve(commands: Commands) -> None:
@@ -243,6 +266,7 @@ def _native(upcall_fd: int, shared_fd: int) -> _Wire:
             parts.background,
             channel,
             cache_size=parts.config.cache_size,
+            policy=parts.policy,
         )
 
         async def serve(commands: Commands) -> None:

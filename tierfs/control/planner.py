@@ -10,10 +10,10 @@ spare.
                                     --> FrontPort.fill, behind everything that anybody waits for
                                     --> not worth keeping: a pause
 
-Nothing is configured: a *data set* is the deepest directory under which nearly all of what a job has
-read lately lies. In its first epoch everything that was never read is a candidate, later what the
-last epoch has read and this one has not. Whether a file displaces another one in a full cache is the
-policy's decision, at the moment when there is no room (`AdaptivePolicy.choose_victims`).
+Nothing is configured: a *data set* is the deepest directory under which nearly all of what a job
+has read lately lies. In its first epoch everything that was never read is a candidate, later what
+the last epoch has read and this one has not. Whether a file displaces another one in a full cache
+is the policy's decision, at the moment when there is no room (`AdaptivePolicy.choose_victims`).
 
 Which files come first does not matter where any may be next, so they are fetched in the order of
 their directories, onward from what was read last: right, too, for who reads in that order.
@@ -22,6 +22,7 @@ their directories, onward from what was read last: right, too, for who reads in 
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter, deque
 from typing import Any
 
@@ -29,7 +30,7 @@ import trio
 
 from tierfs.errors import TierfsError, show
 from tierfs.front.port import FrontPort
-from tierfs.index.records import ROOT_INO, ObjectRef
+from tierfs.index.records import ROOT_INO
 from tierfs.namespace import Namespace, Walk, WalkEntry
 from tierfs.readahead.course import Course
 from tierfs.readahead.epochs import Class, Epochs
@@ -83,21 +84,33 @@ class _Reading:
 
 
 class Planner:
-    """See the module. `run` it beside a front; `accessed` is told of every access."""
+    """See the module. `run` it beside a front; `accessed` is told of every access. At most
+    *bytes_per_s* are fetched ahead (None: what is to spare; 0: nothing)."""
 
-    def __init__(self, namespace: Namespace, front: FrontPort, policy: AdaptivePolicy) -> None:
+    def __init__(
+        self,
+        namespace: Namespace,
+        front: FrontPort,
+        policy: AdaptivePolicy,
+        *,
+        bytes_per_s: int | None = None,
+    ) -> None:
         self._namespace = namespace
         self._front = front
         self._policy = policy
+        self._bytes_per_s = bytes_per_s
+        #: When the next batch may begin.
+        self._next_s = -math.inf
         self._readings: dict[int, _Reading] = {}
         self._work = trio.Event()
-        self._in_flight_bytes = 0
 
     # ---- what is read --------------------------------------------------------------------------
 
     def accessed(self, ino: int, job: int) -> None:
         """*job* reads *ino*. A plain call of microseconds."""
         epochs, began, ahead = self._policy.accessed(ino, job)
+        if epochs is None:
+            return  # Somebody looks around.
         reading = self._readings.get(id(epochs))
         if reading is None:
             reading = self._readings[id(epochs)] = _Reading(epochs)
@@ -184,13 +197,14 @@ class Planner:
                     break
                 for entry in batch:
                     self._policy.ahead.sent_for(entry.ino, entry.size)
+                await self._keep_pace(sum(entry.size for entry in batch))
                 await slots.acquire()
                 nursery.start_soon(self._fetch, reading, batch, slots)
 
     def _wanted_bytes(self, reading: _Reading) -> int:
         """How many bytes are to be fetched ahead of this job now."""
         course, epochs, ahead = reading.course, reading.epochs, self._policy.ahead
-        if course.paused or self._policy.rule is not Rule.EPOCHS:
+        if self._bytes_per_s == 0 or course.paused or self._policy.rule is not Rule.EPOCHS:
             return 0
         if trio.current_time() - reading.last_read_s > IDLE_S:
             return 0
@@ -200,6 +214,13 @@ class Planner:
             return 0
         mean = ahead.bytes // ahead.files if ahead.files else 0
         return course.allowed_bytes(mean) - ahead.waiting_bytes
+
+    async def _keep_pace(self, bytes_: int) -> None:
+        """Wait until the limit allows *bytes_* more."""
+        if self._bytes_per_s:
+            begin_s = max(self._next_s, trio.current_time())
+            self._next_s = begin_s + bytes_ / self._bytes_per_s
+            await trio.sleep_until(begin_s)
 
     def _find_data_set(self, reading: _Reading) -> None:
         """The deepest directory that nearly all directories read from lie in."""
@@ -268,13 +289,13 @@ class Planner:
             again = await self._front.fill(files) > 0
         except TierfsError as error:
             log.debug("fetch ahead: %s", error)
-            reading.course.pause()
         finally:
             slots.release()
             left = [e for e in batch if not self._front.file_state(e.ino).cached_bytes]
             for entry in left:
                 ahead.not_kept(entry.ino, entry.size)
-        if again:
+        if left:
             reading.course.pause()
+        if again:
             reading.again += left  # What would have to go for them now may be worth less soon.
             reading.exhausted = False

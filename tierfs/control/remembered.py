@@ -1,8 +1,8 @@
 """What jobs have read, over a restart: an epoch goes on where it was.
 
-It is kept in ``names/``, written when the mount ends and from time to time before, so that a process
-that is killed costs the reads of the last minutes: what was read in them counts as not yet read in
-this epoch, which costs some bytes, never wrong ones. What cannot be read is forgotten.
+It is kept in ``names/``, written when the mount ends and from time to time before, so that a
+process that is killed costs the reads of the last minutes: what was read in them counts as not yet
+read in this epoch, which costs some bytes, never wrong ones. What cannot be read is forgotten.
 """
 
 from __future__ import annotations

@@ -187,6 +187,11 @@ class UpcallChannel:
         answer = await self.command(Command.FETCH, wire.pack_fetch(ino, lo, hi, priority))
         return wire.unpack(wire.FETCHED, answer)[0]
 
+    async def fill(self, inos: Sequence[int]) -> int:
+        """See `tierfs.front.native.Orders`."""
+        answer = await self.command(Command.FILL, wire.pack_fill(inos))
+        return wire.unpack(wire.FILLED, answer)[0]
+
     async def evict(self, victims: Sequence[Victim]) -> tuple[int, int]:
         """See `tierfs.front.native.Orders`."""
         answer = await self.command(Command.EVICT, wire.pack_victims(victims))

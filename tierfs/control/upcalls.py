@@ -51,6 +51,7 @@ from tierfs.index.records import ObjectRef
 from tierfs.index.schema import unpack_object
 from tierfs.lake.protocol import Body, Checksum, ChecksumKind, Lake
 from tierfs.namespace import Absent, Attributes, Namespace
+from tierfs.readahead.policy import Incoming
 
 log = logging.getLogger(__name__)
 
@@ -245,8 +246,12 @@ class UpcallServer:
         self._answer(request)
 
     async def _room(self, request: Request) -> None:
-        victims = self._front.choose_victims(request.offset, request.size)
-        self._answer(request, tail=wire.pack_victims(victims))
+        incoming = Incoming(request.ino, ahead=bool(request.uid)) if request.ino else None
+        victims = self._front.choose_victims(request.offset, request.size, incoming)
+        if victims is None:
+            self._answer(request, count=wire.DECLINED)
+        else:
+            self._answer(request, tail=wire.pack_victims(victims))
 
     async def _get(self, request: Request) -> None:
         ref, whole = _object_of(request), bool(request.uid)
@@ -297,9 +302,9 @@ class UpcallServer:
     # ---- what is told --------------------------------------------------------------------------
 
     def _accesses(self, tail: bytes) -> None:
-        for ino, at_ns, kind in wire.accesses(tail):
+        for ino, at_ns, kind, pid in wire.accesses(tail):
             if kind is AccessKind.READ:
-                self._front.accessed(ino, at_ns)
+                self._front.accessed(ino, at_ns, pid)
             elif kind is AccessKind.OPEN:
                 self._front.used(ino)
             else:

@@ -16,7 +16,7 @@ from tierfs.cache.eviction import Victim
 from tierfs.errors import InvalidRequest
 from tierfs.lake.protocol import Checksum, Source
 
-VERSION = 2
+VERSION = 3
 #: No message is longer; larger things go through the arena.
 LONGEST = 64 << 10
 
@@ -25,7 +25,7 @@ ANSWER = Struct("<HHIQQIIQ")
 ATTRIBUTES = Struct("<QQqIII4x")
 RULES = Struct("<QQqIIIIQQd")
 ENTRY_NAME = Struct("<H")
-ACCESS = Struct("<QqQ")
+ACCESS = Struct("<QqII")
 PARENT = Struct("<Q")
 CHECKSUM = Struct("<I4xQ")
 VICTIM = Struct("<QI4x")
@@ -34,11 +34,15 @@ FETCH = Struct("<QQQI4x")
 FETCHED = Struct("<Q")
 EVICTED = Struct("<QQ")
 LIMIT = Struct("<Q")
+INO = Struct("<Q")
+FILLED = Struct("<Q")
 TEXT_LENGTH = Struct("<H")
 
 FOREVER_NS = (1 << 64) - 1
 #: A limit that is none.
 UNLIMITED = (1 << 64) - 1
+#: The count in an answer to ROOM that says: it is not worth what would have to go.
+DECLINED = 1
 _ANSWER_BIT = 0x8000
 
 
@@ -72,6 +76,7 @@ class Command(enum.IntEnum):
     EVICT = 0x4008
     INVALIDATE = 0x4009
     RESIZE = 0x400A
+    FILL = 0x400B
 
 
 class AccessKind(enum.IntEnum):
@@ -83,6 +88,16 @@ class AccessKind(enum.IntEnum):
     OPEN = 3
     #: An open run of a file begins.
     READ = 4
+
+
+class Access(NamedTuple):
+    """One record of ACCESSES. *at_ns* is since the Unix epoch; *pid* is whose it was, 0 if that is
+    not known."""
+
+    ino: int
+    at_ns: int
+    kind: AccessKind
+    pid: int
 
 
 class Request(NamedTuple):
@@ -219,6 +234,11 @@ def pack_fetch(ino: int, lo: int, hi: int, priority: int) -> bytes:
     return FETCH.pack(ino, lo, hi, priority)
 
 
+def pack_fill(inos: Iterable[int]) -> bytes:
+    """The tail of FILL."""
+    return b"".join(map(INO.pack, inos))
+
+
 def pack_limit(limit_bytes: int | None) -> bytes:
     """The tail of RESIZE."""
     return LIMIT.pack(_limit(limit_bytes))
@@ -245,12 +265,11 @@ def pack_entry(attributes: bytes, name: bytes) -> bytes:
     return attributes + ENTRY_NAME.pack(len(name)) + name
 
 
-def accesses(tail: bytes) -> Iterator[tuple[int, int, AccessKind]]:
-    """``(ino, at_ns, kind)`` of each access in the tail of ACCESSES; those of unknown kinds are
-    left out."""
-    for ino, at_ns, kind in ACCESS.iter_unpack(tail[: len(tail) - len(tail) % ACCESS.size]):
+def accesses(tail: bytes) -> Iterator[Access]:
+    """Those in the tail of ACCESSES; the ones of unknown kinds are left out."""
+    for ino, at_ns, kind, pid in ACCESS.iter_unpack(tail[: len(tail) - len(tail) % ACCESS.size]):
         if kind in AccessKind.__members__.values():
-            yield ino, at_ns, AccessKind(kind)
+            yield Access(ino, at_ns, AccessKind(kind), pid)
 
 
 def to_ns(seconds: float) -> int:

@@ -1,51 +1,53 @@
-"""Accesses on their way from the front to whoever decides: in batches, so that none costs much.
+"""Accesses on their way from the front to whoever decides what is kept, and what is fetched next.
 
-An access is an open run of a file. The listener (a planner) hears of each; the index, where this
-process writes it, hears when each file was last used, which is all that eviction needs over a
-restart.
+An access is an open run of a file, by a job. Whoever decides hears of each at once; the index,
+where this process writes it, hears in batches when each file was last used, which is what is known
+of files that nobody has read since the start.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import trio
 
-from tierfs.front.port import Access, AccessListener
 from tierfs.index.cache import CacheBatch, CacheIndex
-from tierfs.readahead.policy import EvictionPolicy
+from tierfs.readahead.processes import JobNames
 
-#: Accesses are reported, and last uses written to the index, this often, or when so many have come.
+#: Last uses are written to the index this often, or when so many have come.
 REPORT_INTERVAL_S = 5.0
 REPORT_AT = 4096
 
+#: Told of an access as (inode number, job).
+OnAccess = Callable[[int, int], object]
+
 
 class AccessLog:
-    """What was accessed since the last report. Bounded by `REPORT_AT`. *index* is None where
-    another process writes to it when files were used."""
+    """Tells *told* of accesses, and *index* of last uses; None where another process writes when
+    files were used. Bounded by `REPORT_AT`."""
 
     def __init__(
-        self, index: CacheIndex | None, policy: EvictionPolicy, listener: AccessListener | None
+        self, index: CacheIndex | None, told: OnAccess, names: JobNames | None = None
     ) -> None:
+        self.told = told
         self._index = index
-        self._policy = policy
-        self._listener = listener
-        self._accesses: list[Access] = []
+        self._names = names or JobNames()
+        #: By inode number, in seconds since the Unix epoch.
+        self._last_used: dict[int, int] = {}
 
-    def add(self, ino: int, at_ns: int) -> None:
-        """An access of *ino* begins, at *at_ns* since the Unix epoch. Does not wait."""
-        self._policy.accessed(ino)
-        self._accesses.append(Access(ino, at_ns))
-        if len(self._accesses) >= REPORT_AT:
-            self.report()
+    def add(self, ino: int, at_ns: int, pid: int) -> None:
+        """An access of *ino* begins, at *at_ns* since the Unix epoch, by a thread or process (0: it
+        is not known). Does not wait."""
+        self.told(ino, self._names.job_of(pid))
+        if self._index is not None:
+            self._last_used[ino] = at_ns // 1_000_000_000
+            if len(self._last_used) >= REPORT_AT:
+                self.report()
 
     def report(self) -> None:
-        """Tell the listener of accesses, and the index of last uses. Does not wait."""
-        accesses, self._accesses = self._accesses, []
-        if accesses and self._listener is not None:
-            self._listener(accesses)
-        if self._index is None:
-            return
-        used = self._policy.drain()
-        if used:
+        """Tell the index of last uses. Does not wait."""
+        used, self._last_used = self._last_used, {}
+        if used and self._index is not None:
             batch = CacheBatch()
             for ino, last_used_s in used.items():
                 batch.touch(ino, last_used_s)

@@ -2,7 +2,8 @@
 
 It fills the cache by itself and is the only writer of ``cache/`` and ``objects/``; here they are
 read. Commands go to it through `Orders`. It tells in batches which files it has in use and which
-are accessed, and asks what to evict when it finds no room (`NativeFront.choose_victims`).
+are accessed, and asks what to evict when it finds no room, and whether that is worth it
+(`NativeFront.choose_victims`).
 
 Pins are kept here: a pinned file is never named as a victim, and the front knows of none. What is
 told of files in use is a little late, so the front looks itself before it evicts.
@@ -22,13 +23,12 @@ from tierfs.cache.budget import Priority
 from tierfs.cache.eviction import EVICT_PAGE, Victim
 from tierfs.cache.fetch import WHOLE_OBJECT_BYTES
 from tierfs.cache.store import cache_path
-from tierfs.clock import Clock, SystemClock
-from tierfs.front.accesses import AccessLog
-from tierfs.front.port import AccessListener, FileState
+from tierfs.front.accesses import AccessLog, OnAccess
+from tierfs.front.port import FileState
 from tierfs.index.cache import CacheIndex
 from tierfs.index.records import BLOCK_SIZE, Extent, ObjectRef
 from tierfs.lake.protocol import LakeCounters
-from tierfs.readahead.policy import EvictionPolicy, SampledLru
+from tierfs.readahead.policy import AdaptivePolicy, EvictionPolicy, Incoming
 
 #: Files and extents chosen in one go: choosing takes the loop's thread for some 50 us a file.
 EVICT_AT_ONCE = 64
@@ -60,6 +60,8 @@ _COUNTED = (
     "evicted_files",
     "evicted_extents",
     "evicted_bytes",
+    "declined",
+    "declined_bytes",
     "disk_errors",
 )
 #: All that only grows in the life of one front.
@@ -81,6 +83,10 @@ class Orders(Protocol):
 
     async def fetch(self, ino: int, lo: int, hi: int, priority: Priority) -> int:
         """Bring ``[lo, hi)``, whole blocks, into the cache; returns the bytes fetched for it."""
+
+    async def fill(self, inos: Sequence[int]) -> int:
+        """Bring files, which nobody waits for, into the cache, and wait until that is over; returns
+        how many were not worth what would have had to go."""
 
     async def evict(self, victims: Sequence[Victim]) -> tuple[int, int]:
         """Evict them; a whole file in use goes when its last user leaves. Returns (files, bytes)
@@ -106,16 +112,14 @@ class NativeFront:
         *,
         cache_size: int | None,
         policy: EvictionPolicy | None = None,
-        on_accesses: AccessListener | None = None,
-        clock: Clock | None = None,
     ) -> None:
         self._index = index
         self._objects = os.fsencode(directory / "objects")
         self._background = background
         self._orders = orders
-        self._policy = policy or SampledLru(index, clock or SystemClock())
+        self._policy = policy or AdaptivePolicy(index)
         # The front itself writes to the index when a file was used.
-        self._accesses = AccessLog(None, self._policy, on_accesses)
+        self._accesses = AccessLog(None, self._policy.accessed)
         self._used: set[int] = set()
         self._pins: dict[int, int] = {}
         #: Fetches under way, by inode: what is just being filled is nobody's victim.
@@ -155,14 +159,19 @@ class NativeFront:
         """Whether the front has *ino* open, as far as it has told."""
         return ino in self._used
 
-    def accessed(self, ino: int, at_ns: int) -> None:
-        """An open run of *ino* began over there."""
-        self._accesses.add(ino, at_ns)
+    def accessed(self, ino: int, at_ns: int, pid: int = 0) -> None:
+        """An open run of *ino* by process *pid* (0: not known) began over there, at *at_ns* since
+        the Unix epoch."""
+        self._accesses.add(ino, at_ns, pid)
 
-    def choose_victims(self, bytes_: int, most: int) -> list[Victim]:
+    def choose_victims(
+        self, bytes_: int, most: int, incoming: Incoming | None = None
+    ) -> list[Victim] | None:
         """What the front is to evict for *bytes_* bytes of room: at most *most* files and extents,
-        none of them in use or pinned. Raises what the index raises."""
-        return self._policy.choose_victims(bytes_, min(most, EVICT_AT_ONCE), self._stays)
+        none of them in use or pinned. None: *incoming* is not worth that (see
+        `EvictionPolicy.choose_victims`). Raises what the index raises."""
+        most = min(most, EVICT_AT_ONCE)
+        return self._policy.choose_victims(bytes_, most, self._stays, incoming)
 
     def heard(self, stats: Mapping[str, str]) -> None:
         """The front said *stats* of itself."""
@@ -180,6 +189,10 @@ class NativeFront:
         return ino in self._used or ino in self._pins or ino in self._fetching
 
     # ---- the port ------------------------------------------------------------------------------
+
+    def tell_accesses(self, told: OnAccess) -> None:
+        """See `FrontPort.tell_accesses`."""
+        self._accesses.told = told
 
     async def fetch(
         self,
@@ -209,6 +222,18 @@ class NativeFront:
             if not self._fetching[ino]:
                 del self._fetching[ino]
         return fetched
+
+    async def fill(self, files: Sequence[tuple[int, ObjectRef, int]]) -> int:
+        """See `FrontPort.fill`. The front finds the objects in the index by itself."""
+        inos = [ino for ino, _, _ in files]
+        self._fetching.update(inos)
+        try:
+            return await self._orders.fill(inos)
+        finally:
+            self._fetching.subtract(inos)
+            for ino in inos:
+                if not self._fetching[ino]:
+                    del self._fetching[ino]
 
     async def evict(self, ino: int, extents: Sequence[Extent] | None = None) -> int:
         """See `FrontPort.evict`."""

@@ -6,19 +6,13 @@ over a socket (`tierfs.front.native`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from tierfs.cache.budget import Priority
+from tierfs.front.accesses import OnAccess
 from tierfs.index.records import Extent, ObjectRef
 from tierfs.lake.protocol import LakeCounters
-
-
-class Access(NamedTuple):
-    """One access of a file: an open run, which began at *at_ns* (since the Unix epoch)."""
-
-    ino: int
-    at_ns: int
 
 
 class FileState(NamedTuple):
@@ -29,12 +23,11 @@ class FileState(NamedTuple):
     path: str | None
 
 
-#: Told of accesses in batches, in the order in which they began.
-AccessListener = Callable[[Sequence[Access]], None]
-
-
 class FrontPort(Protocol):
     """Commands to a front. All may be called concurrently from one trio loop."""
+
+    def tell_accesses(self, told: OnAccess) -> None:
+        """From now on tell *told* of each access, instead of the policy."""
 
     async def fetch(
         self,
@@ -47,7 +40,8 @@ class FrontPort(Protocol):
         """Bring the object, or the blocks that ``[lo, hi)`` touches, into the cache; returns the
         bytes that had to be fetched, after they are on the cache disk.
 
-        Raises CacheFull when they cannot be kept, StaleVersion, IntegrityError, and what the lake
+        Raises CacheFull when they cannot be kept or, with `Priority.FILL`, are not worth it, in
+        which case they may not even be fetched; StaleVersion, IntegrityError, and what the lake
         raises.
         """
 

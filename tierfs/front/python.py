@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,21 +19,22 @@ from tierfs.cache.blocks import Buffer
 from tierfs.cache.budget import Budget, Priority
 from tierfs.cache.completion import Completion
 from tierfs.cache.eviction import Evictor
-from tierfs.cache.fetch import WHOLE_OBJECT_BYTES, Fetcher, Flight, again
+from tierfs.cache.fetch import WHOLE_OBJECT_BYTES, Fetcher
 from tierfs.cache.hot import HotBlocks
 from tierfs.cache.objects import CachedObject
-from tierfs.cache.reader import PART_BYTES, Reader
-from tierfs.cache.space import FILE_BYTES, Capacity, Health, disk_space_of
+from tierfs.cache.reader import Reader
+from tierfs.cache.space import FILE_BYTES, Capacity, Claim, Health, disk_space_of
 from tierfs.cache.store import DISK_THREADS, Store
 from tierfs.cache.table import ObjectTable
 from tierfs.clock import Clock, SystemClock
-from tierfs.errors import CacheFull, InvalidRequest, TierfsError, show
-from tierfs.front.accesses import AccessLog
-from tierfs.front.port import AccessListener, FileState
+from tierfs.errors import InvalidRequest, TierfsError, show
+from tierfs.front.accesses import AccessLog, OnAccess
+from tierfs.front.filling import bring, fill
+from tierfs.front.port import FileState
 from tierfs.index.cache import CacheIndex
 from tierfs.index.records import BLOCK_SIZE, Extent, ObjectRef
 from tierfs.lake.protocol import Lake, LakeCounters
-from tierfs.readahead.policy import EvictionPolicy, SampledLru
+from tierfs.readahead.policy import AdaptivePolicy, EvictionPolicy, Incoming
 from tierfs.readahead.streams import (
     MAX_WINDOW_BYTES,
     RANDOM,
@@ -46,8 +46,6 @@ from tierfs.readahead.streams import (
 #: Verified blocks kept in memory, at most, and at most this part of all memory.
 HOT_BYTES = 32 << 20
 HOT_SHARE = 8
-#: Parts of one object that a fetch keeps in flight: at 90 MB/s each, four fill the standard link.
-FETCH_WIDTH = 4
 #: How long an end waits for the disk to take what has come from the lake.
 KEEP_S = 2.0
 #: Files and extents chosen in one go: choosing takes the loop's thread for some 50 us a file.
@@ -84,15 +82,14 @@ class PythonFront:
         max_requests: int = 64,
         path_of: Callable[[int], bytes] | None = None,
         policy: EvictionPolicy | None = None,
-        on_accesses: AccessListener | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._index = index
         self._background = background
         self._clock = clock or SystemClock()
         self._path_of = path_of
-        self._policy = policy or SampledLru(index, self._clock)
-        self._accesses = AccessLog(index, self._policy, on_accesses)
+        self._policy = policy or AdaptivePolicy(index)
+        self._accesses = AccessLog(index, self._policy.accessed)
         self._handles: dict[int, _Handle] = {}
         self._next_fh = 1
         self._nursery: trio.Nursery | None = None
@@ -104,7 +101,8 @@ class PythonFront:
         # What worker threads read into is taken off, too, as far as there is that much.
         workers = min(DISK_THREADS * BLOCK_SIZE, memory // 4)
         self._budget = Budget(memory - self._hot.capacity_bytes - workers, max_requests)
-        self._streams = OpenStreams(min(MAX_WINDOW_BYTES, self._budget.total_bytes // 8))
+        self._window_bytes = min(MAX_WINDOW_BYTES, self._budget.total_bytes // 8)
+        self._streams = OpenStreams(self._window_bytes)
         self._health = Health()
         self._store = Store(directory)
         files, cached_bytes = index.totals()
@@ -208,15 +206,16 @@ class PythonFront:
 
     # ---- handles ------------------------------------------------------------------------------
 
-    async def open(self, ino: int, ref: ObjectRef, size: int) -> int:
-        """A handle on one version of an object; handle numbers are never used twice. A small object
-        (up to a block) that is not cached is sent for at once.
+    async def open(self, ino: int, ref: ObjectRef, size: int, pid: int = 0) -> int:
+        """A handle on one version of an object, for a thread or process (0: it is not known).
+        Handle numbers are never used twice. A small object (up to a block) that is not cached is
+        sent for at once.
 
         Waits only if the inode is just being evicted. Raises StaleVersion if it is open as another
         version. Whether the lake has the bytes shows at the first read.
         """
         o = await self._table.acquire(ino, ref, size)
-        self._begin_access(o)
+        self._begin_access(o, pid)
         if o.fd >= 0:
             if size <= BLOCK_SIZE:
                 self._store.will_need(o.fd, 0, size)
@@ -253,9 +252,13 @@ class PythonFront:
         """What a read is, after what is to come beside it was sent for."""
         if handle.streams is None:
             return RANDOM
+        o, passing = handle.object, self._hot.passing
+        handle.streams.keep_within(
+            self._hot.window_bytes if o.ino in passing else self._window_bytes
+        )
         advice = handle.streams.note(offset, length)
         if advice.ahead_hi > advice.ahead_lo:
-            self._read_ahead(handle.object, advice.ahead_lo, advice.ahead_hi, advice.part_bytes)
+            self._read_ahead(o, advice.ahead_lo, advice.ahead_hi, advice.part_bytes)
         return advice
 
     async def release(self, fh: int) -> None:
@@ -272,13 +275,14 @@ class PythonFront:
     def _read_ahead(self, o: CachedObject, lo: int, hi: int, part_bytes: int) -> None:
         # The block that the read ends in comes for the read, and sooner alone.
         lo = -(-lo // BLOCK_SIZE) * BLOCK_SIZE
-        if self._health.streaming and not o.whole:
-            # What is fetched ahead then waits in the small memory of hot blocks alone.
-            hi = min(hi, lo + self._hot.capacity_bytes // 4)
         if hi > lo:
             self._reader.ahead(o, lo, hi, part_bytes, Priority.READ_AHEAD)
 
     # ---- the port -----------------------------------------------------------------------------
+
+    def tell_accesses(self, told: OnAccess) -> None:
+        """See `FrontPort.tell_accesses`."""
+        self._accesses.told = told
 
     async def fetch(
         self,
@@ -293,36 +297,13 @@ class PythonFront:
         try:
             o.last_used_s = self._clock.now_ns() // 1_000_000_000
             lo, hi = extent or (0, size)
-            return await self._fetch(o, max(lo, 0), min(hi, size), priority)
+            return await bring(self._reader, self._fetcher, o, max(lo, 0), min(hi, size), priority)
         finally:
             self._table.release(o)
 
-    async def _fetch(self, o: CachedObject, lo: int, hi: int, priority: Priority) -> int:
-        fetched = 0
-        under_way: deque[Flight] = deque()
-
-        async def land() -> int:
-            flight = under_way.popleft()
-            await flight.landed.wait()
-            if flight.error is not None:
-                raise again(flight.error)
-            if not flight.kept:
-                hint = self._health.reason or "there is no room for it"
-                raise CacheFull("keep in the cache", o.ref.key, hint)
-            return flight.hi - flight.lo
-
-        self._reader.guard(o)
-        while lo < hi:
-            part_end = min((lo // BLOCK_SIZE) * BLOCK_SIZE + PART_BYTES, hi)
-            under_way.extend(self._reader.ahead(o, lo, part_end, PART_BYTES, priority))
-            while len(under_way) >= FETCH_WIDTH:
-                fetched += await land()
-                self._reader.guard(o)
-            lo = part_end
-        while under_way:
-            fetched += await land()
-        self._reader.guard(o)
-        return fetched
+    async def fill(self, files: Sequence[tuple[int, ObjectRef, int]]) -> int:
+        """See `FrontPort.fill`."""
+        return await fill(self.fetch, files)
 
     async def evict(self, ino: int, extents: Sequence[Extent] | None = None) -> int:
         """See `FrontPort.evict`."""
@@ -393,6 +374,8 @@ class PythonFront:
             "bytes_from_lake": fetcher.bytes_from_lake,
             "bad_blocks": reader.bad_blocks,
             "checksum_failures": fetcher.checksum_failures + self._completion.mismatches,
+            "declined": fetcher.declined,
+            "declined_bytes": fetcher.declined_bytes,
             "evicted_files": evictor.evicted_files,
             "evicted_extents": evictor.evicted_extents,
             "evicted_bytes": evictor.evicted_bytes,
@@ -409,27 +392,33 @@ class PythonFront:
 
     # ---- accesses and room --------------------------------------------------------------------
 
-    def _begin_access(self, o: CachedObject) -> None:
+    def _begin_access(self, o: CachedObject, pid: int) -> None:
         now_ns = self._clock.now_ns()
         o.last_used_s = now_ns // 1_000_000_000
-        self._accesses.add(o.ino, now_ns)
+        self._accesses.add(o.ino, now_ns, pid)
 
-    async def _make_room(self, bytes_: int) -> int:
+    async def _make_room(self, bytes_: int, claim: Claim | None) -> bool:
+        """See `tierfs.cache.space.Evict`."""
+        incoming = None
+        if claim is not None and claim.priority is not Priority.WARM_UP:
+            incoming = Incoming(claim.ino, ahead=claim.priority is Priority.FILL)
         freed = 0
         while freed < bytes_:
             try:
                 victims = self._policy.choose_victims(
-                    bytes_ - freed, EVICT_AT_ONCE, self._table.in_use
+                    bytes_ - freed, EVICT_AT_ONCE, self._table.in_use, incoming
                 )
             except Exception as error:
                 # The index fails: no room, so reads stream (C8).
                 self._health.failed("choose what to evict", error)
                 break
+            if victims is None:
+                return False
             got = await self._evictor.evict(victims)
             if got == 0:
                 break
             freed += got
-        return freed
+        return True
 
     def _describe(self, o: CachedObject) -> str:
         if self._path_of is not None:

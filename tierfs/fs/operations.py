@@ -180,7 +180,7 @@ class Operations(pyfuse3.Operations):
         if found is None:
             found = await self._namespace.open_object(inode)
         reference, size = found
-        fh = await self._front.open(inode, reference, size)
+        fh = await self._front.open(inode, reference, size, ctx.pid)
         return pyfuse3.FileInfo(fh=fh, keep_cache=True)  # F2
 
     @_boundary

@@ -184,8 +184,8 @@ class Namespace:
         return walk(self._names, self._entries, self._reader, ino)
 
     def walk_from(self, ino: int, after: int = 0) -> Walk:
-        """As `walk`, by pages, for who goes on now and then; with *after*, a file below *ino*: those
-        that come after that one."""
+        """As `walk`, by pages, for who goes on now and then; with *after*, a file below *ino*:
+        those that come after that one."""
         return Walk(self._names, self._entries, self._reader, ino, after)
 
     # Files.

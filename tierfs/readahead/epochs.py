@@ -20,9 +20,12 @@ from __future__ import annotations
 import enum
 import zlib
 from array import array
+from collections import deque
 from struct import Struct
 from struct import error as StructError
 
+#: Bytes for each inode number of a page.
+_BYTES = 7
 #: Inode numbers to a page. A listing gives numbers in a row to the files of a directory.
 PAGE = 4096
 _SHIFT = PAGE.bit_length() - 1
@@ -30,6 +33,8 @@ _MASK = PAGE - 1
 
 #: How far the sum may go: some twelve reads of a new epoch when none of the last is read twice.
 CUSUM_LIMIT = 6.0
+#: Reads that may turn out to have been the first of an epoch.
+MOST_SUSPECTS = 256
 #: Fewer objects are no epoch: what is read again might be by chance.
 LEAST_OBJECTS = 32
 #: Reads after which an epoch is over whatever it looks like, in objects, and at least.
@@ -112,6 +117,9 @@ class Epochs:
         self.due_share, self.stale_share = 0.5, 0.1
         self._usual = 0.0
         self._sum = 0.0
+        #: What was read while the sum was over 0, and whether it had been read in the epoch: if one
+        #: is found to have begun, it began with these.
+        self._suspects: deque[tuple[int, bool]] = deque(maxlen=MOST_SUSPECTS)
         self._new = 1.0
         self._was_known = False
         self._densities = (0.0, 0.0, 0.0, 0.0)
@@ -148,7 +156,7 @@ class Epochs:
         self._all_reads += 1
         if self._new < KNOWN_DATA:
             self._was_known = True
-        began = self.read_now >= LEAST_OBJECTS and not near and self._begins(again)
+        began = self.read_now >= LEAST_OBJECTS and not near and self._begins(ino, again)
         if began:
             self._next_epoch()
             stamp = page.stamps[at]
@@ -165,13 +173,17 @@ class Epochs:
             self._age()
         return began
 
-    def _begins(self, again: bool) -> bool:
+    def _begins(self, ino: int, again: bool) -> bool:
         usual = self._usual
         slack = 0.5 * (1.0 - usual) * min(max(self.due_share, 0.15), 1.0)
         self._sum = max(0.0, self._sum + again - usual - slack)
         self._usual = usual + (again - usual) / max(1024.0, self.read_before * 0.5)
         if self._sum > CUSUM_LIMIT:
             return True
+        if self._sum > 0.0:
+            self._suspects.append((ino, again))
+        else:
+            self._suspects.clear()
         if self._reads > LONGEST_READS and self._reads > LONGEST_IN_OBJECTS * self.read_now:
             return True
         if self._was_known and self._new > NEW_DATA:
@@ -198,10 +210,20 @@ class Epochs:
         self._epoch += 1
         if self._epoch > _LAST_STAMP:
             self._rename_epochs()
+        for ino, again in self._suspects:
+            stamps = self._pages[ino >> _SHIFT].stamps
+            if stamps[ino & _MASK] == self._epoch - 1:
+                stamps[ino & _MASK] = self._epoch
+                self.read_now += 1
+                if again:
+                    self.due_read += 1
+                else:
+                    self.due -= 1
+        self._suspects.clear()
 
     def _rename_epochs(self) -> None:
         """Only this, the last and "an earlier" epoch need a number."""
-        names = bytes([0] + [1] * 253 + [2, 3])
+        names = bytes([0] + [1] * (_LAST_STAMP - 1) + [2])
         for page in self._pages.values():
             page.stamps[:] = page.stamps.translate(names)
         self._epoch = 3
@@ -254,6 +276,11 @@ class Epochs:
         """How often *ino* was read, the last reads weighing most."""
         page = self._pages.get(ino >> _SHIFT)
         return 0 if page is None else page.counts[ino & _MASK]
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it takes, of memory, as good as all of it."""
+        return len(self._pages) * PAGE * _BYTES
 
     @property
     def progress(self) -> float:

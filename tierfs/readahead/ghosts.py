@@ -1,4 +1,4 @@
-"""Which rule is best for what is being read: small caches, one for each, of a sample of the objects.
+"""Which rule is best for what is being read: a small cache for each, of a sample of the objects.
 
 An object is in the sample by its inode number, so of the sampled ones every read is seen. A ghost
 holds as large a part of the sample as the cache does of all objects, keeps no bytes, and goes by

@@ -1,51 +1,64 @@
 """Jobs: whose reads are whose. One that reads a data set in an order of its own has epochs of its
 own; two together look like noise.
 
-A job is named by a number that stands for its processes (`tierfs.readahead.processes`), and has
-`Epochs` of its own once it has shown that it reads, and that somebody else does, too. Until then its
-reads count as those of whoever was first. So a look around is nobody's epoch, and one job alone is
-the first whatever its name: it may end, and go on under another.
+A job is named by a number that stands for its processes (`tierfs.readahead.processes`). Its epochs
+outlive it, for who goes on with the data under another name::
+
+    a name   -- somebody's epochs are free --> its reads count there; theirs after BUSY_READS
+             -- none are ------------------> its reads wait: a look around is nobody's epoch
+                                             -- BUSY_READS of them --> epochs of its own, with
+                                                                       these, if there is room
+    epochs   -- the last of their names has ended, or has not read for long --> free
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from struct import Struct
 
 from tierfs.readahead.epochs import Epochs
 
-#: Jobs with epochs of their own: each costs 7 bytes for each object that it has read.
-MOST_JOBS = 3
-#: Reads after which a job is taken for one.
+#: Jobs with epochs of their own, and the memory that these may take: 7 bytes for each object that a
+#: job has read.
+MOST_JOBS = 8
+MOST_BYTES = 200 << 20
+#: Reads after which a name is a job's.
 BUSY_READS = 256
-#: Names remembered of those who are none, or not yet.
-_NAMES = 256
-#: A job with less of the reads than this has stopped, and its epochs go to the next one.
+#: Names that are none, or not yet, whose reads are remembered.
+MOST_NAMES = 256
+#: A job with less of the reads than this has stopped.
 _IDLE_SHARE = 0.02
 #: The shares are of some so many reads.
 _SHARE_READS = 8192
+#: Whether the jobs are alive is asked again after so many reads of names that are none.
+_LOOK_READS = 64
 #: Before each job's epochs, in what is kept over a restart: its share, and how many bytes follow.
 _JOB = Struct("<dQ")
 
 
 class _Job:
-    __slots__ = ("epochs", "share")
+    __slots__ = ("epochs", "name", "share")
 
     def __init__(self, share: float) -> None:
         self.epochs = Epochs()
         self.share = share
+        #: Whose it is; 0: free.
+        self.name = 0
 
 
 class Jobs:
-    """What all jobs together have read."""
+    """What all jobs together have read. *alive* says of a name whether its processes are there."""
 
-    def __init__(self) -> None:
+    def __init__(self, alive: Callable[[int], bool] = lambda name: True) -> None:
+        self._alive = alive
         self._jobs = [_Job(1.0)]
-        self._by_name: OrderedDict[int, _Job] = OrderedDict()
+        self._by_name: dict[int, _Job] = {}
         #: Since the start.
         self.reads = 0
-        #: Reads of names that have no job.
-        self._reads: OrderedDict[int, int] = OrderedDict()
+        #: What names that have no job have read, the last one to read last.
+        self._waiting: OrderedDict[int, list[int]] = OrderedDict()
+        self._strays = 0
 
     @property
     def all(self) -> list[Epochs]:
@@ -58,59 +71,84 @@ class Jobs:
         """Different objects ever read, as far as known."""
         return max(job.epochs.known for job in self._jobs)
 
-    def read(self, ino: int, name: int = 0) -> tuple[Epochs, bool]:
-        """The job called *name* (0: whoever) reads *ino*: its epochs, and whether one begins."""
+    def read(self, ino: int, name: int = 0) -> tuple[Epochs | None, bool]:
+        """The job called *name* (0: the first one, whoever it is) reads *ino*: its epochs, if it
+        has any, and whether one begins."""
         self.reads += 1
-        job = self._job(name)
+        job = self._by_name.get(name)
+        if job is None:
+            job = self._find(ino, name)
+            if job is None:
+                return None, False
         if len(self._jobs) > 1:
             for one in self._jobs:
                 one.share += ((one is job) - one.share) / _SHARE_READS
         return job.epochs, job.epochs.read(ino)
 
-    def _job(self, name: int) -> _Job:
-        job = self._by_name.get(name)
-        if job is not None:
-            return job
-        first = self._jobs[0]
-        reads = self._reads.pop(name, 0) + 1
-        if name and reads >= BUSY_READS:
-            job = self._by_name[name] = self._place(first)
-            if len(self._by_name) > _NAMES:
-                self._by_name.popitem(last=False)
-            return job
-        self._reads[name] = reads
-        if len(self._reads) > _NAMES:
-            self._reads.popitem(last=False)
-        return first
+    def _find(self, ino: int, name: int) -> _Job | None:
+        """Where a read of *ino* by a name without a job counts, if it does."""
+        if not name:
+            return self._jobs[0]
+        self._strays += 1
+        if self._strays % _LOOK_READS == 1:
+            self._free_the_dead()
+        reads = self._waiting.pop(name, [])
+        free = next((job for job in self._jobs if not job.name), None)
+        if len(reads) + 1 >= BUSY_READS:
+            job = free or self._make_room()
+            if job is not None:
+                self._name(job, name)
+                if free is None:
+                    for earlier in reads:
+                        job.epochs.read(earlier)
+                return job
+            del reads[0]
+        reads.append(ino)
+        self._waiting[name] = reads
+        if len(self._waiting) > MOST_NAMES:
+            self._waiting.popitem(last=False)
+        return free
 
-    def _place(self, first: _Job) -> _Job:
-        """The job of somebody who is busy."""
-        taken = set(map(id, self._by_name.values()))
-        if id(first) not in taken:
-            return first
+    def _free_the_dead(self) -> None:
+        for name, job in list(self._by_name.items()):
+            if not self._alive(name):
+                del self._by_name[name]
+                job.name = 0
+        # The busiest is who is gone on with.
+        self._jobs.sort(key=lambda job: job.share, reverse=True)
+
+    def _make_room(self) -> _Job | None:
+        """Epochs for one more, if there may be any."""
         idlest = min(self._jobs, key=lambda job: job.share)
         if idlest.share < _IDLE_SHARE:
             return idlest
-        if len(self._jobs) == MOST_JOBS:
-            return first
-        job = _Job(0.0)
+        sizes = [job.epochs.memory_bytes for job in self._jobs]
+        if len(sizes) == MOST_JOBS or sum(sizes) + max(sizes) > MOST_BYTES:
+            return None
+        job = _Job(2 * _IDLE_SHARE)
         self._jobs.append(job)
         return job
+
+    def _name(self, job: _Job, name: int) -> None:
+        self._by_name.pop(job.name, None)
+        job.name = name
+        self._by_name[name] = job
 
     # ---- over a restart ------------------------------------------------------------------------
 
     def dump(self) -> bytes:
-        """What all have read, for `load`; whoever comes first goes on with the busiest one's."""
-        parts = []
+        """All that was read, for `load`, the busiest one's first."""
+        parts: list[bytes] = []
         for job in sorted(self._jobs, key=lambda job: job.share, reverse=True):
             packed = job.epochs.dump()
             parts += (_JOB.pack(job.share, len(packed)), packed)
         return b"".join(parts)
 
     def load(self, data: bytes) -> None:
-        """Go on with what `dump` wrote. Raises ValueError, with nothing changed, where it is not
-        that."""
-        jobs, at = [], 0
+        """Go on with what `dump` wrote, all of it free. Raises ValueError, with nothing changed,
+        where it is not that."""
+        jobs: list[_Job] = []
+        at = 0
         while at < len(data):
             if len(data) - at < _JOB.size:
                 raise ValueError("it is cut off")

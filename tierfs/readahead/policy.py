@@ -68,10 +68,10 @@ class Incoming(NamedTuple):
 
 
 class Read(NamedTuple):
-    """What an access was: of which job, whether an epoch of it began with that, and whether the
-    file had been fetched ahead for it."""
+    """What an access was: of which job (None: of none), whether an epoch of it began with that, and
+    whether the file had been fetched ahead for it."""
 
-    epochs: Epochs
+    epochs: Epochs | None
     began: bool
     ahead: bool
 
@@ -107,10 +107,11 @@ class AdaptivePolicy:
         *,
         rules: Sequence[Rule] = tuple(Rule),
         rng: random.Random | None = None,
+        alive: Callable[[int], bool] = lambda job: True,
     ) -> None:
         self._source = source
         self._rng = rng or random.Random()
-        self.jobs = Jobs()
+        self.jobs = Jobs(alive)
         #: Files fetched before they were asked for.
         self.ahead = Ahead()
         self._worths = {rule: worths(self.jobs, rule) for rule in rules}

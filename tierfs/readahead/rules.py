@@ -1,10 +1,15 @@
 """The rules by which files are kept, as what each says a file is worth.
 
-| rule | a file is worth | keeps | is best for |
-|---|---|---|---|
-| epochs | the reads to be expected of it while it is kept (`Epochs.density`) | what this epoch has not read yet | training |
-| frequency | how often it was read (TinyLFU: Einziger et al., ACM ToS 13(4), 2017) | what is read most | weighted sampling, indices |
-| lru | how recently it was read | what was read last | several jobs that follow each other |
+=========  ======================================  ====================================
+rule       a file is worth                         is best for
+=========  ======================================  ====================================
+epochs     the reads to be expected of it while    training: it keeps what this epoch
+           it is kept (`Epochs.density`)           has not read yet
+frequency  how often it was read                   weighted sampling, indices
+lru        how recently it was read                several jobs that follow each other
+=========  ======================================  ====================================
+
+Frequency with admission is TinyLFU (Einziger, Friedman and Manes, ACM ToS 13(4), 2017).
 
 Where several jobs read, a file is worth to the node what it is to each job, in the measure of the
 reads that are that job's.
@@ -20,7 +25,7 @@ from tierfs.readahead.jobs import Jobs
 #: How much more than its victim a file must be worth to be kept, if it is asked for, and if not.
 MARGIN = 1.05
 AHEAD_MARGIN = 1.5
-#: What a file is worth to the LRU rule that nobody has read since the start; no other is worth less.
+#: What a file is worth to the LRU rule that nobody has read since the start: less than any other.
 NEVER_READ = -float(1 << 40)
 
 

@@ -85,10 +85,14 @@ class StreamDetector:
 
     def __init__(self, size: int, *, max_window_bytes: int = MAX_WINDOW_BYTES) -> None:
         self._size = size
-        self._max_window = max(FIRST_WINDOW_BYTES, max_window_bytes)
+        self.keep_within(max_window_bytes)
         # Most recently matched last, in both.
         self._streams: list[_Stream] = []
         self._random: list[_Stream] = []
+
+    def keep_within(self, max_window_bytes: int) -> None:
+        """Read no further ahead than this, from now on."""
+        self._max_window = max(FIRST_WINDOW_BYTES, max_window_bytes)
 
     def note(self, offset: int, length: int) -> Advice:
         """Take in one read of *length* bytes (> 0) at *offset*, and say what it is."""

@@ -35,6 +35,7 @@ pub enum Errand {
     Invalidate { command: Command, ino: u64 },
     Resize { command: Option<Command>, limit: Option<u64> },
     Fetch { command: Command, ino: u64, lo: u64, hi: u64, priority: Priority },
+    Fill { command: Command, inos: Vec<u64> },
 }
 
 /// Objects whose last user has left, until the end of the process.
@@ -84,26 +85,43 @@ fn run_one(front: &Arc<Front>, worker: &mut Worker, errand: Errand) {
         }
         Errand::Resize { command, limit } => {
             let cache = &front.cache;
-            cache.capacity.resize(limit, |bytes| front.make_room(worker.cache_reader(), bytes));
+            cache
+                .capacity
+                .resize(limit, |need| front.make_room(worker.cache_reader(), need.bytes, None));
             if let Some(command) = command {
                 front.client.done(command, 0, &[]);
             }
         }
         Errand::Fetch { command, ino, lo, hi, priority } => {
-            let begun = thread::Builder::new().name(format!("fetch-{ino}")).spawn({
-                let front = front.clone();
-                move || {
-                    let (code, answer) = match fetch(&front, ino, lo, hi, priority) {
-                        Ok(bytes) => (0, bytes.to_le_bytes().to_vec()),
-                        Err((code, reason)) => (code, reason.into_bytes()),
-                    };
-                    front.client.done(command, code.unsigned_abs(), &answer);
-                }
+            beside(front, command, move |front| {
+                let bytes = fetch(front, ino, lo, hi, priority)?;
+                Ok(bytes.to_le_bytes().to_vec())
             });
-            if let Err(error) = begun {
-                done(front, command, Err(error));
-            }
         }
+        Errand::Fill { command, inos } => {
+            beside(front, command, move |front| Ok(fill(front, &inos).to_le_bytes().to_vec()))
+        }
+    }
+}
+
+/// Carry out a command that waits for the lake in a thread of its own, and answer it.
+fn beside(
+    front: &Arc<Front>,
+    command: Command,
+    work: impl FnOnce(&Arc<Front>) -> Result<Vec<u8>, (i32, String)> + Send + 'static,
+) {
+    let begun = thread::Builder::new().name("fetch".into()).spawn({
+        let front = front.clone();
+        move || {
+            let (code, answer) = match work(&front) {
+                Ok(answer) => (0, answer),
+                Err((code, reason)) => (code, reason.into_bytes()),
+            };
+            front.client.done(command, code.unsigned_abs(), &answer);
+        }
+    });
+    if let Err(error) = begun {
+        done(front, command, Err(error));
     }
 }
 
@@ -130,14 +148,13 @@ fn fetch(
         return Ok(0);
     }
     let object = worker.acquire(ino, &version).ok_or_else(gone)?;
-    let mut fetch =
-        Fetch { front, object, worker: &mut worker, bytes: 0, under_way: VecDeque::new() };
+    let under_way = VecDeque::new();
+    let mut fetch = Fetch { front, object, worker: &mut worker, priority, bytes: 0, under_way };
     let (mut at, end) = (lo, hi.min(size));
     while at < end {
         let part_end = ((at / PART_BYTES + 1) * PART_BYTES).min(end);
         fetch.guard()?;
-        let flights = front.cache.ahead(&fetch.object, at, part_end, PART_BYTES, priority);
-        fetch.under_way.extend(flights);
+        fetch.send_for(at, part_end);
         while fetch.under_way.len() >= FETCH_WIDTH {
             fetch.land()?;
         }
@@ -152,10 +169,45 @@ fn fetch(
     Ok(fetch.bytes)
 }
 
+/// Bring files, which nobody waits for, into the cache; how many were not worth what would have had
+/// to go, after the others are on the cache disk. What the lake refuses is left out.
+fn fill(front: &Arc<Front>, inos: &[u64]) -> u64 {
+    let mut worker = Worker::new(front.clone());
+    let rules = Rules { ttl: Ttl::FOREVER, ..front.rules.clone() };
+    let mut sent_for = Vec::with_capacity(inos.len());
+    for &ino in inos {
+        let Some(version) = worker.openable(&rules, ino) else { continue };
+        let Some(object) = worker.acquire(ino, &version) else { continue };
+        let size = version.attributes.size;
+        let flights = front.cache.ahead(&object, 0, size, PART_BYTES, Priority::Fill);
+        sent_for.push((object, flights));
+    }
+    let flights: Vec<_> = sent_for.iter().flat_map(|(_, flights)| flights.clone()).collect();
+    if !flights.is_empty() {
+        wait_until_landed(&mut worker, flights);
+    }
+    let declined = |flights: &[Arc<Flight>]| {
+        flights.iter().any(|flight| flight.declined.load(Ordering::Acquire))
+    };
+    let (left, kept): (Vec<_>, Vec<_>) =
+        sent_for.into_iter().partition(|(_, flights)| declined(flights));
+    // Who asked for them looks into the index next.
+    let recorded: Vec<_> = kept
+        .iter()
+        .filter(|(_, flights)| !flights.is_empty())
+        .map(|(object, _)| front.cache.recorder.announce(object, Duration::ZERO))
+        .collect();
+    for gate in recorded {
+        gate.wait(None);
+    }
+    left.len() as u64
+}
+
 struct Fetch<'f> {
     front: &'f Arc<Front>,
     object: Held,
     worker: &'f mut Worker,
+    priority: Priority,
     bytes: u64,
     under_way: VecDeque<Arc<Flight>>,
 }
@@ -166,19 +218,33 @@ impl Fetch<'_> {
         refused.map_or(Ok(()), |code| Err((code, String::new())))
     }
 
+    fn send_for(&mut self, lo: u64, hi: u64) {
+        let flights = self.front.cache.ahead(&self.object, lo, hi, PART_BYTES, self.priority);
+        self.under_way.extend(flights);
+    }
+
     fn land(&mut self) -> Result<(), (i32, String)> {
         let Some(flight) = self.under_way.pop_front() else { return Ok(()) };
         wait_until_landed(self.worker, vec![flight.clone()]);
-        if let Some(Err(code)) = flight.outcome() {
-            return Err((code, String::new()));
+        if flight.kept.load(Ordering::Acquire) {
+            self.bytes += flight.hi - flight.lo;
+            return Ok(());
         }
-        if !flight.kept.load(Ordering::Acquire) {
-            let reason = self.front.cache.health.reason();
-            let reason =
-                if reason.is_empty() { "there is no room for it".to_owned() } else { reason };
-            return Err((libc::ENOSPC, reason));
+        let declined = flight.declined.load(Ordering::Acquire);
+        match flight.outcome() {
+            Some(Err(code)) if code != libc::ENOSPC => Err((code, String::new())),
+            _ if declined && self.priority == Priority::WarmUp => {
+                // Room was asked for by others, before this one joined them.
+                self.send_for(flight.lo, flight.hi);
+                Ok(())
+            }
+            _ if declined => Err((libc::ENOSPC, "it is not worth what would have to go".into())),
+            _ => {
+                let reason = self.front.cache.health.reason();
+                let reason =
+                    if reason.is_empty() { "there is no room for it".to_owned() } else { reason };
+                Err((libc::ENOSPC, reason))
+            }
         }
-        self.bytes += flight.hi - flight.lo;
-        Ok(())
     }
 }

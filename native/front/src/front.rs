@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::attributes::Rules;
 use crate::cache::Cache;
-use crate::cache::evict::{Freed, Victim};
+use crate::cache::evict::{Freed, Newcomer, Victim};
 use crate::checksum::Checksum;
 use crate::errands::Errand;
 use crate::fuse::abi::init_flag;
@@ -22,6 +22,7 @@ use crate::opened::{Means, OpenInodes};
 use crate::run::index_numbers;
 use crate::serve::Then;
 use crate::shared::{Opened, Shared, Slot};
+use crate::space::Evicted;
 use crate::stats::Stats;
 use crate::sys::device::Device;
 use crate::upcall::client::Client;
@@ -198,28 +199,43 @@ impl Front {
         })
     }
 
-    /// Evict about `bytes` of what the control plane chooses, nothing in use; how many it were.
-    pub fn make_room(&self, index: &mut CacheReader, bytes: u64) -> u64 {
+    /// Evict about `bytes` of what the control plane chooses, nothing in use; with a `newcomer` only
+    /// what is worth less than that.
+    pub fn make_room(
+        &self,
+        index: &mut CacheReader,
+        bytes: u64,
+        newcomer: Option<Newcomer>,
+    ) -> Evicted {
         let mut freed = 0;
         while freed < bytes {
-            let request =
-                wire::Request { offset: bytes - freed, size: EVICT_AT_ONCE, ..Default::default() };
-            self.client.flush_accesses(); // So that it knows what is in use.
+            let request = wire::Request {
+                ino: newcomer.map_or(0, |newcomer| newcomer.ino),
+                offset: bytes - freed,
+                size: EVICT_AT_ONCE,
+                uid: newcomer.is_some_and(|newcomer| newcomer.ahead).into(),
+                ..Default::default()
+            };
+            // So that it knows what is in use, and what was just read.
+            self.client.flush_accesses();
             let reply = self.client.ask(Ask::Room, request, Some(ROOM_PATIENCE));
             let code = reply.as_ref().map_or(libc::ETIMEDOUT, |reply| reply.errno);
-            if code != 0 {
+            let Some(reply) = reply.filter(|_| code == 0) else {
                 let error = std::io::Error::from_raw_os_error(code);
                 self.cache.health.failed("ask what to evict", &error);
                 break;
+            };
+            if newcomer.is_some() && reply.count == wire::DECLINED {
+                return Evicted::Declined;
             }
-            let victims = reply.and_then(|reply| wire::victims(&reply.tail)).unwrap_or_default();
+            let victims = wire::victims(&reply.tail).unwrap_or_default();
             let got = self.evict(index, &victims, false).bytes;
             if got == 0 {
                 break;
             }
             freed += got;
         }
-        freed
+        Evicted::Freed(freed)
     }
 
     /// Tell the control plane which files this front keeps in use; it may be a new one.

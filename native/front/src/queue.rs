@@ -4,10 +4,10 @@
 //! its bytes and its place among the requests count from `take` to `give_back`: until its bytes are
 //! on the cache disk or dropped. Rules, as in `tierfs/cache/budget.py`:
 //!
-//! - Q1. Demand goes before read-ahead, read-ahead before warm-up; first come, first served within
-//!   each. An item that is promoted goes behind those that were there before.
-//! - Q2. Read-ahead and warm-up may fill a share of the budget only, all that is held counted, and
-//!   make up a share of the requests, so that demand finds room and connections.
+//! - Q1. Demand goes before read-ahead, read-ahead before warm-up, warm-up before fill; first come,
+//!   first served within each. An item that is promoted goes behind those that were there before.
+//! - Q2. Read-ahead, warm-up and fill may fill a share of the budget only, all that is held counted,
+//!   and make up a share of the requests, so that demand finds room and connections.
 //! - Q3. Nothing overtakes a waiting item of a higher priority, even if it would fit.
 //! - Q4. An item larger than the budget is let through when it is alone. The budget is never an
 //!   error.
@@ -21,13 +21,15 @@ pub enum Priority {
     Demand = 0,
     ReadAhead = 1,
     WarmUp = 2,
+    /// Nobody, yet: it is expected to be read.
+    Fill = 3,
 }
 
 /// The part of the budget, in percent, that each priority may fill.
-const SHARES: [u64; 3] = [100, 75, 50];
+const SHARES: [u64; 4] = [100, 75, 50, 40];
 /// The part of the requests, in percent, that each priority may make up. Demand is never held back
 /// by their number: the limit on connections is behind it.
-const REQUEST_SHARES: [Option<u64>; 3] = [None, Some(85), Some(75)];
+const REQUEST_SHARES: [Option<u64>; 4] = [None, Some(85), Some(75), Some(50)];
 /// What a request costs at least: its connection and headers are not free.
 const LEAST_BYTES: u64 = 64 << 10;
 
@@ -235,240 +237,4 @@ fn percent(whole: u64, share: u64) -> u128 {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
-
-    use super::Priority::{Demand, ReadAhead, WarmUp};
-    use super::*;
-
-    const MIB: u64 = 1 << 20;
-
-    impl<T> Queue<T> {
-        /// As `take`, without waiting.
-        fn try_take(&self) -> Option<(T, Grant)> {
-            self.begin(&mut self.lock())
-        }
-
-        /// All that may begin now, in order.
-        fn begun(&self) -> Vec<(T, Grant)> {
-            std::iter::from_fn(|| self.try_take()).collect()
-        }
-    }
-
-    fn names(begun: &[(&'static str, Grant)]) -> Vec<&'static str> {
-        begun.iter().map(|(name, _)| *name).collect()
-    }
-
-    /// A queue of 4 MiB that a first item has to itself.
-    fn full() -> (Queue<&'static str>, Grant) {
-        let queue = Queue::new(4 * MIB, 64);
-        queue.push("first", 4 * MIB, Demand);
-        let (_, grant) = queue.take().unwrap();
-        (queue, grant)
-    }
-
-    #[test]
-    fn demand_goes_first_then_read_ahead_then_warm_up() {
-        let (queue, holder) = full();
-        queue.push("warm", MIB, WarmUp);
-        queue.push("ahead", MIB, ReadAhead);
-        queue.push("demand", 4 * MIB, Demand);
-        assert!(queue.begun().is_empty());
-        queue.give_back(holder);
-        let demand = queue.begun();
-        assert_eq!(names(&demand), ["demand"]);
-        for (_, grant) in demand {
-            queue.give_back(grant);
-        }
-        assert_eq!(names(&queue.begun()), ["ahead", "warm"]);
-    }
-
-    #[test]
-    fn first_come_first_served_within_a_priority() {
-        let queue = Queue::new(4 * MIB, 64);
-        queue.push("holder", 3 * MIB, Demand);
-        queue.push("large", 4 * MIB, Demand);
-        queue.push("small", MIB, Demand);
-        let mut begun = queue.begun();
-        assert_eq!(names(&begun), ["holder"]);
-        queue.give_back(begun.pop().unwrap().1);
-        assert_eq!(names(&queue.begun()), ["large"]);
-        assert_eq!((queue.waiting(), queue.holders(), queue.used_bytes()), (1, 1, 4 * MIB));
-    }
-
-    #[test]
-    fn read_ahead_and_warm_up_leave_room_for_demand() {
-        let queue = Queue::new(16 * MIB, 64);
-        for _ in 0..16 {
-            queue.push("ahead", MIB, ReadAhead);
-        }
-        assert_eq!(queue.begun().len(), 12);
-        for _ in 0..4 {
-            queue.push("demand", MIB, Demand);
-        }
-        assert_eq!(queue.begun().len(), 4);
-        let queue = Queue::new(16 * MIB, 64);
-        for _ in 0..16 {
-            queue.push("warm", MIB, WarmUp);
-        }
-        assert_eq!(queue.begun().len(), 8);
-    }
-
-    #[test]
-    fn low_priorities_leave_connections_for_demand() {
-        for (priority, most) in [(WarmUp, 6), (ReadAhead, 7)] {
-            let queue = Queue::new(1 << 40, 8);
-            for _ in 0..16 {
-                queue.push("low", 1, priority);
-            }
-            assert_eq!(queue.begun().len(), most);
-            for _ in 0..16 {
-                queue.push("demand", 1, Demand);
-            }
-            assert_eq!(queue.begun().len(), 16);
-        }
-    }
-
-    #[test]
-    fn a_request_larger_than_the_budget_goes_alone() {
-        let queue = Queue::new(MIB, 64);
-        queue.push("small", MIB / 2, Demand);
-        queue.push("large", 8 * MIB, WarmUp);
-        let mut begun = queue.begun();
-        assert_eq!(names(&begun), ["small"]);
-        queue.give_back(begun.pop().unwrap().1);
-        begun = queue.begun();
-        assert_eq!(names(&begun), ["large"]);
-        queue.push("after", 1, Demand);
-        assert!(queue.try_take().is_none());
-        queue.give_back(begun.pop().unwrap().1);
-        assert_eq!(names(&queue.begun()), ["after"]);
-    }
-
-    #[test]
-    fn promotion_takes_a_waiting_item_past_others() {
-        let (queue, holder) = full();
-        queue.push("one", 2 * MIB, ReadAhead);
-        let two = queue.push("two", 2 * MIB, ReadAhead);
-        let three = queue.push("three", 2 * MIB, WarmUp);
-        queue.promote(two, WarmUp);
-        queue.promote(two, Demand);
-        queue.promote(three, ReadAhead);
-        queue.give_back(holder);
-        let mut begun = queue.begun();
-        assert_eq!(names(&begun), ["two"]);
-        queue.promote(two, Demand);
-        assert_eq!(queue.holders(), 1);
-        queue.give_back(begun.pop().unwrap().1);
-        assert_eq!(names(&queue.begun()), ["one"]);
-    }
-
-    #[test]
-    fn promotion_alone_can_let_an_item_begin() {
-        let queue = Queue::new(4 * MIB, 64);
-        queue.push("holder", 3 * MIB, Demand);
-        let low = queue.push("low", MIB, WarmUp);
-        let _held = queue.begun();
-        std::thread::scope(|scope| {
-            let taker = scope.spawn(|| queue.take().unwrap());
-            queue.promote(low, Demand);
-            assert_eq!(taker.join().unwrap(), ("low", Grant { bytes: MIB }));
-        });
-    }
-
-    #[test]
-    fn a_tiny_request_is_not_free() {
-        let queue = Queue::new(0, 64);
-        queue.push("tiny", 1, Demand);
-        assert_eq!(queue.take().unwrap().1, Grant { bytes: LEAST_BYTES });
-        assert_eq!((queue.used_bytes(), queue.total_bytes()), (LEAST_BYTES, 1));
-    }
-
-    #[test]
-    fn closing_ends_those_that_wait_and_returns_what_waited() {
-        let (queue, holder) = full();
-        std::thread::scope(|scope| {
-            let takers: Vec<_> = (0..4).map(|_| scope.spawn(|| queue.take())).collect();
-            queue.push("warm", MIB, WarmUp);
-            queue.push("demand", MIB, Demand);
-            assert_eq!(queue.close(), ["demand", "warm"]);
-            assert!(takers.into_iter().all(|taker| taker.join().unwrap().is_none()));
-        });
-        queue.push("late", MIB, Demand);
-        assert!(queue.take().is_none());
-        queue.give_back(holder);
-        assert_eq!((queue.waiting(), queue.holders(), queue.used_bytes()), (0, 0, 0));
-    }
-
-    #[test]
-    fn threads_lose_nothing_and_keep_to_the_budget() {
-        const ITEMS: u64 = 3000;
-        let queue = Queue::new(8 * MIB, 6);
-        let (ended, sum) = (AtomicU64::new(0), AtomicU64::new(0));
-        std::thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| {
-                    while let Some((item, grant)) = queue.take() {
-                        assert!(queue.used_bytes() <= 8 * MIB);
-                        sum.fetch_add(item, Ordering::Relaxed);
-                        if item % 7 == 0 {
-                            std::thread::yield_now();
-                        }
-                        queue.give_back(grant);
-                        if ended.fetch_add(1, Ordering::Relaxed) + 1 == ITEMS {
-                            assert!(queue.close().is_empty());
-                        }
-                    }
-                });
-            }
-            for item in 0..ITEMS {
-                let priority = [Demand, ReadAhead, WarmUp][usize::try_from(item % 3).unwrap()];
-                let id = queue.push(item, (item % 5) * MIB, priority);
-                if item % 4 == 0 {
-                    queue.promote(id, Demand);
-                }
-            }
-        });
-        assert_eq!(sum.into_inner(), ITEMS * (ITEMS - 1) / 2);
-        assert_eq!((queue.waiting(), queue.holders(), queue.used_bytes()), (0, 0, 0));
-    }
-
-    #[test]
-    fn the_account_is_right_after_any_sequence() {
-        let mut random = 1u64;
-        let mut next = |below: u64| {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
-            random % below
-        };
-        let queue = Queue::new(8 * MIB, 64);
-        let (mut ids, mut held): (Vec<Id>, Vec<Grant>) = Default::default();
-        for _ in 0..5000 {
-            let n = next(13);
-            match next(3) {
-                0 => {
-                    let priority = [Demand, ReadAhead, WarmUp][usize::try_from(n % 3).unwrap()];
-                    ids.push(queue.push((), (n + 1) * MIB, priority));
-                }
-                1 if !held.is_empty() => {
-                    let which = usize::try_from(n).unwrap() % held.len();
-                    queue.give_back(held.swap_remove(which));
-                }
-                _ if !ids.is_empty() => {
-                    let which = usize::try_from(next(1 << 20)).unwrap() % ids.len();
-                    queue.promote(ids[which], Demand);
-                }
-                _ => {}
-            }
-            held.extend(queue.begun().into_iter().map(|((), grant)| grant));
-            let bytes: u64 = held.iter().map(|grant| grant.bytes).sum();
-            assert_eq!((queue.used_bytes(), queue.holders()), (bytes, held.len() as u64));
-            assert!(bytes <= 8 * MIB || held.len() == 1);
-            // Somebody is always served.
-            assert!(!held.is_empty() || queue.waiting() == 0);
-            let state = queue.lock();
-            assert_eq!(state.places.len(), state.waiting.len());
-        }
-    }
-}
+mod tests;

@@ -353,6 +353,7 @@ fn attend(
             Event::Fetch { command, ino, lo, hi, priority } => {
                 front.send(Errand::Fetch { command, ino, lo, hi, priority });
             }
+            Event::Fill { command, inos } => front.send(Errand::Fill { command, inos }),
             Event::Evict { command, victims } => {
                 front.send(Errand::Evict { command: Some(command), victims });
             }

@@ -5,6 +5,11 @@
 //! block (`Capacity::spend`), and what is left of it is given back (`Capacity::release`). Each
 //! cached file is counted with `FILE_BYTES` more than its blocks, for the rounding of its last
 //! block and its inode, so that the limit holds for `du` too.
+//!
+//! Whom to evict, others decide, and may decline: what is to come is not worth what would have to
+//! go. That says nothing about the next one who needs room, who asks again; that nothing can go,
+//! because all is in use, is remembered for a while (`RETRY`). What is over the bounds already has to
+//! go, whatever it is that needs room.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -22,6 +27,34 @@ const RETRY: Duration = Duration::from_secs(1);
 const TRIES: u32 = 3;
 /// Evicting a little more than asked for spares a commit for each small file.
 const EVICT_AT_LEAST_BYTES: u64 = 8 << 20;
+
+/// What an eviction came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evicted {
+    /// So many bytes have left; 0: what is cached is in use.
+    Freed(u64),
+    /// What would have to go is worth more than what is to come. Something may have left before that
+    /// was found.
+    Declined,
+}
+
+/// Why there is no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoRoom {
+    /// What is cached is in use, or cannot leave the disk.
+    Full,
+    /// What would have to go is worth more.
+    Declined,
+}
+
+/// What is to be evicted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// About so much.
+    pub bytes: u64,
+    /// It is over the bounds already: nobody may decline.
+    pub over: bool,
+}
 
 /// What tells the time; a test's own.
 pub type Clock = Box<dyn Fn() -> Instant + Send + Sync>;
@@ -43,7 +76,7 @@ impl Reservation {
 /// The account.
 ///
 /// Whoever needs room brings the means to evict: a function that frees about so many bytes of what
-/// is not in use, calls `freed` as it goes, and says how many it freed. It must not reserve. One
+/// is not in use, calls `freed` as it goes, and says what came of it. It must not reserve. One
 /// eviction runs at a time, and others that need room wait for it.
 pub struct Capacity {
     min_free: f64,
@@ -118,39 +151,51 @@ impl Capacity {
         Some(Reservation { bytes })
     }
 
-    /// Reserve, evicting if need be. `None`: what is cached is in use.
-    pub fn reserve(&self, bytes: u64, mut evict: impl FnMut(u64) -> u64) -> Option<Reservation> {
+    /// Reserve, evicting if need be.
+    pub fn reserve(
+        &self,
+        bytes: u64,
+        mut evict: impl FnMut(Need) -> Evicted,
+    ) -> Result<Reservation, NoRoom> {
         if let Some(reservation) = self.try_reserve(bytes) {
-            return Some(reservation);
+            return Ok(reservation);
         }
         if self.is_hopeless(bytes) {
-            return None;
+            return Err(NoRoom::Full);
         }
         let _evicting = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
         // Others may have made room meanwhile, or found that there is none.
         if let Some(reservation) = self.try_reserve(bytes) {
-            return Some(reservation);
+            return Ok(reservation);
         }
         if self.is_hopeless(bytes) {
-            return None;
+            return Err(NoRoom::Full);
         }
         for _ in 0..TRIES {
-            let wanted = {
-                let mut account = self.lock();
-                self.missing(&mut account, bytes).max(account.batch_bytes())
-            };
-            let freed = evict(wanted);
+            let evicted = evict(self.need(bytes));
             self.disk_changed();
             if let Some(reservation) = self.try_reserve(bytes) {
-                return Some(reservation);
+                return Ok(reservation);
             }
-            if freed == 0 {
-                break;
+            match evicted {
+                Evicted::Freed(0) => break,
+                Evicted::Freed(_) => {} // Others were faster to take it, or more is needed.
+                Evicted::Declined => return Err(NoRoom::Declined),
             }
-            // Others were faster to take it.
         }
         self.lock().hopeless_until = Some((self.clock)() + RETRY);
-        None
+        Err(NoRoom::Full)
+    }
+
+    /// What has to go for `bytes` more.
+    fn need(&self, bytes: u64) -> Need {
+        let mut account = self.lock();
+        let over = self.missing(&mut account, 0);
+        if over > 0 {
+            return Need { bytes: over, over: true };
+        }
+        let bytes = self.missing(&mut account, bytes).max(account.batch_bytes());
+        Need { bytes, over: false }
     }
 
     /// `bytes` of the reservation were written and recorded.
@@ -184,12 +229,12 @@ impl Capacity {
     }
 
     /// Set the limit, and evict down to it as far as what is in use allows.
-    pub fn resize(&self, limit_bytes: Option<u64>, evict: impl FnOnce(u64) -> u64) {
+    pub fn resize(&self, limit_bytes: Option<u64>, evict: impl FnOnce(Need) -> Evicted) {
         self.lock().limit_bytes = limit_bytes;
         let _evicting = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
         let missing = self.missing(&mut self.lock(), 0);
         if missing > 0 {
-            evict(missing);
+            evict(Need { bytes: missing, over: true });
             self.disk_changed();
         }
     }
@@ -235,196 +280,4 @@ fn share(bytes: u64, part: f64) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    use std::sync::{Arc, Barrier};
-
-    use super::*;
-
-    const MIB: u64 = 1 << 20;
-    const GIB: u64 = 1 << 30;
-
-    /// A time that stands still but for `pass`, and a disk with bytes that can be evicted.
-    #[derive(Clone)]
-    struct World {
-        passed_ms: Arc<AtomicU64>,
-        free_bytes: Arc<AtomicU64>,
-        evictable: Arc<AtomicU64>,
-        asked: Arc<Mutex<Vec<u64>>>,
-    }
-
-    impl World {
-        fn new(evictable: u64) -> Self {
-            Self {
-                passed_ms: Arc::default(),
-                free_bytes: Arc::new(AtomicU64::new(90 * GIB)),
-                evictable: Arc::new(AtomicU64::new(evictable)),
-                asked: Arc::default(),
-            }
-        }
-
-        fn clock(&self) -> Clock {
-            let (start, passed_ms) = (Instant::now(), self.passed_ms.clone());
-            Box::new(move || start + Duration::from_millis(passed_ms.load(Ordering::Relaxed)))
-        }
-
-        fn pass(&self, time: Duration) {
-            let ms = u64::try_from(time.as_millis()).unwrap();
-            self.passed_ms.fetch_add(ms, Ordering::Relaxed);
-        }
-
-        fn capacity(&self, limit: Option<u64>, used: u64) -> Capacity {
-            let free = self.free_bytes.clone();
-            let disk =
-                move || Space { total_bytes: 100 * GIB, free_bytes: free.load(Ordering::Relaxed) };
-            Capacity::with(limit, 0.1, used, Box::new(disk), self.clock())
-        }
-
-        /// What `capacity` is given to evict with.
-        fn evict(&self, capacity: &Capacity, bytes: u64) -> u64 {
-            self.asked.lock().unwrap().push(bytes);
-            let freed = bytes.min(self.evictable.load(Ordering::Relaxed));
-            self.evictable.fetch_sub(freed, Ordering::Relaxed);
-            self.free_bytes.fetch_add(freed, Ordering::Relaxed);
-            capacity.freed(freed);
-            freed
-        }
-
-        fn reserve(&self, capacity: &Capacity, bytes: u64) -> Option<Reservation> {
-            capacity.reserve(bytes, |bytes| self.evict(capacity, bytes))
-        }
-
-        fn asked(&self) -> Vec<u64> {
-            self.asked.lock().unwrap().clone()
-        }
-    }
-
-    #[test]
-    fn used_and_reserved_stay_under_the_limit() {
-        let world = World::new(0);
-        let capacity = world.capacity(Some(10 * MIB), 0);
-        let mut first = world.reserve(&capacity, 6 * MIB).unwrap();
-        assert_eq!(capacity.try_reserve(5 * MIB), None);
-        capacity.spend(&mut first, 2 * MIB);
-        assert_eq!((first.bytes(), capacity.reserved_bytes()), (4 * MIB, 4 * MIB));
-        capacity.release(first);
-        assert_eq!((capacity.used_bytes(), capacity.reserved_bytes()), (2 * MIB, 0));
-        assert!(capacity.try_reserve(8 * MIB).is_some());
-    }
-
-    #[test]
-    fn reserving_evicts_what_is_missing() {
-        let world = World::new(5 * MIB);
-        let capacity = world.capacity(Some(10 * MIB), 9 * MIB);
-        assert!(world.reserve(&capacity, 4 * MIB).is_some());
-        assert_eq!(world.asked(), [3 * MIB]);
-        assert_eq!(capacity.used_bytes() + capacity.reserved_bytes(), 10 * MIB);
-    }
-
-    #[test]
-    fn a_little_more_is_evicted_than_a_small_file_needs() {
-        let world = World::new(5 * GIB);
-        let capacity = world.capacity(Some(GIB), GIB);
-        assert!(world.reserve(&capacity, FILE_BYTES).is_some());
-        assert_eq!(world.asked(), [EVICT_AT_LEAST_BYTES]);
-    }
-
-    #[test]
-    fn nothing_to_evict_is_said_at_once_and_not_tried_all_the_time() {
-        let world = World::new(0);
-        let capacity = world.capacity(Some(10 * MIB), 10 * MIB);
-        for _ in 0..3 {
-            assert_eq!(world.reserve(&capacity, MIB), None);
-        }
-        assert_eq!(world.asked().len(), 1);
-        world.pass(RETRY);
-        assert_eq!(world.reserve(&capacity, MIB), None);
-        assert_eq!(world.asked().len(), 2);
-        // Something was freed: there is hope again.
-        capacity.freed(MIB / 2);
-        assert_eq!(world.reserve(&capacity, MIB), None);
-        assert_eq!(world.asked().len(), 3);
-    }
-
-    #[test]
-    fn more_than_the_limit_never_fits_and_evicts_nothing() {
-        let world = World::new(10 * MIB);
-        let capacity = world.capacity(Some(10 * MIB), 10 * MIB);
-        assert_eq!(world.reserve(&capacity, 11 * MIB), None);
-        assert!(world.asked().is_empty());
-    }
-
-    #[test]
-    fn a_share_of_the_disk_stays_free_for_others() {
-        let world = World::new(0);
-        world.free_bytes.store(10 * GIB + 3 * MIB, Ordering::Relaxed);
-        let capacity = world.capacity(None, 0);
-        let mut held = world.reserve(&capacity, 2 * MIB).unwrap();
-        assert_eq!(world.reserve(&capacity, 2 * MIB), None);
-        // What was written counts before the disk says so.
-        capacity.spend(&mut held, 2 * MIB);
-        assert_eq!(capacity.try_reserve(2 * MIB), None);
-        world.free_bytes.store(50 * GIB, Ordering::Relaxed);
-        assert!(capacity.try_reserve(2 * MIB).is_none());
-        world.pass(STATVFS_INTERVAL);
-        assert!(world.reserve(&capacity, 2 * MIB).is_some());
-    }
-
-    #[test]
-    fn several_that_wait_for_room_evict_once_each_at_most() {
-        let world = World::new(64 * MIB);
-        let capacity = world.capacity(Some(64 * MIB), 64 * MIB);
-        let begin = Barrier::new(8);
-        std::thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| {
-                    begin.wait();
-                    assert!(world.reserve(&capacity, MIB).is_some());
-                });
-            }
-        });
-        assert!(world.asked().len() <= 8);
-        assert_eq!(capacity.reserved_bytes(), 8 * MIB);
-        assert!(capacity.used_bytes() + capacity.reserved_bytes() <= 64 * MIB);
-    }
-
-    #[test]
-    fn several_that_find_no_room_try_once() {
-        let world = World::new(0);
-        let capacity = world.capacity(Some(64 * MIB), 64 * MIB);
-        let begin = Barrier::new(8);
-        std::thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| {
-                    begin.wait();
-                    // As an eviction that frees nothing: no word of `freed`.
-                    let evict = |bytes| {
-                        world.asked.lock().unwrap().push(bytes);
-                        0
-                    };
-                    assert_eq!(capacity.reserve(MIB, evict), None);
-                });
-            }
-        });
-        assert_eq!(world.asked(), [MIB]);
-    }
-
-    #[test]
-    fn a_smaller_limit_evicts_down_to_it() {
-        let world = World::new(8 * MIB);
-        let capacity = world.capacity(Some(10 * MIB), 8 * MIB);
-        capacity.resize(Some(3 * MIB), |bytes| world.evict(&capacity, bytes));
-        assert_eq!((capacity.used_bytes(), capacity.limit_bytes()), (3 * MIB, Some(3 * MIB)));
-        capacity.resize(None, |bytes| world.evict(&capacity, bytes));
-        assert_eq!(world.asked(), [5 * MIB]);
-    }
-
-    #[test]
-    fn a_real_disk_has_room_and_one_that_is_not_there_has_none() {
-        let directory = tempfile::tempdir().unwrap();
-        let capacity = Capacity::new(directory.path().to_owned(), None, 0.0, 0);
-        assert!(capacity.try_reserve(1).is_some());
-        let capacity = Capacity::new(directory.path().join("none"), None, 0.0, 0);
-        assert_eq!(capacity.try_reserve(1), None);
-    }
-}
+mod tests;

@@ -37,6 +37,10 @@ counters! {
     miss_bytes,
     /// Payload of GETs.
     bytes_from_lake,
+    /// Fetches whose bytes were not kept, because what would have had to go is worth more; and of how
+    /// many bytes.
+    declined,
+    declined_bytes,
     /// GETs that the control plane answered, because our own client does not understand the lake.
     gets_asked,
     /// Blocks of cached copies that were not what their records say.

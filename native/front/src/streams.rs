@@ -75,8 +75,14 @@ pub struct StreamDetector {
 impl StreamDetector {
     /// Of an object of `size` bytes.
     pub fn new(size: u64, max_window_bytes: u64) -> Self {
-        let max_window_bytes = max_window_bytes.max(FIRST_WINDOW_BYTES);
-        Self { size, max_window_bytes, streams: Vec::new(), random: Vec::new() }
+        let mut made = Self { size, max_window_bytes, streams: Vec::new(), random: Vec::new() };
+        made.keep_within(max_window_bytes);
+        made
+    }
+
+    /// Read no further ahead than this, from now on.
+    pub fn keep_within(&mut self, max_window_bytes: u64) {
+        self.max_window_bytes = max_window_bytes.max(FIRST_WINDOW_BYTES);
     }
 
     /// Take in one read of `length` bytes (more than 0) at `offset`, and say what it is.
@@ -236,6 +242,27 @@ mod tests {
             let advice = detector.note(offset, 128 * KIB);
             assert!(advice.ahead.end <= offset + 128 * KIB + 4 * MIB);
         }
+    }
+
+    #[test]
+    fn a_window_that_shrinks_asks_for_nothing_until_the_reader_comes() {
+        let mut detector = detector(GIB);
+        let mut asked = 0;
+        for offset in (0..64).map(|n| n * MIB) {
+            asked = asked.max(detector.note(offset, MIB).ahead.end);
+        }
+        detector.keep_within(4 * MIB);
+        for offset in (64..256).map(|n| n * MIB) {
+            let ahead = detector.note(offset, MIB).ahead;
+            if !ahead.is_empty() {
+                assert_eq!(ahead.start, asked);
+                assert!(ahead.end <= offset + MIB + 4 * MIB);
+                asked = ahead.end;
+            }
+        }
+        assert!(asked > 256 * MIB);
+        detector.keep_within(MAX_WINDOW_BYTES);
+        assert!(detector.note(256 * MIB, MIB).ahead.end > 300 * MIB);
     }
 
     #[test]

@@ -37,6 +37,14 @@ pub struct Victim {
     pub extents: Vec<(u64, u64)>,
 }
 
+/// What room is to be made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Newcomer {
+    pub ino: u64,
+    /// Nobody waits for it.
+    pub ahead: bool,
+}
+
 /// What an eviction freed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Freed {

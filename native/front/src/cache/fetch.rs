@@ -13,6 +13,7 @@ use super::buffers::Buffer;
 use super::copy::Copy;
 use super::flight::{Flight, Outcome, Until, Waiting};
 use super::objects::State;
+use super::room;
 use super::table::Held;
 use crate::checksum::{self, Checksum};
 use crate::front::Front;
@@ -47,10 +48,11 @@ impl Cache {
     ) -> Arc<Flight> {
         let missing = |number: &u32| !state.has(*number) && !state.flights.contains_key(number);
         let blocks: Vec<u32> = object.whole_blocks(lo, hi).filter(missing).collect();
-        let flight = Arc::new(Flight::new(object.clone(), lo, hi, blocks, state.life));
+        let flight = Flight::new(object.clone(), lo, hi, blocks, state.life, priority);
+        let flight = Arc::new(flight);
         for &number in &flight.blocks {
             state.flights.insert(number, flight.clone());
-            if priority != Priority::WarmUp {
+            if priority < Priority::WarmUp {
                 state.unread.insert(number, 0);
             }
         }
@@ -68,8 +70,9 @@ impl Cache {
         self.latency_us.store(before - before / 8 + time / 8, Ordering::Relaxed);
     }
 
-    /// Somebody waits for a flight that is under way, with this urgency.
+    /// Somebody wants a flight that is under way, with this urgency; see `Flight::want`.
     pub fn promote(&self, flight: &Flight, priority: Priority) {
+        flight.want(priority);
         if let Some(id) = flight.id.get() {
             self.queue.promote(*id, priority);
         }
@@ -89,7 +92,14 @@ impl Cache {
 
 fn fly(front: &Arc<Front>, worker: &mut Worker, flight: &Arc<Flight>) {
     let cache = &front.cache;
-    let reservation = room(front, worker, flight);
+    let reservation = match room::reserve(front, worker, flight) {
+        Err(_) if room::call_off(flight) => {
+            resume(worker, &flight.done(Err(libc::ENOSPC)));
+            resume(worker, &flight.landed(cache.buffers.take(0)));
+            return;
+        }
+        found => found.ok(),
+    };
     let announced = reservation.is_some().then(|| announce(cache, flight)).flatten();
     let begun = Instant::now();
     let got = get(front, flight);
@@ -105,7 +115,7 @@ fn fly(front: &Arc<Front>, worker: &mut Worker, flight: &Arc<Flight>) {
     };
     if outcome.is_err() {
         // Unregistered before anyone is woken, so that whoever asks next asks anew.
-        unregister(flight);
+        unregister(&mut flight.object.state(), flight);
     }
     resume(worker, &flight.done(outcome));
     if let Some(mut reservation) = reservation {
@@ -122,7 +132,7 @@ fn fly(front: &Arc<Front>, worker: &mut Worker, flight: &Arc<Flight>) {
         cache.kept.fetch_add(1, Ordering::AcqRel);
         cache.keeping.fetch_sub(1, Ordering::AcqRel);
     }
-    unregister(flight);
+    unregister(&mut flight.object.state(), flight);
     resume(worker, &flight.landed(cache.buffers.take(0)));
 }
 
@@ -133,8 +143,8 @@ fn resume(worker: &mut Worker, waiting: &[Arc<Waiting>]) {
     }
 }
 
-fn unregister(flight: &Arc<Flight>) {
-    let mut state = flight.object.state();
+/// From here on nobody finds the flight in `state`, that of its object.
+pub fn unregister(state: &mut State, flight: &Arc<Flight>) {
     for number in &flight.blocks {
         if state.flights.get(number).is_some_and(|known| Arc::ptr_eq(known, flight)) {
             state.flights.remove(number);
@@ -144,20 +154,6 @@ fn unregister(flight: &Arc<Flight>) {
     if state.partial_flights.get(&range).is_some_and(|known| Arc::ptr_eq(known, flight)) {
         state.partial_flights.remove(&range);
     }
-}
-
-/// Room on disk for the blocks of the flight, or `None`: then they are streamed.
-fn room(front: &Arc<Front>, worker: &mut Worker, flight: &Flight) -> Option<Reservation> {
-    let cache = &front.cache;
-    if flight.blocks.is_empty() || flight.object.state().bypass || cache.health.streaming() {
-        return None;
-    }
-    let lengths = flight.blocks.iter().map(|&number| {
-        let (lo, hi) = flight.object.extent(number);
-        hi - lo
-    });
-    let wanted = lengths.sum::<u64>() + FILE_BYTES;
-    cache.capacity.reserve(wanted, |bytes| front.make_room(worker.cache_reader(), bytes))
 }
 
 /// Have the file recorded while its bytes are on their way, if there is none yet.
@@ -261,7 +257,7 @@ fn stale(object: &Held) -> i32 {
     libc::ESTALE
 }
 
-/// There is no room on disk: keep whole blocks in memory until the reader has had them.
+/// They are not kept on disk: keep whole blocks in memory until the reader has had them.
 fn remember(cache: &Cache, flight: &Flight, buffer: &Arc<Buffer>) {
     for &number in &flight.blocks {
         let (lo, hi) = flight.object.extent(number);

@@ -2,20 +2,21 @@
 //!
 //! ```text
 //! Cache::start() --> queued --> room reserved --> GET --> done: whoever waits goes on from memory
-//!                                  (or not: C8)    |       |
-//!                                                  |       `--> written, recorded --> landed
-//!                                                  `--> failed: for all who wait; the next one who
-//!                                                       asks asks the lake anew
+//!                                |   (or not: C8)  |       |
+//!                                |                 |       `--> written, recorded --> landed
+//!                                |                 `--> failed: for all who wait; the next one who
+//!                                |                      asks asks the lake anew
+//!                                `--> called off: no room, and nobody but fill wants it
 //! ```
 //!
 //! While blocks of a flight are not in the cache file, readers find the flight and take its bytes.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::buffers::Buffer;
 use super::table::Held;
-use crate::queue::Id;
+use crate::queue::{Id, Priority};
 use crate::serve::Worker;
 
 /// What is to be done once flights are over, by whichever thread ends the last of them.
@@ -34,6 +35,10 @@ pub struct Flight {
     pub id: OnceLock<Id>,
     /// All its blocks went into the cache.
     pub kept: AtomicBool,
+    /// They are not worth what would have to go for them.
+    pub declined: AtomicBool,
+    /// Who has asked for it: a bit for each `Priority`.
+    wanted_by: AtomicU8,
     progress: Mutex<Progress>,
 }
 
@@ -58,7 +63,14 @@ struct Progress {
 }
 
 impl Flight {
-    pub fn new(object: Held, lo: u64, hi: u64, blocks: Vec<u32>, life: u32) -> Self {
+    pub fn new(
+        object: Held,
+        lo: u64,
+        hi: u64,
+        blocks: Vec<u32>,
+        life: u32,
+        priority: Priority,
+    ) -> Self {
         Self {
             object,
             lo,
@@ -67,8 +79,34 @@ impl Flight {
             life,
             id: OnceLock::new(),
             kept: AtomicBool::new(false),
+            declined: AtomicBool::new(false),
+            wanted_by: AtomicU8::new(bit(priority)),
             progress: Mutex::default(),
         }
+    }
+
+    /// Somebody more wants it, with this urgency. Whoever is to wait for it says so while holding the
+    /// state in which the flight is found.
+    pub fn want(&self, priority: Priority) {
+        self.wanted_by.fetch_or(bit(priority), Ordering::AcqRel);
+    }
+
+    pub fn is_wanted_by(&self, priority: Priority) -> bool {
+        self.wanted_by.load(Ordering::Acquire) & bit(priority) != 0
+    }
+
+    /// Nobody waits for it: it is expected to be read.
+    pub fn is_fill_alone(&self) -> bool {
+        self.wanted_by.load(Ordering::Acquire) == bit(Priority::Fill)
+    }
+
+    /// The length of its blocks.
+    pub fn block_bytes(&self) -> u64 {
+        let lengths = self.blocks.iter().map(|&number| {
+            let (lo, hi) = self.object.extent(number);
+            hi - lo
+        });
+        lengths.sum()
     }
 
     fn progress(&self) -> std::sync::MutexGuard<'_, Progress> {
@@ -112,6 +150,10 @@ impl Flight {
         }
         !over
     }
+}
+
+fn bit(priority: Priority) -> u8 {
+    1 << priority as u8
 }
 
 /// Somebody who waits for flights.

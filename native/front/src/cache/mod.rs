@@ -6,12 +6,13 @@
 //! Cache::plan ------- "give me [lo, hi)": all here, or flights for what is missing     (read)
 //!   |- Table          the objects in use, one `Object` for each inode           (table, objects)
 //!   |- Copy, Files    cache files: open, create, read, write, punch, unlink        (copy, files)
-//!   |- Hot            blocks that cannot be kept on disk, until they were read             (hot)
+//!   |- Hot            blocks that are not kept on disk, until they were read               (hot)
 //!   `- Flight         single flight: one GET for each missing block, then file, then index
 //!        |                                                                    (flight, fetch)
-//!        |- Queue     room in memory; demand before read-ahead before warm-up   (crate::queue)
-//!        |- Capacity  room on disk, reserved before a fetch                     (crate::space)
-//!        |            whom to evict is the control plane's decision; how, is in      (evict)
+//!        |- Queue     room in memory; who goes first                            (crate::queue)
+//!        |- Capacity  room on disk, reserved before a fetch               (room, crate::space)
+//!        |            whom to evict, and what is not worth it, is the control plane's
+//!        |            decision; how it is done, is in                                (evict)
 //!        |- filled()  the whole compared with the lake's checksum                 (complete)
 //!        `- Recorder  what changed in the objects in use, committed in groups       (record)
 //! ```
@@ -56,6 +57,7 @@ pub mod hot;
 pub mod objects;
 pub mod read;
 pub mod record;
+pub mod room;
 pub mod table;
 
 use std::collections::HashMap;
@@ -134,7 +136,8 @@ pub struct Cache {
     completed: Mutex<Sender<(Held, u32)>>,
     /// Bytes without records that are still on the disk, by inode (`evict`).
     lingering: Mutex<HashMap<u64, u64>>,
-    window: u64,
+    /// The longest window of read-ahead.
+    pub window: u64,
 }
 
 /// What a cache has for others to do.

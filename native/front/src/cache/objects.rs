@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::copy::Copy;
 use super::flight::Flight;
+use super::hot::Passing;
 use crate::index::records::{BLOCK_SIZE, Block, CachedFile, ObjectRef, Stamp};
 use crate::streams::StreamDetector;
 
@@ -96,6 +97,8 @@ pub struct State {
     pub unread: HashMap<u32, u64>,
     /// Of an object of more than a block.
     pub streams: Option<StreamDetector>,
+    /// What was fetched of it last is not kept.
+    pub passing: Option<Passing>,
 }
 
 impl Object {
@@ -279,6 +282,7 @@ impl State {
             asked: HashMap::new(),
             unread: HashMap::new(),
             streams,
+            passing: None,
         }
     }
 

@@ -159,7 +159,7 @@ impl Cache {
             }
         }
         drop(state);
-        if let Some(copy) = copy.filter(|_| priority != Priority::WarmUp) {
+        if let Some(copy) = copy.filter(|_| priority < Priority::WarmUp) {
             for number in present {
                 copy.will_need(number);
             }
@@ -184,11 +184,10 @@ impl Cache {
     /// One block, whatever the index says of it, for the read that found it unreadable.
     pub fn fetch_block(&self, object: &Held, number: u32) -> Arc<Flight> {
         let mut state = object.state();
-        if let Some(flight) = state.flights.get(&number) {
-            return flight.clone();
-        }
         let (lo, hi) = object.extent(number);
-        if let Some(flight) = state.partial_flights.get(&(lo, hi)) {
+        let known = state.flights.get(&number).or_else(|| state.partial_flights.get(&(lo, hi)));
+        if let Some(flight) = known {
+            self.promote(flight, Priority::Demand);
             return flight.clone();
         }
         self.start(object, &mut state, lo, hi, Priority::Demand)
@@ -237,6 +236,11 @@ impl Cache {
     /// during this use and is read for the first time.
     pub fn count_read(&self, object: &Object, lo: u64, hi: u64, missed: bool) {
         let missed = first_read(object, lo, hi) || missed;
+        for number in block_of(lo)..=block_of(hi - 1) {
+            if hi >= object.extent(number).1 {
+                self.hot.spend(object.ino, number);
+            }
+        }
         let stats = &self.stats;
         let (reads, bytes) = if missed {
             (&stats.misses, &stats.miss_bytes)

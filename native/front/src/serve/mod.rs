@@ -176,12 +176,12 @@ impl Worker {
             front.shared.release(slot);
             return;
         };
-        let (unique, ino) = (request.header.unique, request.header.nodeid);
+        let header = &request.header;
         // However short the TTL is, what was just confirmed may be opened.
         let rules = Rules { ttl: Ttl::FOREVER, ..front.rules.clone() };
-        let outcome = match self.names.openable(&rules, ino) {
-            Some(openable) => self.open_confirmed(unique, ino, openable),
-            None => self.refuse(unique, libc::ESTALE), // F3
+        let outcome = match self.names.openable(&rules, header.nodeid) {
+            Some(openable) => self.open_confirmed(header, openable),
+            None => self.refuse(header.unique, libc::ESTALE), // F3
         };
         self.settle(slot, outcome);
     }

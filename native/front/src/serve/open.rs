@@ -42,13 +42,16 @@ impl Worker {
             return self.opened(unique, Handle { fh: known.fh, backing: known.backing });
         }
         match self.names.openable(&front.rules, ino) {
-            Some(openable) => self.open_confirmed(unique, ino, openable),
+            Some(openable) => self.open_confirmed(header, openable),
             None => Upcall(Ask::Confirm, wire::Request::of(ino), Then::Open),
         }
     }
 
-    pub(super) fn open_confirmed(&mut self, unique: u64, ino: u64, version: Openable) -> Outcome {
+    pub(super) fn open_confirmed(&mut self, header: &InHeader, version: Openable) -> Outcome {
         let front = self.front.clone();
+        let (unique, ino) = (header.unique, header.nodeid);
+        // Told before anything is fetched for it: what it is worth depends on that.
+        front.client.access(ino, now_ns(), header.pid);
         if let Some(handle) = front.opened.join(&front.shared, ino, unique) {
             return self.give(unique, ino, handle);
         }
@@ -118,7 +121,9 @@ impl Worker {
             }
             return self.open_passed(unique, ino, version, &copy);
         }
-        if !whole && object.size <= FETCH_AT_ONCE_BYTES && may_wait {
+        let small = object.size <= FETCH_AT_ONCE_BYTES;
+        // What is not kept on disk, and was open just now, is in memory still.
+        if !whole && small && may_wait && front.cache.hot.get(object.ino, 0).is_none() {
             let flights = front.cache.ahead(&object, 0, object.size, BLOCK_SIZE, Priority::Demand);
             if front.passes_through() && !flights.is_empty() {
                 let after = After::Open(Box::new((version, object)));
@@ -209,7 +214,6 @@ impl Worker {
     /// Answer an OPEN with `handle`.
     fn give(&self, unique: u64, ino: u64, handle: Option<Handle>) -> Outcome {
         let Some(handle) = handle else { return self.refuse(unique, libc::ENFILE) };
-        self.front.client.access(ino, now_ns());
         self.front.cache.used(ino);
         self.opened(unique, handle)
     }

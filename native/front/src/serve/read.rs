@@ -195,19 +195,16 @@ impl Worker {
 /// Have what is to come beside a read sent for; whether the read goes on with what was read before.
 fn read_ahead(front: &Front, object: &Held, lo: u64, hi: u64) -> bool {
     let cache = &front.cache;
-    let (advice, whole) = {
+    let advice = {
         let mut state = object.state();
-        let whole = state.whole();
+        let window = if state.passing.is_some() { cache.hot.window() } else { cache.window };
         let Some(streams) = &mut state.streams else { return false };
-        (streams.note(lo, hi - lo), whole)
+        streams.keep_within(window);
+        streams.note(lo, hi - lo)
     };
     // The block that the read ends in comes for the read, and sooner alone.
     let start = advice.ahead.start.div_ceil(BLOCK_SIZE) * BLOCK_SIZE;
-    let mut end = advice.ahead.end;
-    if cache.health.streaming() && !whole {
-        // What is fetched ahead then waits in the small memory of hot blocks alone.
-        end = end.min(start + cache.hot.capacity_bytes() / 4);
-    }
+    let end = advice.ahead.end;
     if !advice.ahead.is_empty() && end > start {
         cache.ahead(object, start, end, advice.part_bytes, Priority::ReadAhead);
     }

@@ -119,6 +119,10 @@ pub enum Event<'a, T> {
         command: Command,
         limit: Option<u64>,
     },
+    Fill {
+        command: Command,
+        inos: Vec<u64>,
+    },
 }
 
 struct State<T> {
@@ -241,11 +245,11 @@ impl<T> Client<T> {
         self.send(&mut state, message);
     }
 
-    /// Report an access, with the next message of them.
-    pub fn access(&self, ino: u64, at_ns: i64) {
+    /// Report an access by process `pid`, with the next message of them.
+    pub fn access(&self, ino: u64, at_ns: i64, pid: u32) {
         let mut state = self.lock();
         if state.met && state.outgoing.len() < ACCESSES {
-            push_access(&mut state.accesses, ino, at_ns, AccessKind::Read);
+            push_access(&mut state.accesses, ino, at_ns, AccessKind::Read, pid);
             if state.accesses.len() >= ACCESSES * ACCESS_BYTES {
                 self.send_accesses(&mut state);
             }
@@ -269,7 +273,7 @@ impl<T> Client<T> {
         }
         for (ino, used) in std::mem::take(&mut state.usage) {
             let kind = if used { AccessKind::Open } else { AccessKind::Released };
-            push_access(&mut state.accesses, ino, 0, kind);
+            push_access(&mut state.accesses, ino, 0, kind, 0);
             if state.accesses.len() >= ACCESSES * ACCESS_BYTES {
                 self.send_accesses(state);
             }
@@ -385,6 +389,7 @@ impl<T> Client<T> {
             What::Evict(victims) => Some(Event::Evict { command, victims }),
             What::Invalidate { ino } => Some(Event::Invalidate { command, ino }),
             What::Resize { limit } => Some(Event::Resize { command, limit }),
+            What::Fill(inos) => Some(Event::Fill { command, inos }),
             What::Answer(answer) => {
                 let Call { caller, part, .. } = state.pending.remove(&id)?;
                 match caller {

@@ -4,7 +4,7 @@
 //! All fields are little-endian. From the front (64 bytes, then a tail):
 //!
 //! ```text
-//!  0  2  version (2)     2  2  kind          4  4  length of the whole message
+//!  0  2  version (3)     2  2  kind          4  4  length of the whole message
 //!  8  8  session        16  8  id (0: no answer is expected)
 //! 24  8  ino            32  8  offset       40  4  size      44  4  uid
 //! 48  8  arena: where   56  8  arena: how many bytes          64 .  tail
@@ -13,21 +13,23 @@
 //! LOOKUP    2  ino: parent; tail: name                         -> attributes, ttl
 //! GETATTR   3                                                  -> attributes, ttl
 //! CONFIRM   4  is this inode still the version in the lake?    -> nothing
-//! ROOM      5  offset: bytes; size: most victims and extents   -> tail: victims
+//! ROOM      5  offset: bytes; size: most victims and extents;  -> tail: victims; count: 1 if the
+//!              ino: what room is for (0: it has to be made);      file is not worth what would
+//!              uid: 1 if nobody waits for that                    have to go: do not keep it
 //! GET       6  offset, size, arena; uid: 1 if this is all of   -> count: bytes in the arena;
 //!              the object; tail: its record in names/objects      tail: checksum, if it has one
 //! HEAD      7  tail: a record in names/objects                 -> tail: checksum, if it has one
 //! READDIR   8  offset: the last ino seen; size: most entries   -> count: entries in the arena, ttl
 //! GETXATTR  9  uid; tail: name                                 -> tail: value
 //! CHANGE   10  size: the FUSE opcode                           -> nothing
-//! ACCESSES 11  tail: 24 bytes each: ino, at_ns, what              no answer
+//! ACCESSES 11  tail: accesses                                     no answer
 //! DONE     13  id: a command's; size: errno; tail: its answer
 //! ```
 //!
 //! From the control plane (40 bytes, then a tail); an answer's kind is the request's plus 0x8000:
 //!
 //! ```text
-//!  0  2  version (2)     2  2  kind          4  4  length of the whole message
+//!  0  2  version (3)     2  2  kind          4  4  length of the whole message
 //!  8  8  session        16  8  id           24  4  errno     28  4  count
 //! 32  8  ttl_ns (all ones: for ever)        40  .  tail
 //!
@@ -45,7 +47,9 @@
 //! EVICT          0x4008  tail: victims -> 0 8 files   8 8 bytes
 //! INVALIDATE     0x4009  tail:  0 8 ino
 //! RESIZE         0x400A  tail:  0 8 cache limit (all ones: none)
+//! FILL           0x400B  tail: 8 bytes each: ino -> 0 8 files not worth what would have to go
 //!
+//! accesses, each: 0 8 ino   8 8 at_ns   16 4 what it was   20 4 pid (0: not known)
 //! victims, each:  0 8 ino   8 4 number of extents (0: all of it)   12 4 reserved   16 . extents
 //! an extent:      0 8 lo    8 8 hi
 //! checksum:       0 4 kind  4 4 reserved   8 8 value
@@ -65,9 +69,12 @@ use crate::cache::evict::Victim;
 use crate::checksum::{Checksum, ChecksumKind};
 use crate::queue::Priority;
 
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// No message is longer; larger things go through the arena.
 pub const LONGEST: usize = 64 << 10;
+
+/// The count in an answer to ROOM that says: it is not worth what would have to go.
+pub const DECLINED: u32 = 1;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
@@ -245,6 +252,7 @@ pub enum What<'a> {
     Resize {
         limit: Option<u64>,
     },
+    Fill(Vec<u64>),
     Answer(Answer<'a>),
 }
 
@@ -310,7 +318,8 @@ impl<'a> Incoming<'a> {
                 let priority = match fetch.priority.get() {
                     0 => Priority::Demand,
                     1 => Priority::ReadAhead,
-                    _ => Priority::WarmUp,
+                    2 => Priority::WarmUp,
+                    _ => Priority::Fill,
                 };
                 let (ino, lo, hi) = (fetch.ino.get(), fetch.lo.get(), fetch.hi.get());
                 What::Fetch { ino, lo, hi, priority }
@@ -318,6 +327,9 @@ impl<'a> Incoming<'a> {
             0x4008 => What::Evict(victims(tail)?),
             0x4009 => What::Invalidate { ino: U64::read_from_prefix(tail).ok()?.0.get() },
             0x400A => What::Resize { limit: limit(U64::read_from_prefix(tail).ok()?.0.get()) },
+            0x400B => {
+                What::Fill(<[U64]>::ref_from_bytes(tail).ok()?.iter().map(|n| n.get()).collect())
+            }
             kind if kind & 0x8000 != 0 => {
                 let errno = i32::try_from(header.errno.get()).ok()?;
                 What::Answer(Answer { errno, count: header.count.get(), ttl, tail })
@@ -380,7 +392,7 @@ pub fn entry(bytes: &[u8]) -> Option<(Attributes, &[u8], &[u8])> {
 
 /// What an access was, in ACCESSES.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u64)]
+#[repr(u32)]
 pub enum AccessKind {
     /// The last handle of a file is closed.
     Released = 2,
@@ -390,153 +402,13 @@ pub enum AccessKind {
     Read = 4,
 }
 
-/// Append one access to a tail.
-pub fn push_access(tail: &mut Vec<u8>, ino: u64, at_ns: i64, kind: AccessKind) {
+/// Append one access to a tail; `pid` is whose it was, 0 if that is not known.
+pub fn push_access(tail: &mut Vec<u8>, ino: u64, at_ns: i64, kind: AccessKind, pid: u32) {
     tail.extend(ino.to_le_bytes());
     tail.extend(at_ns.to_le_bytes());
-    tail.extend((kind as u64).to_le_bytes());
+    tail.extend((kind as u32).to_le_bytes());
+    tail.extend(pid.to_le_bytes());
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::index::records::ObjectRef;
-    use crate::lake::Source;
-
-    fn golden(name: &str) -> Vec<u8> {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/upcalls/messages.json");
-        let text = std::fs::read_to_string(path).unwrap();
-        let golden: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(golden["version"], VERSION);
-        let text = golden["messages"][name].as_str().unwrap_or_else(|| panic!("no {name}"));
-        let byte = |at| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
-        (0..text.len()).step_by(2).map(byte).collect()
-    }
-
-    #[test]
-    fn requests() {
-        let lookup = Request { tail: b"caf\xc3\xa9\n\xff".to_vec(), ..Request::of(0x10) };
-        assert_eq!(lookup.encode(Ask::Lookup, 7, 0x0102_0304_0506_0708), golden("lookup"));
-        let object = Request { tail: golden("get")[64..].to_vec(), ..Request::of(77) };
-        assert_eq!(ObjectRef::parse(&object.tail).unwrap().key, b"caf\xc3\xa9/a.jpg");
-        let get = Request {
-            size: 1 << 20,
-            uid: 1,
-            arena_at: 65_536,
-            arena_length: 1 << 20,
-            ..object.clone()
-        };
-        assert_eq!(get.encode(Ask::Get, 7, 9), golden("get"));
-        assert_eq!(object.encode(Ask::Head, 7, 12), golden("head"));
-        let room = Request { offset: 8 << 30, size: 64, ..Default::default() };
-        assert_eq!(room.encode(Ask::Room, 7, 11), golden("room"));
-        let xattr = Request { uid: 1000, tail: b"user.tierfs.etag".to_vec(), ..Request::of(77) };
-        assert_eq!(xattr.encode(Ask::Getxattr, 7, 10), golden("getxattr"));
-        let mut tail = Vec::new();
-        push_access(&mut tail, 77, -1, AccessKind::Read);
-        push_access(&mut tail, 78, 1_700_000_000_000_000_000, AccessKind::Released);
-        let accesses = Request { tail, ..Default::default() };
-        let mut message = accesses.encode(Ask::Accesses, 1, 0);
-        set_session(&mut message, 7);
-        assert_eq!(message, golden("accesses"));
-    }
-
-    #[test]
-    fn answers() {
-        let bytes = golden("answer to lookup");
-        let incoming = Incoming::parse(&bytes).unwrap();
-        assert_eq!((incoming.session, incoming.id), (7, 0x0102_0304_0506_0708));
-        let What::Answer(answer) = incoming.what else { panic!() };
-        assert_eq!((answer.errno, answer.count, answer.ttl), (0, 0, Ttl::from_ns(60_000_000_000)));
-        let expected = Attributes {
-            ino: 77,
-            mode: 0o100_644,
-            uid: 1000,
-            gid: 100,
-            size: 110_000,
-            mtime_ns: -5,
-        };
-        assert_eq!(attributes(answer.tail), Some((expected, &[][..])));
-        let bytes = golden("answer that a name is absent");
-        let What::Answer(answer) = Incoming::parse(&bytes).unwrap().what else { panic!() };
-        assert_eq!((answer.errno, answer.ttl), (2, Ttl::FOREVER));
-        let bytes = golden("answer to get");
-        let What::Answer(answer) = Incoming::parse(&bytes).unwrap().what else { panic!() };
-        let value = 0x0102_0304_0506_0708;
-        let expected_checksum = Checksum { kind: ChecksumKind::Crc64Nvme, value };
-        assert_eq!((answer.count, checksum(answer.tail)), (1 << 20, Some(expected_checksum)));
-        assert_eq!(checksum(b""), None);
-        let bytes = golden("answer to room");
-        let What::Answer(answer) = Incoming::parse(&bytes).unwrap().what else { panic!() };
-        assert_eq!(victims(answer.tail), Some(two_victims()));
-        assert_eq!(victims(&answer.tail[1..]), None);
-        let bytes = golden("entry");
-        let (found, name, rest) = entry(&bytes).unwrap();
-        assert_eq!((found, name, rest), (expected, &b"a\xff"[..], &[][..]));
-    }
-
-    fn two_victims() -> Vec<Victim> {
-        let extents = vec![(0, 8 << 20), (1 << 40, (1 << 40) + (8 << 20))];
-        vec![Victim { ino: 77, extents: Vec::new() }, Victim { ino: 78, extents }]
-    }
-
-    #[test]
-    fn what_is_to_be_done() {
-        let bytes = golden("fetch");
-        let What::Fetch { ino, lo, hi, priority } = Incoming::parse(&bytes).unwrap().what else {
-            panic!()
-        };
-        assert_eq!((ino, lo, hi, priority), (77, 1 << 20, 3 << 20, Priority::WarmUp));
-        let bytes = golden("evict");
-        let What::Evict(found) = Incoming::parse(&bytes).unwrap().what else { panic!() };
-        assert_eq!(found, two_victims());
-        let bytes = golden("invalidate");
-        let invalidate = Incoming::parse(&bytes).unwrap().what;
-        assert!(matches!(invalidate, What::Invalidate { ino: 77 }));
-        let bytes = golden("resize");
-        let What::Resize { limit } = Incoming::parse(&bytes).unwrap().what else { panic!() };
-        assert_eq!(limit, Some(1 << 40));
-        let bytes = golden("source");
-        let What::Source(tail) = Incoming::parse(&bytes).unwrap().what else { panic!() };
-        let source = Source::parse(tail).unwrap();
-        assert_eq!((&source.access_key[..], source.connections), ("AKIDEXAMPLE", 64));
-        let bytes = golden("no source");
-        let What::Source(tail) = Incoming::parse(&bytes).unwrap().what else { panic!() };
-        assert!(Source::parse(tail).is_none());
-    }
-
-    #[test]
-    fn commands() {
-        let bytes = golden("hello");
-        let What::Hello(hello, _) = Incoming::parse(&bytes).unwrap().what else { panic!() };
-        let Hello { rules, limits, lake_directory } = hello;
-        assert_eq!(rules.ttl, Ttl::FOREVER);
-        assert_eq!(rules.negative_ttl, Ttl::from_ns(5));
-        assert_eq!((rules.uid, rules.gid, rules.umask), (1000, 100, 0o027));
-        assert_eq!(rules.directory_mtime_ns, 1_700_000_000_000_000_000);
-        assert_eq!(lake_directory.as_os_str().as_bytes(), b"/nvme/caf\xff");
-        let expected = Limits { cache: None, min_free: 0.1, memory: 1 << 30, max_requests: 64 };
-        assert_eq!(limits, expected);
-        let bytes = golden("forget entry");
-        let incoming = Incoming::parse(&bytes).unwrap();
-        assert!(matches!(incoming.what, What::ForgetEntry { parent: 16, name: b"a.jpg" }));
-    }
-
-    #[test]
-    fn nothing_panics_whatever_comes() {
-        let whole = golden("hello");
-        for cut in 0..whole.len() {
-            assert!(Incoming::parse(&whole[..cut]).is_none());
-        }
-        for kind in 0..=u16::MAX {
-            let mut message = vec![0xFF; 40];
-            message[..2].copy_from_slice(&VERSION.to_le_bytes());
-            message[2..4].copy_from_slice(&kind.to_le_bytes());
-            message[4..8].copy_from_slice(&40u32.to_le_bytes());
-            let _ = Incoming::parse(&message);
-        }
-        for length in 0..60 {
-            let _ = entry(&vec![0xFF; length]);
-        }
-    }
-}
+mod tests;

@@ -2,7 +2,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 
 use super::*;
 use crate::shared::Shared;
-use crate::upcall::wire::LONGEST;
+use crate::upcall::wire::{LONGEST, VERSION};
 
 const MIB: u64 = 1 << 20;
 
@@ -55,7 +55,7 @@ impl World {
 
     /// What the control plane says: an answer, or HELLO.
     fn say(&self, kind: u16, session: u64, id: u64, tail: &[u8]) {
-        let mut message = vec![2, 0];
+        let mut message = VERSION.to_le_bytes().to_vec();
         message.extend(kind.to_le_bytes());
         message.extend(u32::try_from(40 + tail.len()).unwrap().to_le_bytes());
         message.extend(session.to_le_bytes());
@@ -174,7 +174,7 @@ fn a_control_plane_that_does_not_listen_holds_nobody_up() {
     world.hello(1);
     for ino in 0..1000 {
         world.call(16 + ino, 0);
-        world.client.access(16 + ino, 0);
+        world.client.access(16 + ino, 0, 1);
     }
     let mut heard = 0;
     while heard < 1000 {
@@ -183,6 +183,24 @@ fn a_control_plane_that_does_not_listen_holds_nobody_up() {
             None => assert!(world.answered().is_empty()), // Sends what found no room.
         }
     }
+}
+
+#[test]
+fn what_was_read_is_told_before_room_is_asked_for() {
+    let mut world = World::new();
+    world.client.start(1);
+    world.heard();
+    world.hello(1);
+    world.client.access(16, 5, 4242);
+    world.client.flush_accesses();
+    let request = Request { offset: MIB, ..Request::of(16) };
+    world.client.call(world.shared.take(), Ask::Room, request, 0);
+    let message = world.control.receive(&mut world.buffer).unwrap().unwrap();
+    assert_eq!(u16::from_le_bytes([message[2], message[3]]), Ask::Accesses as u16);
+    let access = [&16u64.to_le_bytes()[..], &5u64.to_le_bytes(), &4u32.to_le_bytes()].concat();
+    assert_eq!(message[64..], [&access[..], &4242u32.to_le_bytes()].concat());
+    let (kind, _, _, ino, _) = world.heard().unwrap();
+    assert_eq!((kind, ino), (Ask::Room as u16, 16));
 }
 
 #[test]

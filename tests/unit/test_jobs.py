@@ -1,0 +1,105 @@
+"""Jobs: whose reads are whose, and how many of them there are."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator, Sequence
+
+from tierfs.readahead.jobs import BUSY_READS, MOST_JOBS, MOST_NAMES, Jobs
+
+DATA = range(16, 2016)
+
+
+def epochs_of(data: Sequence[int], seed: int) -> Iterator[int]:
+    """One epoch after the other, each shuffled anew, for ever."""
+    rng = random.Random(seed)
+    while True:
+        yield from rng.sample(data, len(data))
+
+
+def read(jobs: Jobs, reads: Iterator[int], times: int, name: int) -> None:
+    for ino in itertools.islice(reads, times):
+        jobs.read(ino, name)
+
+
+def test_a_look_around_makes_no_job() -> None:
+    jobs = Jobs()
+    read(jobs, epochs_of(DATA, 1), 3 * len(DATA), name=1)
+    for name in range(100, 150):
+        read(jobs, iter(DATA), BUSY_READS - 1, name)
+    assert len(jobs.all) == 1
+
+
+def test_a_look_around_ends_no_epoch() -> None:
+    jobs = Jobs()
+    training = epochs_of(DATA, 1)
+    read(jobs, training, 3 * len(DATA) + len(DATA) * 9 // 10, name=1)
+    ended = jobs.all[0].ended
+    read(jobs, epochs_of(DATA, 2), 100, name=7)
+    assert jobs.all[0].ended == ended
+
+
+def test_two_jobs_have_epochs_of_their_own() -> None:
+    jobs = Jobs()
+    one, other = epochs_of(DATA, 1), epochs_of(DATA, 2)
+    read(jobs, one, len(DATA) * 3 // 10, name=1)
+    for _ in range(6 * len(DATA)):
+        read(jobs, one, 1, name=1)
+        read(jobs, other, 1, name=2)
+    assert len(jobs.all) == 2
+    for epochs in jobs.all:
+        assert epochs.known == len(DATA)
+        assert 5 <= epochs.ended <= 8
+        assert epochs.due_share > 0.9
+    # Either's epoch says something of an object, and both together more.
+    unread = [ino for ino in DATA if all(epochs.class_of(ino) == 1 for epochs in jobs.all)]
+    twice = [ino for ino in DATA if all(epochs.class_of(ino) == 0 for epochs in jobs.all)]
+    assert min(map(jobs.density, unread)) > max(map(jobs.density, twice))
+
+
+def test_whoever_has_no_name_is_the_first() -> None:
+    jobs = Jobs()
+    read(jobs, epochs_of(DATA, 1), 3 * len(DATA), name=0)
+    assert len(jobs.all) == 1
+    read(jobs, epochs_of(DATA, 2), len(DATA), name=5)
+    assert len(jobs.all) == 1
+
+
+def test_one_job_alone_goes_on_under_another_name() -> None:
+    alive: set[int] = set()
+    jobs = Jobs(lambda name: name in alive)
+    training = epochs_of(DATA, 1)
+    for name in range(1, 6):
+        alive = {name}
+        read(jobs, training, 2 * len(DATA), name)
+        assert len(jobs.all) == 1
+        assert jobs.all[0].known == len(DATA)
+
+
+def test_one_that_restarts_beside_another_inherits_the_epochs_of_its_last_life() -> None:
+    jobs = Jobs()
+    one, other = epochs_of(DATA, 1), epochs_of(DATA, 2)
+    for name in (2, 3, 4):
+        for _ in range(20 * len(DATA)):
+            read(jobs, one, 1, name=1)
+            read(jobs, other, 1, name)
+        read(jobs, one, 20 * len(DATA), name=1)  # Long enough for the other to have stopped.
+    assert len(jobs.all) == 2
+    assert all(epochs.ended >= 50 for epochs in jobs.all)
+
+
+def test_jobs_and_names_are_bounded() -> None:
+    jobs = Jobs()
+    rng = random.Random(1)
+    for name in range(1, 20):
+        read(jobs, epochs_of(DATA, name), 2 * BUSY_READS, name)
+    assert len(jobs.all) == MOST_JOBS
+    for name in range(1000, 3000):
+        jobs.read(rng.choice(DATA), name)
+    for name in range(5000, 5000 + 2 * MOST_NAMES):
+        read(jobs, epochs_of(DATA, name), BUSY_READS + 1, name)
+    assert len(jobs._waiting) <= MOST_NAMES
+    assert max(map(len, jobs._waiting.values())) <= BUSY_READS
+    assert len(jobs._by_name) <= MOST_JOBS
+    assert len(jobs.all) == MOST_JOBS
