@@ -23,7 +23,7 @@ class Paced(Epochs):
     """A job that takes its time, with one size of the cache."""
 
     expected_s = 60.0
-    rate = RATE
+    rate: float = RATE
     #: The cache, in the data set.
     fraction: float
     #: What the link carries while an epoch lasts, in the bytes that do not fit.
@@ -41,7 +41,7 @@ class Paced(Epochs):
         }
 
     def _link(self, fraction: float) -> Link:
-        read_mb_s = RATE * epochs.SAMPLE_BYTES / 1e6
+        read_mb_s = self.rate * epochs.SAMPLE_BYTES / 1e6
         total_mb_s = self.link_bytes * (1 - fraction) * read_mb_s
         return replace(STANDARD_LINK, download_total_mb_s=total_mb_s)
 

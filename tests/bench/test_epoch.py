@@ -97,14 +97,14 @@ def test_what_the_cache_has_no_room_for_is_fetched_again_and_stalls(
 def test_a_paced_job_takes_its_time_over_a_link_of_its_own(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(EpochPaced, "rate", 40.0)
+    monkeypatch.setattr(EpochPaced, "rate", 160.0)
     scenario = EpochPaced()
     found = measured(lab, scenario, Local(), Tierfs())
     for subject in ("local", "tierfs"):
-        assert 20 < found[subject, "samples"] <= 42
+        assert 80 < found[subject, "samples"] <= 168
     assert found["tierfs", "fetched"] > 20
-    # Half of 400 samples of 64 KiB a second, twice.
-    assert scenario.sizes(True)["link MB/s"] == 26.2
+    # Half of 160 samples of 64 KiB a second, twice.
+    assert scenario.sizes(True)["link MB/s"] == 10.5
     assert lab.server.change({})["link"]["download_total_mb_s"] == 0
 
 
