@@ -11,7 +11,7 @@ import pytest
 from tierfs.readahead import ghosts as ghosts_module
 from tierfs.readahead.ghosts import SAMPLED, Ghosts
 from tierfs.readahead.jobs import Jobs
-from tierfs.readahead.rules import Rule, worths
+from tierfs.readahead.rules import LEARNT, Rule, worths
 
 OBJECTS = 20_000
 DATA = range(16, 16 + OBJECTS)
@@ -20,7 +20,7 @@ DATA = range(16, 16 + OBJECTS)
 def watched(reads: Iterable[int], cached: int, seed: int) -> Ghosts:
     """Ghosts that have seen *reads*, beside a cache of so many objects."""
     jobs = Jobs()
-    ghosts = Ghosts({rule: worths(jobs, rule) for rule in Rule}, random.Random(seed))
+    ghosts = Ghosts({rule: worths(jobs, rule) for rule in LEARNT}, random.Random(seed))
     for ino in reads:
         jobs.read(ino)
         if ghosts.watches(ino):
@@ -66,7 +66,7 @@ def test_lru_is_best_for_one_data_set_after_the_other() -> None:
 
 def test_a_few_reads_decide_nothing_and_a_rule_alone_is_not_compared() -> None:
     jobs = Jobs()
-    ghosts = Ghosts({rule: worths(jobs, rule) for rule in Rule}, random.Random(1))
+    ghosts = Ghosts({rule: worths(jobs, rule) for rule in LEARNT}, random.Random(1))
     sample = [ino for ino in DATA if ghosts.watches(ino)]
     assert abs(len(sample) - OBJECTS / SAMPLED) < 100
     for ino in sample[:100]:
@@ -83,7 +83,7 @@ def test_a_cache_that_shrinks_takes_its_ghosts_along_and_a_large_one_has_small_o
 ) -> None:
     monkeypatch.setattr(ghosts_module, "MOST_HELD", 500)
     jobs = Jobs()
-    ghosts = Ghosts({rule: worths(jobs, rule) for rule in Rule}, random.Random(1))
+    ghosts = Ghosts({rule: worths(jobs, rule) for rule in LEARNT}, random.Random(1))
     for cached, held in ((10_000_000, 500), (3200, 100)):
         for ino in DATA:
             jobs.read(ino)

@@ -79,6 +79,9 @@ class Front:
         cached = SIZE if ino in self.cached else 0
         return FileState(cached, bool(cached), None)
 
+    def stats(self) -> dict[str, int]:
+        return {"cached_files": len(self.cached), "limit_bytes": self.capacity * SIZE}
+
     async def fill(self, files: Sequence[tuple[int, ObjectRef, int]]) -> int:
         await trio.lowlevel.checkpoint()
         if self.error is not None:

@@ -12,7 +12,7 @@ from tierfs.cache.eviction import Victim
 from tierfs.index.records import EXTENT_SIZE, CachedFile, Extent
 from tierfs.readahead.epochs import Class
 from tierfs.readahead.policy import AdaptivePolicy, Incoming
-from tierfs.readahead.rules import Rule
+from tierfs.readahead.rules import LEARNT, Rule
 
 FIRST = 16
 
@@ -86,7 +86,7 @@ def test_victims_are_old_ones() -> None:
     assert all(victim.ino < 500 and victim.extents is None for victim in chosen)
 
 
-@pytest.mark.parametrize("rule", Rule)
+@pytest.mark.parametrize("rule", LEARNT)
 def test_what_is_in_use_stays(rule: Rule) -> None:
     files = Files({n: file(n) for n in range(20)})
     chosen = policy(files, rule).choose_victims(10**9, 64, lambda n: n < 15)
@@ -212,7 +212,7 @@ def test_room_for_a_part_is_made_before_the_rest_is_declined() -> None:
 
 
 def test_one_rule_alone_is_in_charge_whatever_is_read() -> None:
-    for rule in Rule:
+    for rule in LEARNT:
         alone = policy(Files({n: file(n) for n in range(16, 48)}), rule)
         for n in range(20_000):
             alone.accessed(16 + n % 3)
@@ -225,5 +225,5 @@ def test_what_is_read_makes_no_difference_to_memory_but_by_its_number() -> None:
         for ino in shuffled(range(16, 8016), seed):
             adaptive.accessed(ino)
     held = sum(len(ghost.held) for ghost in adaptive._ghosts._ghosts.values())
-    assert held <= len(Rule) * 4000 // 32
+    assert held <= len(LEARNT) * 4000 // 32
     assert len(adaptive.jobs.all[0]._pages) == 2

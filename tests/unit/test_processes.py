@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from tierfs.readahead.processes import MOST_PIDS, RECHECK_NS, JobNames
+from tierfs.readahead.processes import MOST_PIDS, RECHECK_NS, JobNames, is_running
 
 SHELL, PYTHON, LAUNCHER = "bash", "python3.11", "slurmstepd"
 SECOND = 1_000_000_000

@@ -25,6 +25,7 @@ COMMANDS = {
     "umount": "unmount it and wait until its daemon has ended",
     "status": "show what a mount does: cache, requests, names that cannot be shown",
     "warmup": "fetch everything below some paths into the cache",
+    "plan": "tell in which order files will be read: fetch ahead and evict by that",
     "evict": "drop cached bytes of a path, or of everything",
     "refresh": "ask the lake anew what is below a path",
     "reexec": "upgrade the package under a live mount",

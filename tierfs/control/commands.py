@@ -14,6 +14,7 @@ import trio
 import tierfs
 from tierfs import metrics
 from tierfs.config import Config
+from tierfs.control.order import tell_order
 from tierfs.control.planner import Planner
 from tierfs.control.server import Progress
 from tierfs.control.warmup import evict_tree, warm_up
@@ -74,6 +75,7 @@ class Commands:
             "warmup": self._warmup,
             "evict": self._evict,
             "refresh": self._refresh,
+            "plan": self._plan,
         }
 
     def attach(self, serving: Serving, caches: _Caches) -> None:
@@ -157,6 +159,20 @@ class Commands:
         if self._caches is not None:
             await self._caches.settled()
         return {"changed": changed}
+
+    async def _plan(self, args: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        ahead_bytes = args.get("ahead_bytes")
+        if ahead_bytes is not None:
+            if not isinstance(ahead_bytes, int) or ahead_bytes < 0:
+                raise InvalidRequest("read the request", "ahead_bytes", "give a number of bytes")
+            self._planner.keep_ahead(ahead_bytes)
+        if args.get("clear"):
+            self._planner.order((), append=False)
+        elif "paths" in args:
+            paths = _paths(args) if args["paths"] else []
+            append = bool(args.get("append", False))
+            await tell_order(self._namespace, self._planner, paths, append)
+        return self._planner.describe_order()
 
 
 def _paths(args: dict[str, Any]) -> list[bytes]:

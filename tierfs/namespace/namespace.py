@@ -10,7 +10,7 @@ from tierfs.clock import Clock
 from tierfs.errors import NotFound, TierfsError
 from tierfs.index.journal_inodes import InodeAllocator
 from tierfs.index.names import Names
-from tierfs.index.records import ROOT_INO, Hidden, HiddenReason, Inode, Kind, ObjectRef
+from tierfs.index.records import ROOT_INO, Dentry, Hidden, HiddenReason, Inode, Kind, ObjectRef
 from tierfs.lake.protocol import Lake
 from tierfs.namespace import keys
 from tierfs.namespace.absence import Absences
@@ -139,6 +139,11 @@ class Namespace:
         found = self.attributes(ino)
         await trio.lowlevel.checkpoint()
         return found
+
+    def known(self, parent: int, name: bytes) -> Dentry | None:
+        """The entry *name* of directory *parent*, from the index alone and however old; None when
+        there is none. Never waits."""
+        return self._names.dentry(parent, name)
 
     def detached_attributes(self, ino: int, size: int) -> Attributes:
         """The attributes of a file that lost its name while it is open, *size* bytes long. Never

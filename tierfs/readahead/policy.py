@@ -1,7 +1,7 @@
 """Whom to evict, and what is not worth evicting anybody for: the seam between the cache and whoever
 understands the workload.
 
-`EvictionPolicy` is all that a front asks; `AdaptivePolicy` answers. It goes by one of three rules
+`EvictionPolicy` is all that a front asks; `AdaptivePolicy` answers. It goes by one of several rules
 (`Rule`), each of which says what a file is worth; victims are the least of a random sample of what
 is cached (16 make an LRU that is within about a percent of the exact one, as Redis made known). A
 file that is to come is kept only if it is worth more than what would go for it: otherwise it is
@@ -10,7 +10,9 @@ now was just read, so by `Rule.EPOCHS` it is worth least of all until the epoch 
 keeps what this epoch has not read yet.
 
 Which rule is in charge is decided by small caches of a sample of the objects, one for each
-(`tierfs.readahead.ghosts`).
+(`tierfs.readahead.ghosts`). Where somebody has told the order of reads (`tierfs.readahead.plan`),
+and reads go by it, that decides: what goes is what is read last or not at all, and what is to come
+is kept if it is read sooner (Belady, IBM Systems Journal 5(2), 1966, with bypass).
 
 A complete file leaves whole; of an incomplete one only as many extents as are needed, so that room
 for 8 MiB does not cost the 300 GB of a shard that was read by half. They leave from its beginning:
@@ -33,7 +35,17 @@ from tierfs.readahead.ahead import Ahead
 from tierfs.readahead.epochs import Epochs
 from tierfs.readahead.ghosts import Ghosts
 from tierfs.readahead.jobs import Jobs
-from tierfs.readahead.rules import AHEAD_MARGIN, MARGIN, NEVER_READ, Rule, Worth, worths
+from tierfs.readahead.plan import Plan
+from tierfs.readahead.rules import (
+    AHEAD_MARGIN,
+    LEARNT,
+    MARGIN,
+    NEVER_READ,
+    Rule,
+    Worth,
+    planned,
+    worths,
+)
 
 SAMPLES = 16
 #: Samples without a single usable victim, after which everything is taken to be in use.
@@ -99,13 +111,14 @@ class EvictionPolicy(Protocol):
 
 
 class AdaptivePolicy:
-    """Goes by the rule that has shown itself to be best, of *rules*."""
+    """Goes by the rule that has shown itself to be best, of those of *rules* that are `LEARNT`; by
+    the `plan` where there is one that reads go by."""
 
     def __init__(
         self,
         source: FileSource,
         *,
-        rules: Sequence[Rule] = tuple(Rule),
+        rules: Sequence[Rule] = LEARNT,
         rng: random.Random | None = None,
         alive: Callable[[int], bool] = lambda job: True,
     ) -> None:
@@ -114,8 +127,11 @@ class AdaptivePolicy:
         self.jobs = Jobs(alive)
         #: Files fetched before they were asked for.
         self.ahead = Ahead()
-        self._worths = {rule: worths(self.jobs, rule) for rule in rules}
+        #: What is known of the reads to come.
+        self.plan = Plan()
+        self._worths = {rule: worths(self.jobs, rule) for rule in rules if rule in LEARNT}
         self._ghosts = Ghosts(self._worths, self._rng)
+        self._worths[Rule.PLAN] = planned(self.plan, self.jobs)
         #: What was read lately, the longest ago first: in a shuffled epoch the next to go, which a
         #: sample would hardly find while few are.
         self._just_read: deque[int] = deque(maxlen=MOST_JUST_READ)
@@ -123,7 +139,7 @@ class AdaptivePolicy:
     @property
     def rule(self) -> Rule:
         """The one in charge."""
-        return self._ghosts.best
+        return Rule.PLAN if self.plan.in_charge else self._ghosts.best
 
     @property
     def misses(self) -> dict[Rule, float]:
@@ -135,6 +151,8 @@ class AdaptivePolicy:
         if self._ghosts.watches(ino):
             self._ghosts.read(ino, self._source.totals()[0], self.jobs.known)
         self._just_read.append(ino)
+        if self.plan.entries:
+            self.plan.accessed(ino)
         return Read(epochs, began, self.ahead.read(ino))
 
     def choose_victims(
@@ -144,12 +162,15 @@ class AdaptivePolicy:
         in_use: Callable[[int], bool],
         incoming: Incoming | None = None,
     ) -> list[Victim] | None:
-        worth, limit = self._worths[self.rule], float("inf")
-        if incoming is not None and self.rule is not Rule.LRU:
+        rule = self.rule
+        worth, limit = self._worths[rule], float("inf")
+        if incoming is not None and rule is Rule.PLAN:
+            limit = worth(incoming.ino)  # Known, not expected: there is nothing to be careful of.
+        elif incoming is not None and rule is not Rule.LRU:
             limit = worth(incoming.ino) / (AHEAD_MARGIN if incoming.ahead else MARGIN)
         chosen: dict[int, Victim] = {}
         missing = bytes_
-        if incoming is not None and incoming.ahead and self.rule is Rule.EPOCHS:
+        if incoming is not None and incoming.ahead and rule is Rule.EPOCHS:
             missing -= self._choose_just_read(missing, most, in_use, limit, chosen)
         fruitless = 0
         while missing > 0 and len(chosen) < most and fruitless < PATIENCE:

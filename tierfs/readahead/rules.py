@@ -7,9 +7,13 @@ epochs     the reads to be expected of it while    training: it keeps what this 
            it is kept (`Epochs.density`)           has not read yet
 frequency  how often it was read                   weighted sampling, indices
 lru        how recently it was read                several jobs that follow each other
+plan       how soon it is read, as was told        an order that is known (`Plan`)
 =========  ======================================  ====================================
 
 Frequency with admission is TinyLFU (Einziger, Friedman and Manes, ACM ToS 13(4), 2017).
+
+The first three are learnt from what is read, and compared; the fourth is in charge while there is a
+plan and reads go by it.
 
 Where several jobs read, a file is worth to the node what it is to each job, in the measure of the
 reads that are that job's.
@@ -21,6 +25,7 @@ import enum
 from collections.abc import Callable
 
 from tierfs.readahead.jobs import Jobs
+from tierfs.readahead.plan import Plan
 
 #: How much more than its victim a file must be worth to be kept, if it is asked for, and if not.
 MARGIN = 1.05
@@ -35,16 +40,36 @@ class Rule(enum.StrEnum):
     EPOCHS = "epochs"
     FREQUENCY = "frequency"
     LRU = "lru"
+    PLAN = "plan"
 
+
+#: Those that need no plan.
+LEARNT = (Rule.EPOCHS, Rule.FREQUENCY, Rule.LRU)
 
 #: What an inode number is worth.
 Worth = Callable[[int], float]
 
 
 def worths(jobs: Jobs, rule: Rule) -> Worth:
-    """What *rule* says, of what *jobs* have read."""
+    """What *rule*, one of the `LEARNT`, says, of what *jobs* have read."""
     if rule is Rule.EPOCHS:
         return jobs.density
     if rule is Rule.FREQUENCY:
         return jobs.count
+    return _by_recency(jobs)
+
+
+def planned(plan: Plan, jobs: Jobs) -> Worth:
+    """What `Rule.PLAN` says: the sooner a file is read the more it is worth, exactly, and any that
+    the plan knows a read of is worth more than all others. These are worth what LRU says."""
+    recency = _by_recency(jobs)
+
+    def worth(ino: int) -> float:
+        use = plan.next_use(ino)
+        return recency(ino) if use is None else 1.0 / (1 + max(0, use - plan.position))
+
+    return worth
+
+
+def _by_recency(jobs: Jobs) -> Worth:
     return lambda ino: -jobs.age(ino) if jobs.was_read(ino) else NEVER_READ

@@ -1,0 +1,193 @@
+"""What is fetched ahead of a job that reads a data set in an order that nobody has told.
+
+Nothing is configured: a *data set* is the deepest directory under which nearly all of what a job
+has read lately lies. In its first epoch everything that was never read is a candidate, later what
+the last epoch has read and this one has not.
+
+Which files come first does not matter where any may be next, so they are fetched in the order of
+their directories, onward from what was read last: right, too, for who reads in that order.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from typing import Any
+
+import trio
+
+from tierfs.errors import TierfsError, show
+from tierfs.front.port import FrontPort
+from tierfs.index.records import ROOT_INO
+from tierfs.namespace import Namespace, Walk, WalkEntry
+from tierfs.readahead.course import Course
+from tierfs.readahead.epochs import Class, Epochs
+from tierfs.readahead.policy import AdaptivePolicy
+from tierfs.readahead.rules import Rule
+
+#: Fetching ahead of an epoch that will not read a file with this probability is a waste.
+LEAST_CHANCE = 0.8
+#: Where nearly everything is in the cache there is nothing to look for.
+LEAST_MISSING = 0.005
+_MISSING_WEIGHT = 1 / 64
+#: A job that has not read for so long has stopped.
+IDLE_S = 30.0
+#: The directory of one in so many reads is noted, of the last so many of these.
+_NOTE_EVERY = 4
+_NOTED = 64
+#: The part of them that lies in the data set.
+_MOST = 0.9
+
+
+class DataSet:
+    """What one job reads (a `tierfs.control.planner.Source`)."""
+
+    def __init__(
+        self, namespace: Namespace, front: FrontPort, policy: AdaptivePolicy, epochs: Epochs
+    ) -> None:
+        self._namespace = namespace
+        self._front = front
+        self._policy = policy
+        self._epochs = epochs
+        self._course = Course()
+        self._directories: deque[int] = deque(maxlen=_NOTED)
+        #: The share of the last noted files that were not in the cache.
+        self._missing = 0.0
+        self._last_ino = 0
+        self._last_read_s = 0.0
+        #: The directory of the data set; 0: not known yet.
+        self._top = 0
+        #: Of its files those that were not looked at yet in this epoch: the next ones, last first,
+        #: and where the others are.
+        self._page: list[WalkEntry] = []
+        self._walks: list[Walk] = []
+        #: And those for which there was no room that was worth it.
+        self._again: list[WalkEntry] = []
+        #: There are none.
+        self._exhausted = False
+        self._restart = True
+
+    def accessed(self, ino: int, began: bool, ahead: bool) -> bool:
+        """The job reads *ino*, with which an epoch *began*, and which had been fetched *ahead*.
+        Whether it may be time to fetch more."""
+        course = self._course
+        course.read(ino, ahead)
+        self._last_ino = ino
+        if began:
+            course.epoch_began()
+            self._restart = True
+        if course.reads % _NOTE_EVERY:
+            return False
+        parent = self._namespace.parent(ino)
+        if parent is not None:
+            self._directories.append(parent)
+        missing = not self._front.file_state(ino).cached_bytes
+        self._missing += (missing - self._missing) * _MISSING_WEIGHT
+        self._last_read_s = trio.current_time()
+        return True
+
+    def describe(self) -> dict[str, Any]:
+        """For `status`."""
+        epochs = self._epochs
+        cached = int(self._front.stats()["cached_files"])
+        try:
+            data_set = show(self._namespace.path_of(self._top)) if self._top else ""
+        except TierfsError:
+            data_set = ""
+        return {
+            "data_set": data_set,
+            "epoch": epochs.ended + 1,
+            "progress_share": round(epochs.progress, 3),
+            "read": epochs.read_now,
+            "known": epochs.known,
+            "read_again_share": round(epochs.share_of_due(), 3) if epochs.read_before else None,
+            "miss_share": round(self._missing, 3),
+            # Of a cache of this size, in any order that is not known before.
+            "least_miss_share": round(max(0.0, 1 - cached / epochs.read_before), 3)
+            if epochs.read_before
+            else None,
+            "in_order": self._course.in_order,
+        }
+
+    # ---- what is fetched next ------------------------------------------------------------------
+
+    def begin(self) -> bool:
+        """Find the data set, the deepest directory that nearly all directories read from lie in;
+        whether there is anything in it to look at."""
+        counts: Counter[int] = Counter()
+        depths: dict[int, int] = {}
+        for directory, times in Counter(self._directories).items():
+            above = [directory]
+            while above[-1] != ROOT_INO:
+                parent = self._namespace.parent(above[-1])
+                if parent is None:
+                    break  # It has lost its name.
+                above.append(parent)
+            for depth, ino in enumerate(reversed(above)):
+                counts[ino] += times
+                depths[ino] = depth
+        needed = _MOST * len(self._directories)
+        inside = [ino for ino, times in counts.items() if times >= needed]
+        top = max(inside, key=depths.__getitem__, default=0)
+        if top != self._top or self._restart:
+            self._top, self._restart = top, False
+            starts = (self._last_ino, 0) if top else ()
+            self._walks = [self._namespace.walk_from(top, after) for after in starts]
+            self._page, self._again, self._exhausted = [], [], not top
+        return not self._exhausted
+
+    def wanted_bytes(self) -> int:
+        """How many bytes are to be fetched now."""
+        course, epochs, ahead = self._course, self._epochs, self._policy.ahead
+        if course.paused or self._policy.rule is not Rule.EPOCHS:
+            return 0
+        if trio.current_time() - self._last_read_s > IDLE_S:
+            return 0
+        if epochs.read_before and (
+            self._missing < LEAST_MISSING or epochs.chance(epochs.share_of_due()) < LEAST_CHANCE
+        ):
+            return 0
+        mean = ahead.bytes // ahead.files if ahead.files else 0
+        return course.allowed_bytes(mean) - ahead.waiting_bytes
+
+    async def batch(self, files: int, bytes_: int) -> list[WalkEntry]:
+        """The next at most *files*, of *bytes_* bytes or one more; none: there are no more in this
+        epoch."""
+        batch: list[WalkEntry] = []
+        size = 0
+        while len(batch) < files and size < bytes_:
+            entry = await self._next_file()
+            if entry is None:
+                break
+            if self._is_wanted(entry):
+                batch.append(entry)
+                size += entry.size
+        self._exhausted = not batch
+        return batch
+
+    def put_back(self, files: list[WalkEntry]) -> None:
+        """*files* were not worth what would have had to go. That may be worth less soon."""
+        self._again += files
+        self._exhausted = False
+
+    def pause(self) -> None:
+        """Fetch nothing for some reads."""
+        self._course.pause()
+
+    async def _next_file(self) -> WalkEntry | None:
+        """The data set's next file: onward from what was read last, then from the beginning."""
+        while not self._again and not self._page:
+            if not self._walks:
+                return None
+            self._page = (await self._walks[0].page())[::-1]
+            if not self._page:
+                self._walks.pop(0)
+        return self._again.pop() if self._again else self._page.pop()
+
+    def _is_wanted(self, entry: WalkEntry) -> bool:
+        wanted = Class.DUE if self._epochs.read_before else Class.NEVER
+        return (
+            entry.size > 0
+            and self._epochs.class_of(entry.ino) is wanted
+            and entry.ino not in self._policy.ahead
+            and not self._front.file_state(entry.ino).cached_bytes
+        )
