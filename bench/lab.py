@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,13 +92,17 @@ class Lab:
         self.server.configure(LINKS[self.link])
 
     @contextmanager
-    def without_link(self) -> Iterator[None]:
-        """The bare server, for what is not measured."""
-        self.server.configure(Link())
+    def with_link(self, link: Link) -> Iterator[None]:
+        """Another link than that of the run."""
+        self.server.configure(link)
         try:
             yield
         finally:
             self.server.configure(LINKS[self.link])
+
+    def without_link(self) -> AbstractContextManager[None]:
+        """The bare server, for what is not measured."""
+        return self.with_link(Link())
 
     def dataset(self, name: str, files: tuple[File, ...]) -> Dataset:
         """Make a data set, on the local disk and in the bucket, unless it was made before."""

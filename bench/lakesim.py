@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import subprocess
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -185,6 +186,17 @@ class Lakesim:
         )
         found: dict[str, int] = self._ask(f"/objects?{query}")["objects"]
         return found
+
+    def wait_until_quiet(self, still_s: float = 0.1, limit_s: float = 5.0) -> None:
+        """Until no request was under way or came for *still_s*, or for *limit_s*."""
+        deadline = time.monotonic() + limit_s
+        before = self.stats()
+        while time.monotonic() < deadline:
+            time.sleep(still_s)
+            stats = self.stats()
+            if not before.in_flight and not stats.in_flight and before.requests == stats.requests:
+                return
+            before = stats
 
     def reset(self) -> None:
         """Forgets the log and zeroes the counters."""

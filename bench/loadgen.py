@@ -1,14 +1,17 @@
 """The compiled clients (``native/loadgen``): readers that are cheap and check every byte.
 
-Each call runs one process, started before the clock; what it prints is returned as a dictionary.
+Each call runs one process, started before the clock; what it prints is returned as a dictionary. A
+`Reader` is a process that goes on.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import select
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +29,8 @@ Writer = Literal["torch-save", "torch-dcp", "safetensors"]
 _WRONG_BYTES, _FAILED = 3, 4
 #: How long after its limit of time a reader may wait for what it has begun.
 STUCK_S = 30.0
+#: How long a reader that is wanted no more may take to end.
+_END_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -83,11 +88,13 @@ class Loadgen:
         *,
         times: bool = False,
         limit_s: float | None = None,
+        rate: float | None = None,
         cgroup: Path | None = None,
     ) -> dict[str, Any]:
         """Open, read whole and close each file, in that order, by *readers* threads; or read
         each range from a file that stays open, if they are ranges. After *limit_s* no further one
-        is begun; a reader that then waits for another `STUCK_S` has failed.
+        is begun; a reader that then waits for another `STUCK_S` has failed. With a *rate*, so many
+        are begun in a second, each when its turn comes, or later if all readers are busy then.
 
         With *times*, ``times`` of the answer tells when each was read: its index, ns since 1970, ns
         that it took.
@@ -97,10 +104,35 @@ class Loadgen:
             arguments.append("--times")
         if limit_s is not None:
             arguments += ["--limit-s", str(limit_s)]
+        if rate is not None:
+            arguments += ["--rate", str(rate)]
         timeout_s = None if limit_s is None else limit_s + STUCK_S
         return self._run(
             "small", root, seed, arguments, _rows(samples), cgroup=cgroup, timeout_s=timeout_s
         )
+
+    @contextmanager
+    def reader(
+        self,
+        root: Path,
+        seed: int,
+        readers: int,
+        *,
+        ranges: bool = False,
+        cgroup: Path | None = None,
+    ) -> Iterator[Reader]:
+        """One process with *readers* threads that reads files, or *ranges*, pass after pass."""
+        arguments = ["--passes", "--times", "--readers", str(readers)]
+        arguments += ["--mode", "ranges"] if ranges else []
+        process = self._start(self._argv("small", root, seed, arguments, cgroup))
+        try:
+            yield Reader(process)
+        finally:
+            assert process.stdin is not None
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                process.stdin.close()
+                process.wait(_END_S)
+            self._abandon(process)
 
     def train(
         self,
@@ -184,17 +216,26 @@ class Loadgen:
         cgroup: Path | None = None,
         timeout_s: float | None = None,
     ) -> dict[str, Any]:
-        argv = [str(self._program), command, "--root", str(root), "--seed", str(seed), *arguments]
-        return self._finish(processes.inside(cgroup, argv), "\n".join(rows), timeout_s)
+        argv = self._argv(command, root, seed, arguments, cgroup)
+        return self._finish(argv, "\n".join(rows), timeout_s)
 
-    def _finish(self, argv: list[str], stdin: str, timeout_s: float | None) -> dict[str, Any]:
-        process = subprocess.Popen(
+    def _argv(
+        self, command: str, root: Path, seed: int, arguments: Sequence[str], cgroup: Path | None
+    ) -> list[str]:
+        argv = [str(self._program), command, "--root", str(root), "--seed", str(seed), *arguments]
+        return processes.inside(cgroup, argv)
+
+    def _start(self, argv: list[str]) -> subprocess.Popen[str]:
+        return subprocess.Popen(
             argv,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
+
+    def _finish(self, argv: list[str], stdin: str, timeout_s: float | None) -> dict[str, Any]:
+        process = self._start(argv)
         try:
             stdout, words = process.communicate(stdin, timeout_s)
         except subprocess.TimeoutExpired:
@@ -203,13 +244,7 @@ class Loadgen:
         except BaseException:
             self._abandon(process)
             raise
-        words = words.strip()
-        if process.returncode == _WRONG_BYTES:
-            raise WrongBytesError(words)
-        if process.returncode == _FAILED or process.returncode < 0:
-            raise ReadFailedError(words or f"ended by signal {-process.returncode}")
-        if process.returncode:
-            raise RuntimeError(f"{argv}: {words}")
+        _judge(process, words)
         answer: dict[str, Any] = json.loads(stdout)
         return answer
 
@@ -222,6 +257,55 @@ class Loadgen:
                 with contextlib.suppress(OSError):
                     pipe.close()
         self.abandoned = [one for one in (*self.abandoned, process) if one.poll() is None]
+
+
+class Reader:
+    """A process that goes on from pass to pass, as that of a training job does from epoch to epoch:
+    who looks at processes sees one and the same. See `Loadgen.reader`."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def read(
+        self,
+        samples: Sequence[File | Range],
+        *,
+        limit_s: float | None = None,
+        rate: float | None = None,
+    ) -> dict[str, Any]:
+        """One pass; limits, *rate* and answer are those of `Loadgen.small` with times. Another one
+        may follow unless it raises."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        first = "\t".join("" if value is None else str(value) for value in (limit_s, rate))
+        with contextlib.suppress(BrokenPipeError):  # It has ended, and says why.
+            stdin.write("\n".join([first, *_rows(samples), "", ""]))
+            stdin.flush()
+        timeout_s = None if limit_s is None else limit_s + STUCK_S
+        if not select.select([stdout], [], [], timeout_s)[0]:
+            self._process.kill()
+            raise ReadFailedError(f"not done after {timeout_s:g} s")
+        line = stdout.readline()
+        if not line:
+            assert self._process.stderr is not None
+            words = self._process.stderr.read()
+            self._process.wait()
+            _judge(self._process, words)
+            raise ReadFailedError("it has ended")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+def _judge(process: subprocess.Popen[str], words: str) -> None:
+    """Raise what the end of *process* means, which said *words*."""
+    words = words.strip()
+    if process.returncode == _WRONG_BYTES:
+        raise WrongBytesError(words)
+    if process.returncode == _FAILED or process.returncode < 0:
+        raise ReadFailedError(words or f"ended by signal {-process.returncode}")
+    if process.returncode:
+        raise RuntimeError(f"{process.args!r}: {words}")
 
 
 def _mode(samples: Sequence[File | Range]) -> list[str]:

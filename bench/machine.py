@@ -23,6 +23,26 @@ def describe(work: Path) -> dict[str, Any]:
     }
 
 
+class Cpus:
+    """How busy all processors of the machine are together, whoever uses them, from now on."""
+
+    def __init__(self) -> None:
+        self._busy, self._all = _ticks()
+
+    @property
+    def busy_share(self) -> float:
+        """Since this was made; 0 where no tick has passed."""
+        busy, all_ = _ticks()
+        return (busy - self._busy) / max(all_ - self._all, 1)
+
+
+def _ticks() -> tuple[int, int]:
+    """Clock ticks of all processors that somebody used, and all, since the boot."""
+    # proc_stat(5): user, nice, system, idle, iowait, irq, softirq, steal; guests are in user.
+    fields = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return sum(fields) - fields[3] - fields[4], sum(fields)
+
+
 def _field(path: Path, name: str) -> str:
     for line in path.read_text().splitlines():
         key, _, value = line.partition(":")

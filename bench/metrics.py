@@ -45,6 +45,11 @@ def cpu_us_per(what: str, variant: str = "") -> Metric:
     return Metric("daemon CPU", f"us/{what}", Better.LOWER, variant)
 
 
+def machine_cpu(variant: str = "") -> Metric:
+    """How busy all processors were, with what the readers and the server used."""
+    return Metric("machine CPU", "% of all", Better.NEITHER, variant)
+
+
 def lake_requests(variant: str = "") -> Metric:
     """Requests that reached the server meanwhile, counted there."""
     return Metric("lake requests", "requests", Better.LOWER, variant)

@@ -11,7 +11,10 @@ from collections.abc import Sequence
 
 from bench.bars.harness import Result
 
-NAMES = ["warmup", "memory", "small_memory", "remount", "faults", "kill", "survival"]
+NAMES = [
+    *("warmup", "memory", "small_memory", "remount", "faults", "kill", "survival"),
+    *("look_around", "demand_latency"),
+]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

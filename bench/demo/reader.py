@@ -13,6 +13,15 @@ import multiprocessing
 import random
 import sys
 import time
+from collections.abc import Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def shuffled(samples: Sequence[T], seed: int) -> list[T]:
+    """The order in which they are read."""
+    return random.Random(seed).sample(samples, len(samples))
 
 
 def read_one(job: tuple[str, str]) -> tuple[str, int, str | None]:
@@ -28,8 +37,7 @@ def main() -> int:
     root, manifest, seed, workers = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     with open(manifest) as file:
         lines = [line.rstrip("\n").split(" ", 1) for line in file]
-    jobs = [(f"{root}/{path}", digest) for digest, path in lines]
-    random.Random(seed).shuffle(jobs)
+    jobs = shuffled([(f"{root}/{path}", digest) for digest, path in lines], seed)
     total = bad = 0
     digests = {}
     begin = time.perf_counter()

@@ -6,7 +6,10 @@ from bench.scenarios.base import Scenario
 from bench.scenarios.ckpt import Ckpt
 from bench.scenarios.cold_seq import ColdSeq
 from bench.scenarios.cold_small import ColdSmall
-from bench.scenarios.epoch import Epoch, EpochRanks, EpochShards, EpochWeighted
+from bench.scenarios.epoch import Epoch, EpochRanks, EpochShards, EpochWarm, EpochWeighted
+from bench.scenarios.epoch_cold import EpochCold
+from bench.scenarios.epoch_jobs import EpochJobs
+from bench.scenarios.epoch_paced import EpochHinted, EpochPaced
 from bench.scenarios.list import List
 from bench.scenarios.mapped import ColdMmap, WarmMmap
 from bench.scenarios.mount import Mount
@@ -23,10 +26,15 @@ SCENARIOS: list[type[Scenario]] = [
     ColdSeq,
     ColdSmall,
     ColdMmap,
+    EpochCold,
+    EpochWarm,
     Epoch,
     EpochRanks,
     EpochShards,
     EpochWeighted,
+    EpochJobs,
+    EpochPaced,
+    EpochHinted,
     List,
     Ckpt,
     Mount,

@@ -6,7 +6,7 @@ from bench.subjects.base import Subject
 from bench.subjects.client import Client
 from bench.subjects.local import Local
 from bench.subjects.peers import PEERS
-from bench.subjects.tierfs import Tierfs, TierfsCopying, TierfsNative
+from bench.subjects.tierfs import Tierfs, TierfsCopying, TierfsLru, TierfsNative
 
 #: In the order in which they take their turns and are shown.
 SUBJECTS: list[type[Subject]] = [
@@ -15,5 +15,6 @@ SUBJECTS: list[type[Subject]] = [
     Tierfs,
     TierfsNative,
     TierfsCopying,
+    TierfsLru,
     *PEERS,
 ]

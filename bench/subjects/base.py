@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import enum
 import subprocess
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,6 +79,11 @@ class Mounted:
     def memory_bytes(self) -> int:
         """RssAnon + RssShmem of its processes together, now."""
         return processes.memory_bytes(self.pids())
+
+    def plan(self, paths: Sequence[str]) -> None:
+        """Tell it that these files will be read next, in this order; relative to the directory.
+        Raises CannotError where nobody listens."""
+        raise CannotError("it is not told in which order files are read")
 
     def disk_bytes(self) -> int:
         """What its cache takes on disk."""

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,11 @@ class TierfsMount(Mounted):
     def status(self) -> dict[str, Any]:
         answer: dict[str, Any] = json.loads(self.command("status", str(self.directory), "--json"))
         return answer
+
+    def plan(self, paths: Sequence[str]) -> None:
+        order = self.runtime.with_name("order")
+        order.write_text("".join(f"{path}\n" for path in paths))
+        self.command("plan", str(self.directory), str(order))
 
     def pids(self) -> list[int]:
         if not all(Path(f"/proc/{pid}").exists() for pid in self._pids) or not self._pids:
@@ -137,4 +142,17 @@ class TierfsCopying(TierfsNative):
         f"{_COMMAND} --front native --fuse-mask passthrough",
         "docs/configuration.md",
         [*_NOTES, "fuse-mask passthrough: as on Ubuntu 22.04 and 24.04 and on Debian 12"],
+    )
+
+
+class TierfsLru(Tierfs):
+    """The front that is the default, with a cache that keeps what was read last."""
+
+    name = "tierfs-lru"
+    when = When.NAMED
+    options: tuple[str, ...] = ("--policy", "lru")
+    settings = Settings(
+        f"{_COMMAND} --policy lru",
+        "docs/configuration.md",
+        [*_NOTES, "policy lru: to see what the others of its rules are worth, and cost"],
     )

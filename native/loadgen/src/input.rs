@@ -1,6 +1,6 @@
 //! Sizes with suffixes, and the lines of standard input.
 
-use std::io::Read;
+use std::io::{BufRead, Read};
 use std::time::Duration;
 
 use crate::failure::Failure;
@@ -33,11 +33,27 @@ pub fn duration(seconds: f64) -> Result<Duration, Failure> {
 /// All of standard input.
 pub fn standard_input() -> Result<Vec<u8>, Failure> {
     let mut text = Vec::new();
-    std::io::stdin()
-        .lock()
-        .read_to_end(&mut text)
-        .map_err(|error| Failure::Io { path: "standard input".into(), error })?;
+    std::io::stdin().lock().read_to_end(&mut text).map_err(unreadable)?;
     Ok(text)
+}
+
+/// The lines of `input` up to an empty one, or to its end; none if it has ended.
+pub fn pass(input: &mut impl BufRead) -> Result<Option<Vec<u8>>, Failure> {
+    let mut text = Vec::new();
+    loop {
+        let before = text.len();
+        let length = input.read_until(b'\n', &mut text).map_err(unreadable)?;
+        if text[before..] == *b"\n" {
+            return Ok(Some(text));
+        }
+        if length == 0 {
+            return Ok((before > 0).then_some(text));
+        }
+    }
+}
+
+fn unreadable(error: std::io::Error) -> Failure {
+    Failure::Io { path: "standard input".into(), error }
 }
 
 /// The lines of `text`, without their ends; paths are bytes, so lines are.
@@ -51,6 +67,15 @@ pub fn number(line: &[u8], field: &[u8]) -> Result<u64, Failure> {
         .map_err(|_| "not a size".to_owned())
         .and_then(parse_size)
         .map_err(|why| Failure::Usage(format!("line {:?}: {why}", String::from_utf8_lossy(line))))
+}
+
+/// A field that may be empty: a number, with a fraction or without.
+pub fn optional(field: &[u8]) -> Result<Option<f64>, Failure> {
+    if field.is_empty() {
+        return Ok(None);
+    }
+    let text = String::from_utf8_lossy(field);
+    text.parse().map(Some).map_err(|_| Failure::Usage(format!("{text:?} is no number")))
 }
 
 /// Exactly `N` fields of a line, separated by tabs; the last one may hold further tabs.
@@ -89,5 +114,22 @@ mod tests {
         assert_eq!(found, [[b"1K" as &[u8], b"a\xff b"], [b"2", b"c\td"]]);
         assert!(fields::<3>(b"1\t2").is_err());
         assert!(number(b"x\ta", b"x").is_err());
+    }
+
+    #[test]
+    fn a_field_may_be_empty() {
+        assert_eq!(optional(b"").unwrap(), None);
+        assert_eq!(optional(b"2.5").unwrap(), Some(2.5));
+        assert!(optional(b"x").is_err());
+    }
+
+    #[test]
+    fn a_pass_ends_with_an_empty_line() {
+        let mut text: &[u8] = b"1\ta\n2\tb\n\n\n3\tc";
+        let mut next = || pass(&mut text).unwrap();
+        assert_eq!(next().unwrap(), b"1\ta\n2\tb\n\n");
+        assert_eq!(next().unwrap(), b"\n");
+        assert_eq!(next().unwrap(), b"3\tc");
+        assert_eq!(next(), None);
     }
 }

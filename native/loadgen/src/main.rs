@@ -16,6 +16,7 @@
 //!
 //! Exit codes: 2 usage, 3 wrong bytes, 4 a missing file, an I/O error, a server's refusal.
 
+use std::io;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -90,6 +91,9 @@ fn run(cli: &Cli) -> Result<serde_json::Value, Failure> {
     match &cli.command {
         Command::Generate(options) => generate::run(data, options, &input::standard_input()?),
         Command::Seq(options) => sequential::run(data, options),
+        Command::Small(options) if options.passes => {
+            small::run_passes(data, options, io::stdin().lock(), |result| println!("{result}"))
+        }
         Command::Small(options) => small::run(data, options, &input::standard_input()?),
         Command::Rand4k(options) => random::run(data, options),
         Command::Mmap(options) => mapped::run(data, options),

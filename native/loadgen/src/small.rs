@@ -1,10 +1,12 @@
 //! Many small samples, in the order of a training run's sampler: whole files, or ranges of shards.
+//! One process can read pass after pass, as a training run reads epoch after epoch.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
@@ -33,6 +35,13 @@ pub struct Options {
     /// Stop after this time
     #[arg(long, value_name = "S")]
     pub limit_s: Option<f64>,
+    /// Begin so many samples a second, each when its turn comes or, if all readers are late, after it
+    #[arg(long, value_name = "N")]
+    pub rate: Option<f64>,
+    /// Read pass after pass: each is a line `LIMIT_S<TAB>RATE`, either may be empty, then samples up
+    /// to an empty line, and is answered by a line
+    #[arg(long, conflicts_with_all = ["limit_s", "rate"])]
+    pub passes: bool,
     /// Compare nothing, to learn what comparing costs; never for a result
     #[arg(long)]
     pub no_check: bool,
@@ -53,9 +62,61 @@ struct Tally {
     times: Vec<(usize, Instant, Duration)>,
 }
 
+/// When samples are begun.
+#[derive(Clone, Copy)]
+struct Pace {
+    /// No further one after this time.
+    limit: Duration,
+    /// Between two of them.
+    interval: Duration,
+}
+
+impl Pace {
+    fn of(limit_s: Option<f64>, rate: Option<f64>) -> Result<Self, Failure> {
+        let limit = limit_s.map_or(Ok(Duration::MAX), input::duration)?;
+        let interval = rate.map_or(Ok(Duration::ZERO), |rate| input::duration(1.0 / rate))?;
+        Ok(Self { limit, interval })
+    }
+
+    /// Waits until it is the sample's turn; false if time is over.
+    fn wait(self, line: usize, start: Instant) -> bool {
+        let due = self.interval.saturating_mul(u32::try_from(line).unwrap_or(u32::MAX));
+        let elapsed = start.elapsed();
+        if due.max(elapsed) >= self.limit {
+            return false;
+        }
+        if due > elapsed {
+            thread::sleep(due - elapsed);
+        }
+        true
+    }
+}
+
+/// Reads the passes of `input` as they come, and gives each one's result to `answer`.
+pub fn run_passes(
+    data: &DataSet,
+    options: &Options,
+    mut input: impl BufRead,
+    mut answer: impl FnMut(&Value),
+) -> Result<Value, Failure> {
+    let mut passes = 0;
+    while let Some(text) = input::pass(&mut input)? {
+        let (first, lines) =
+            text.split_at(text.iter().position(|&byte| byte == b'\n').unwrap_or(0));
+        let [limit_s, rate] = input::fields(first)?;
+        let pace = Pace::of(input::optional(limit_s)?, input::optional(rate)?)?;
+        answer(&read(data, options, pace, lines)?);
+        passes += 1;
+    }
+    Ok(json!({ "passes": passes }))
+}
+
 /// Reads the samples of `lines`: `SIZE<TAB>PATH` or just `PATH`; ranges `OFFSET<TAB>LENGTH<TAB>PATH`.
 pub fn run(data: &DataSet, options: &Options, lines: &[u8]) -> Result<Value, Failure> {
-    let limit = options.limit_s.map(input::duration).transpose()?.unwrap_or(Duration::MAX);
+    read(data, options, Pace::of(options.limit_s, options.rate)?, lines)
+}
+
+fn read(data: &DataSet, options: &Options, pace: Pace, lines: &[u8]) -> Result<Value, Failure> {
     let samples = Arc::new(Samples::of(options.mode, data, lines)?);
     let taken_files = Arc::new(AtomicUsize::new(0));
     let readers = options.readers as usize;
@@ -74,11 +135,11 @@ pub fn run(data: &DataSet, options: &Options, lines: &[u8]) -> Result<Value, Fai
                     // A shard is one reader's.
                     Mode::Ranges => reader + turn * readers,
                 };
-                let begin = Instant::now();
                 let Some(sample) = samples.list.get(line) else { break };
-                if begin - start >= limit {
+                if !pace.wait(line, start) {
                     break;
                 }
+                let begin = Instant::now();
                 let length = source.read(sample)?;
                 let taken = begin.elapsed();
                 source.finish(sample, length, check)?;

@@ -97,6 +97,48 @@ fn small_stops_at_its_limit() {
 }
 
 #[test]
+fn small_keeps_to_its_rate() {
+    let fixture = Fixture::with(SMALL);
+    for mode in ["files", "ranges"] {
+        let lines = if mode == "files" { SMALL } else { "0\t1\ts/0\n1\t1\ts/0\n2\t1\ts/0\n" };
+        let last = lines.lines().count() - 1;
+        let arguments = ["small", "--mode", mode, "--readers", "2", "--rate", "50", "--times"];
+        let result = fixture.succeeds(&arguments, lines);
+        let times = result["times"].as_array().unwrap();
+        let begin_ns =
+            |line: usize| times.iter().find(|time| time[0] == line).unwrap()[1].as_u64().unwrap();
+        // Nothing is begun early; how late the first one was nobody knows.
+        assert!(result["seconds"].as_f64().unwrap() >= last as f64 / 50.0);
+        assert!(begin_ns(last) > begin_ns(0));
+    }
+    let limited = fixture.succeeds(&["small", "--rate", "5", "--limit-s", "0.3"], SMALL);
+    assert_eq!(limited["files"], 2);
+    for rate in ["0", "-1", "nan"] {
+        fixture.fails(2, "", &["small", &format!("--rate={rate}")], SMALL);
+    }
+}
+
+#[test]
+fn small_reads_pass_after_pass() {
+    let fixture = Fixture::with(SMALL);
+    let passes = "\t\n110000\ts/0\n5\ts/2\n\n0\t\n5\ts/2\n\n3.5\t1000\n70000\ts/4\n\n";
+    let output = fixture.run(&["small", "--passes"], passes);
+    let answers: Vec<serde_json::Value> = serde_json::Deserializer::from_slice(&output.stdout)
+        .into_iter()
+        .map(Result::unwrap)
+        .collect();
+    let files: Vec<_> = answers[..3].iter().map(|answer| answer["files"].as_u64()).collect();
+    assert_eq!(files, [Some(2), Some(0), Some(1)]);
+    assert_eq!(answers[3], serde_json::json!({ "passes": 3 }));
+    fixture.flip("s/4", 0);
+    let output =
+        fixture.run(&["small", "--passes"], "\t\n5\ts/2\n\n\t\n70000\ts/4\n\n\t\n5\ts/2\n\n");
+    assert_eq!(output.status.code(), Some(3));
+    assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), 1);
+    fixture.fails(2, "no number", &["small", "--passes"], "5\ts/2\n\n");
+}
+
+#[test]
 fn small_finds_a_flipped_byte_and_another_length() {
     let fixture = Fixture::with(SMALL);
     fixture.flip("s/4", 69_999);
