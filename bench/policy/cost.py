@@ -16,7 +16,7 @@ from bench.chapters import Grid
 from bench.policy.simulator import Files, Simulator
 from tierfs.cache.eviction import Victim
 from tierfs.index.records import FIRST_INO
-from tierfs.readahead.policy import AdaptivePolicy, Incoming
+from tierfs.readahead.policy import AdaptivePolicy, Incoming, Read
 
 #: The cache holds so much of the data set.
 SHARE = 0.5
@@ -55,11 +55,12 @@ class _Timed:
         self.accesses = self.accessed_ns = 0
         self.choices = self.choose_ns = 0
 
-    def accessed(self, ino: int, job: int = 0) -> None:
+    def accessed(self, ino: int, job: int = 0) -> Read:
         begin = time.perf_counter_ns()
-        self._policy.accessed(ino, job)
+        read = self._policy.accessed(ino, job)
         self.accessed_ns += time.perf_counter_ns() - begin
         self.accesses += 1
+        return read
 
     def choose_victims(
         self,

@@ -50,6 +50,10 @@ class Files:
         count = len(held)
         return [held[int(draw() * count)] for _ in range(n)] if held else []
 
+    def file(self, ino: int) -> CachedFile | None:
+        place = self._place.get(ino)
+        return None if place is None else self._held[place][1]
+
     def first_extents(self, ino: int, bytes_: int, most: int) -> list[Extent]:
         """Nobody asks: there are no incomplete files."""
         raise NotImplementedError
