@@ -4,15 +4,22 @@ run       mount subjects on the same bucket, measure them in turns, print the ta
 compare   what changed beyond the noise between two runs
 plot      draw a run as one page
 bar       measure one of tierfs's own bars, without peers
+policy    which reads the eviction policy misses, beside others, in a simulator
 """
 
 from __future__ import annotations
 
 import sys
 
-from bench import bars, compare, plot, run
+from bench import bars, compare, plot, policy, run
 
-COMMANDS = {"run": run.main, "compare": compare.main, "plot": plot.main, "bar": bars.main}
+COMMANDS = {
+    "run": run.main,
+    "compare": compare.main,
+    "plot": plot.main,
+    "bar": bars.main,
+    "policy": policy.main,
+}
 
 
 def main(argv: list[str]) -> int:
