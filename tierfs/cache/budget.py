@@ -35,8 +35,8 @@ class Priority(enum.IntEnum):
 SHARES = (1.0, 0.75, 0.5, 0.4)
 
 #: The part of the requests in flight that each priority may make up. Demand is never held back by
-#: their number: the lake's own limit on connections is behind it. FILL has few, because each request
-#: takes a millisecond of the loop that answers readers, too.
+#: their number: the lake's own limit on connections is behind it. FILL has few, because each takes
+#: a millisecond of the loop that answers readers, too.
 REQUEST_SHARES = (math.inf, 0.85, 0.75, 0.25)
 
 #: What a request costs at least: its connection, headers and task are not free.
