@@ -3,7 +3,7 @@ understands the workload.
 
 `EvictionPolicy` is all that a front asks; `AdaptivePolicy` answers. It goes by one of several rules
 (`Rule`), each of which says what a file is worth; victims are the least of a random sample of what
-is cached (16 make an LRU that is within about a percent of the exact one, as Redis made known). A
+is cached (8 make an LRU that is within a hundredth of the exact one's misses). A
 file that is to come is kept only if it is worth more than what would go for it: otherwise it is
 served and not kept, which is what makes shuffled epochs cheap. Under every rule a file that is read
 now was just read, so by `Rule.EPOCHS` it is worth least of all until the epoch ends, and the cache
@@ -47,9 +47,14 @@ from tierfs.readahead.rules import (
     worths,
 )
 
-SAMPLES = 16
+#: Files to a sample, and samples to a search unless an earlier one has what is worth little enough:
+#: what may go is rare after an epoch's beginning, when it matters most.
+SAMPLES = 8
+SEARCH_SAMPLES = 2
 #: Samples without a single usable victim, after which everything is taken to be in use.
 PATIENCE = 8
+#: Searches that are left out, at most, after one that was in vain.
+MOST_LEFT_OUT = 16
 #: Files read lately that are remembered, and that are looked at for one choice.
 MOST_JUST_READ = 16384
 LOOK_BACK = 64
@@ -131,6 +136,7 @@ class AdaptivePolicy:
         self.plan = Plan()
         self._worths = {rule: worths(self.jobs, rule) for rule in rules if rule in LEARNT}
         self._ghosts = Ghosts(self._worths, self._rng)
+        self._vain = {rule: _Vain() for rule in self._worths}
         self._worths[Rule.PLAN] = planned(self.plan, self.jobs)
         #: What was read lately, the longest ago first: in a shuffled epoch the next to go, which a
         #: sample would hardly find while few are.
@@ -172,23 +178,25 @@ class AdaptivePolicy:
         missing = bytes_
         if incoming is not None and incoming.ahead and rule is Rule.EPOCHS:
             missing -= self._choose_just_read(missing, most, in_use, limit, chosen)
+        vain = self._vain.get(rule)
+        if not chosen and vain is not None and vain.again(limit):
+            return None
         fruitless = 0
         while missing > 0 and len(chosen) < most and fruitless < PATIENCE:
-            candidates = {
-                ino: file
-                for ino, file in self._source.sample_files(self._rng, SAMPLES)
-                if ino not in chosen and not in_use(ino)
-            }
-            if not candidates:
+            # What is known of the future is worth looking for.
+            enough = float("-inf") if rule is Rule.PLAN else limit
+            found = self._search(worth, enough, in_use, chosen)
+            if found is None:
                 fruitless += 1
                 continue
             fruitless = 0
-            ino = min(candidates, key=lambda ino: _order(worth, ino, candidates[ino]))
-            if worth(ino) >= limit:
+            value, ino, file = found
+            if vain is not None:
+                vain.note(value, limit)
+            if value >= limit:
                 if not chosen:
                     return None
                 break
-            file = candidates[ino]
             if missing < file.present_bytes < file.size:
                 extents = self._source.first_extents(ino, missing, most - len(chosen))
                 chosen[ino] = Victim(ino, tuple(extents))
@@ -199,6 +207,30 @@ class AdaptivePolicy:
         for ino in chosen:
             self.ahead.evicted(ino)
         return list(chosen.values())
+
+    def _search(
+        self,
+        worth: Worth,
+        enough: float,
+        in_use: Callable[[int], bool],
+        chosen: dict[int, Victim],
+    ) -> tuple[float, int, CachedFile] | None:
+        """The worth of what is worth least of some files that may go, and it: of those of one
+        sample, if one is worth less than *enough*. Of those that nobody has read since the start it
+        is the one that was used longest ago by the index."""
+        least: tuple[float, int, CachedFile] | None = None
+        for _ in range(SEARCH_SAMPLES):
+            for ino, file in self._source.sample_files(self._rng, SAMPLES):
+                value = worth(ino)
+                if least is not None and value >= least[0]:
+                    older = value <= NEVER_READ and file.last_used_s < least[2].last_used_s
+                    if value > least[0] or not older:
+                        continue
+                if ino not in chosen and not in_use(ino):
+                    least = (value, ino, file)
+            if least is not None and least[0] < enough:
+                break
+        return least
 
     def _choose_just_read(
         self,
@@ -224,8 +256,24 @@ class AdaptivePolicy:
         return found
 
 
-def _order(worth: Worth, ino: int, file: CachedFile) -> tuple[float, int]:
-    """What goes first goes by worth; of two that nobody has read since the start, by what the index
-    says of their last use."""
-    value = worth(ino)
-    return value, file.last_used_s if value <= NEVER_READ else 0
+class _Vain:
+    """Searches that came across nothing worth little enough. After one of them the next are left
+    out, one more each time, unless they are for something worth more than all that it came across.
+    In steady state that is nearly every search of a shuffled epoch."""
+
+    def __init__(self) -> None:
+        self._least = 0.0
+        self._row = self._left_out = 0
+
+    def again(self, limit: float) -> bool:
+        """Whether to leave out a search for what is worth less than *limit*."""
+        if not self._left_out or limit > self._least:
+            return False
+        self._left_out -= 1
+        return True
+
+    def note(self, least: float, limit: float) -> None:
+        """*least* was the worth of the best that a search for less than *limit* came across."""
+        self._least = least
+        self._row = self._row + 1 if least >= limit else 0
+        self._left_out = min(self._row, MOST_LEFT_OUT)
