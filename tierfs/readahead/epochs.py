@@ -244,6 +244,11 @@ class Epochs:
         behind = self._epoch - stamp
         return Class.READ if behind == 0 else Class.DUE if behind == 1 else Class.STALE
 
+    def is_due(self, ino: int) -> bool:
+        """Whether *ino* is `Class.DUE`."""
+        page = self._pages.get(ino >> _SHIFT)
+        return page is not None and page.stamps[ino & _MASK] == self._epoch - 1
+
     def density(self, ino: int) -> float:
         """Reads to be expected of *ino* for each epoch that it is kept."""
         if self._all_reads - self._densities_at >= _DENSITY_READS or self._densities_at < 0:

@@ -71,6 +71,11 @@ class Jobs:
         """Different objects ever read, as far as known."""
         return max(job.epochs.known for job in self._jobs)
 
+    @property
+    def several(self) -> bool:
+        """Whether more than one has epochs of its own."""
+        return len(self._jobs) > 1
+
     def read(self, ino: int, name: int = 0) -> tuple[Epochs | None, bool]:
         """The job called *name* (0: the first one, whoever it is) reads *ino*: its epochs, if it
         has any, and whether one begins."""
@@ -164,11 +169,18 @@ class Jobs:
 
     # ---- what an object is worth to all of them ------------------------------------------------
 
+    def is_spent(self, ino: int) -> bool:
+        """Whether none of them is still to read *ino* in its epoch."""
+        return not any(job.epochs.is_due(ino) for job in self._jobs)
+
     def density(self, ino: int) -> float:
         """Reads to be expected of *ino* for each epoch that it is kept."""
         if len(self._jobs) == 1:
             return self._jobs[0].epochs.density(ino)
-        return sum(job.share * job.epochs.density(ino) for job in self._jobs)
+        density = 0.0
+        for job in self._jobs:
+            density += job.share * job.epochs.density(ino)
+        return density
 
     def count(self, ino: int) -> int:
         """How often *ino* was read, the last reads weighing most."""

@@ -55,8 +55,8 @@ SEARCH_SAMPLES = 2
 PATIENCE = 8
 #: Searches that are left out, at most, after one that was in vain.
 MOST_LEFT_OUT = 16
-#: Files read lately that are remembered, and that are looked at for one choice.
-MOST_JUST_READ = 16384
+#: Files that are spent and are remembered, and that are looked at for one choice.
+MOST_SPENT = 16384
 LOOK_BACK = 64
 
 
@@ -138,9 +138,9 @@ class AdaptivePolicy:
         self._ghosts = Ghosts(self._worths, self._rng)
         self._vain = {rule: _Vain() for rule in self._worths}
         self._worths[Rule.PLAN] = planned(self.plan, self.jobs)
-        #: What was read lately, the longest ago first: in a shuffled epoch the next to go, which a
-        #: sample would hardly find while few are.
-        self._just_read: deque[int] = deque(maxlen=MOST_JUST_READ)
+        #: What was read lately and no job is still to read in its epoch, the longest ago first: the
+        #: next to go, which a sample would hardly find while few are.
+        self._spent: deque[int] = deque(maxlen=MOST_SPENT)
 
     @property
     def rule(self) -> Rule:
@@ -156,7 +156,8 @@ class AdaptivePolicy:
         epochs, began = self.jobs.read(ino, job)
         if self._ghosts.watches(ino):
             self._ghosts.read(ino, self._source.totals()[0], self.jobs.known)
-        self._just_read.append(ino)
+        if not self.jobs.several or self.jobs.is_spent(ino):
+            self._spent.append(ino)
         if self.plan.entries:
             self.plan.accessed(ino)
         return Read(epochs, began, self.ahead.read(ino))
@@ -176,8 +177,8 @@ class AdaptivePolicy:
             limit = worth(incoming.ino) / (AHEAD_MARGIN if incoming.ahead else MARGIN)
         chosen: dict[int, Victim] = {}
         missing = bytes_
-        if incoming is not None and incoming.ahead and rule is Rule.EPOCHS:
-            missing -= self._choose_just_read(missing, most, in_use, limit, chosen)
+        if incoming is not None and rule is Rule.EPOCHS and self._is_due(incoming):
+            missing -= self._choose_spent(missing, most, in_use, limit, chosen)
         vain = self._vain.get(rule)
         if not chosen and vain is not None and vain.again(limit):
             return None
@@ -232,7 +233,11 @@ class AdaptivePolicy:
                 break
         return least
 
-    def _choose_just_read(
+    def _is_due(self, incoming: Incoming) -> bool:
+        """Whether *incoming* may be worth more than what is spent."""
+        return incoming.ahead or (self.jobs.several and not self.jobs.is_spent(incoming.ino))
+
+    def _choose_spent(
         self,
         bytes_: int,
         most: int,
@@ -240,15 +245,15 @@ class AdaptivePolicy:
         limit: float,
         chosen: dict[int, Victim],
     ) -> int:
-        """Choose whole files read lately that are worth less than *limit*; their bytes."""
+        """Choose whole files of those that are spent and worth less than *limit*; their bytes."""
         found = 0
-        for _ in range(min(len(self._just_read), LOOK_BACK)):
+        for _ in range(min(len(self._spent), LOOK_BACK)):
             if found >= bytes_ or len(chosen) == most:
                 break
-            ino = self._just_read.popleft()
+            ino = self._spent.popleft()
             if in_use(ino):
-                self._just_read.append(ino)
-            elif self.jobs.density(ino) < limit:
+                self._spent.append(ino)
+            elif ino not in chosen and self.jobs.is_spent(ino) and self.jobs.density(ino) < limit:
                 file = self._source.file(ino)
                 if file is not None and file.present_bytes == file.size:
                     chosen[ino] = Victim(ino)
