@@ -21,13 +21,16 @@ SAMPLED = 32
 MOST_HELD = 16384
 #: Of what a ghost holds, so many are looked at for a victim.
 _SAMPLES = 8
-#: How much better a rule must be to take over, and how much the epochs rule may be worse.
+#: How much better a rule must be to take over, and how much the epochs rule may be worse; both are
+#: at most such a part of what is missed.
 _HYSTERESIS = 0.01
 _BONUS = 0.01
+_MOST_PART = 0.1
 #: Sampled reads before the first decision, and between two.
 _FIRST = 128
 _BETWEEN = 32
-#: Misses are averages of so many sampled reads at least, or of half as many as there are objects.
+#: Misses are averages of so many sampled reads at least, or of an epoch of all jobs: within one a
+#: rule that keeps what comes last does well at its beginning, and then badly.
 _LEAST_WINDOW = 256
 
 _SPREAD = 0x9E3779B97F4A7C15
@@ -88,12 +91,12 @@ class Ghosts:
         """Whether *ino* is in the sample, and there is anything to compare."""
         return len(self._ghosts) > 1 and ((ino * _SPREAD & _WORD) >> 32) % SAMPLED == 0
 
-    def read(self, ino: int, cached: int, known: int) -> None:
-        """*ino*, of the sample, was read, which is known to its rules; *cached* of some *known*
-        objects are in the cache."""
+    def read(self, ino: int, cached: int, epoch: int) -> None:
+        """*ino*, of the sample, was read, which is known to its rules; *cached* objects are in the
+        cache, and some *epoch* reads are one of all jobs."""
         capacity = min(max(cached // SAMPLED, 1), MOST_HELD)
         self._reads += 1
-        window = max(_LEAST_WINDOW, known // (2 * SAMPLED))
+        window = max(_LEAST_WINDOW, epoch // SAMPLED)
         weight = 1.0 / min(self._reads, window)
         for rule, ghost in self._ghosts.items():
             margin = 0.0 if rule is Rule.LRU else MARGIN
@@ -103,10 +106,12 @@ class Ghosts:
             self._decide()
 
     def _decide(self) -> None:
+        most = _MOST_PART * self._ghosts[self.best].misses
+        bonus = min(_BONUS, most)
         costs = {
-            rule: ghost.misses - (_BONUS if rule is Rule.EPOCHS else 0.0)
+            rule: ghost.misses - (bonus if rule is Rule.EPOCHS else 0.0)
             for rule, ghost in self._ghosts.items()
         }
         best = min(costs, key=costs.__getitem__)
-        if costs[self.best] - costs[best] > _HYSTERESIS:
+        if costs[self.best] - costs[best] > min(_HYSTERESIS, most):
             self.best = best

@@ -72,6 +72,11 @@ class Jobs:
         return max(job.epochs.known for job in self._jobs)
 
     @property
+    def epoch_reads(self) -> int:
+        """Reads of all jobs, about, in which each of them reads all that it knows."""
+        return sum(job.epochs.known for job in self._jobs)
+
+    @property
     def several(self) -> bool:
         """Whether more than one has epochs of its own."""
         return len(self._jobs) > 1

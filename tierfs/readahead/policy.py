@@ -155,7 +155,7 @@ class AdaptivePolicy:
     def accessed(self, ino: int, job: int = 0) -> Read:
         epochs, began = self.jobs.read(ino, job)
         if self._ghosts.watches(ino):
-            self._ghosts.read(ino, self._source.totals()[0], self.jobs.known)
+            self._ghosts.read(ino, self._source.totals()[0], self.jobs.epoch_reads)
         if not self.jobs.several or self.jobs.is_spent(ino):
             self._spent.append(ino)
         if self.plan.entries:
