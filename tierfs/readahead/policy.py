@@ -46,15 +46,15 @@ from tierfs.readahead.rules import (
     planned,
     worths,
 )
+from tierfs.readahead.vain import Vain
 
-#: Files to a sample, and samples to a search unless an earlier one has what is worth little enough:
-#: what may go is rare after an epoch's beginning, when it matters most.
+#: Files to a sample, and samples to a search unless the first one has what is worth little enough:
+#: what one job has left behind is rare soon after an epoch's beginning. What several have is not
+#: looked for (`_choose_spent`), and one sample will do for the rest.
 SAMPLES = 8
 SEARCH_SAMPLES = 2
 #: Samples without a single usable victim, after which everything is taken to be in use.
 PATIENCE = 8
-#: Searches that are left out, at most, after one that was in vain.
-MOST_LEFT_OUT = 16
 #: Files that are spent and are remembered, and that are looked at for one choice.
 MOST_SPENT = 16384
 LOOK_BACK = 64
@@ -136,7 +136,7 @@ class AdaptivePolicy:
         self.plan = Plan()
         self._worths = {rule: worths(self.jobs, rule) for rule in rules if rule in LEARNT}
         self._ghosts = Ghosts(self._worths, self._rng)
-        self._vain = {rule: _Vain() for rule in self._worths}
+        self._vain = {rule: Vain() for rule in self._worths}
         self._worths[Rule.PLAN] = planned(self.plan, self.jobs)
         #: What was read lately and no job is still to read in its epoch, the longest ago first: the
         #: next to go, which a sample would hardly find while few are.
@@ -220,7 +220,7 @@ class AdaptivePolicy:
         sample, if one is worth less than *enough*. Of those that nobody has read since the start it
         is the one that was used longest ago by the index."""
         least: tuple[float, int, CachedFile] | None = None
-        for _ in range(SEARCH_SAMPLES):
+        for _ in range(1 if self.jobs.several else SEARCH_SAMPLES):
             for ino, file in self._source.sample_files(self._rng, SAMPLES):
                 value = worth(ino)
                 if least is not None and value >= least[0]:
@@ -259,26 +259,3 @@ class AdaptivePolicy:
                     chosen[ino] = Victim(ino)
                     found += max(file.present_bytes, 1)
         return found
-
-
-class _Vain:
-    """Searches that came across nothing worth little enough. After one of them the next are left
-    out, one more each time, unless they are for something worth more than all that it came across.
-    In steady state that is nearly every search of a shuffled epoch."""
-
-    def __init__(self) -> None:
-        self._least = 0.0
-        self._row = self._left_out = 0
-
-    def again(self, limit: float) -> bool:
-        """Whether to leave out a search for what is worth less than *limit*."""
-        if not self._left_out or limit > self._least:
-            return False
-        self._left_out -= 1
-        return True
-
-    def note(self, least: float, limit: float) -> None:
-        """*least* was the worth of the best that a search for less than *limit* came across."""
-        self._least = least
-        self._row = self._row + 1 if least >= limit else 0
-        self._left_out = min(self._row, MOST_LEFT_OUT)
