@@ -54,6 +54,8 @@ _DENSITY_READS = 16
 #: Stamps are one byte.
 _LAST_STAMP = 255
 _CLOCK = 0xFFFFFFFF
+#: The age of what was never read, in reads: more than any other.
+NEVER = 1 << 40
 #: Counts of reads are halved after so many reads for each known object, so that the last ones
 #: weigh most and a byte is enough.
 _AGING = 8
@@ -105,7 +107,8 @@ class Epochs:
         self._near = 0
         self._reads = 0
         self._all_reads = 0
-        self._aged_at = 0
+        #: When the counts are halved next.
+        self._age_at = PAGE
         #: Different objects ever read.
         self.known = 0
         #: Objects that this epoch has read, that the last one had read in all, and that it left to
@@ -123,7 +126,8 @@ class Epochs:
         self._new = 1.0
         self._was_known = False
         self._densities = (0.0, 0.0, 0.0, 0.0)
-        self._densities_at = -1
+        #: From so many reads on they are to be computed anew.
+        self._densities_until = 0
 
     # ---- what is read --------------------------------------------------------------------------
 
@@ -133,43 +137,45 @@ class Epochs:
         if page is None:
             page = self._pages[ino >> _SHIFT] = _Page()
         at = ino & _MASK
-        stamp = page.stamps[at]
-        again = stamp == self._epoch
+        stamps, hot, counts = page.stamps, page.hot, page.counts
+        stamp = stamps[at]
+        clock = self._clock
         near = False
-        hot = page.hot
         if not stamp:
             self.known += 1
+            self._near = max(self.read_before >> 2, self.known >> 4)
+            self._age_at += _AGING
             self._new += (1.0 - self._new) * _NEW_WEIGHT
         else:
             self._new -= self._new * _NEW_WEIGHT
-            near = (self._clock - page.clocks[at]) & _CLOCK < self._near
-        if near:
-            if hot[at] < _HOTTEST:
-                hot[at] += 1
-        else:
-            hot[at] >>= 1
-            self._clock += 1
-        page.clocks[at] = self._clock & _CLOCK
-        if page.counts[at] < _MOST_READS:
-            page.counts[at] += 1
+            near = (clock - page.clocks[at]) & _CLOCK < self._near
+        if not near:
+            if hot[at]:
+                hot[at] >>= 1
+            self._clock = clock = clock + 1
+        elif hot[at] < _HOTTEST:
+            hot[at] += 1
+        page.clocks[at] = clock & _CLOCK
+        if counts[at] < _MOST_READS:
+            counts[at] += 1
         self._reads += 1
-        self._all_reads += 1
+        self._all_reads = reads = self._all_reads + 1
         if self._new < KNOWN_DATA:
             self._was_known = True
-        began = self.read_now >= LEAST_OBJECTS and not near and self._begins(ino, again)
+        epoch = self._epoch
+        began = not near and self.read_now >= LEAST_OBJECTS and self._begins(ino, stamp == epoch)
         if began:
             self._next_epoch()
-            stamp = page.stamps[at]
-        epoch = self._epoch
+            epoch = self._epoch
+            stamp = stamps[at]
         if stamp != epoch:
             self.read_now += 1
             if stamp == epoch - 1:
                 self.due_read += 1
             elif stamp:
                 self.stale_read += 1
-            page.stamps[at] = epoch
-        self._near = max(self.read_before >> 2, self.known >> 4)
-        if self._all_reads - self._aged_at > _AGING * self.known + PAGE:
+            stamps[at] = epoch
+        if reads > self._age_at:
             self._age()
         return began
 
@@ -205,7 +211,8 @@ class Epochs:
         self.read_now = self.due_read = self.stale_read = 0
         self._sum = 0.0
         self._reads = 0
-        self._densities_at = -1
+        self._densities_until = 0
+        self._near = max(self.read_before >> 2, self.known >> 4)
         self.ended += 1
         self._epoch += 1
         if self._epoch > _LAST_STAMP:
@@ -229,7 +236,7 @@ class Epochs:
         self._epoch = 3
 
     def _age(self) -> None:
-        self._aged_at = self._all_reads
+        self._age_at = self._all_reads + _AGING * self.known + PAGE
         for page in self._pages.values():
             page.counts[:] = page.counts.translate(_HALVES)
 
@@ -244,11 +251,16 @@ class Epochs:
         behind = self._epoch - stamp
         return Class.READ if behind == 0 else Class.DUE if behind == 1 else Class.STALE
 
+    def is_due(self, ino: int) -> bool:
+        """Whether *ino* is `Class.DUE`."""
+        page = self._pages.get(ino >> _SHIFT)
+        return page is not None and page.stamps[ino & _MASK] == self._epoch - 1
+
     def density(self, ino: int) -> float:
         """Reads to be expected of *ino* for each epoch that it is kept."""
-        if self._all_reads - self._densities_at >= _DENSITY_READS or self._densities_at < 0:
+        if self._all_reads >= self._densities_until:
             self._densities = self._compute_densities()
-            self._densities_at = self._all_reads
+            self._densities_until = self._all_reads + _DENSITY_READS
         page = self._pages.get(ino >> _SHIFT)
         if page is None:
             return self._densities[Class.NEVER]
@@ -266,10 +278,10 @@ class Epochs:
         return page is not None and page.stamps[ino & _MASK] != 0
 
     def age(self, ino: int) -> int:
-        """Reads since the last one of *ino*; of one never read more than of any other."""
+        """Reads since the last one of *ino*; `NEVER` of one never read."""
         page = self._pages.get(ino >> _SHIFT)
         if page is None or not page.stamps[ino & _MASK]:
-            return _CLOCK
+            return NEVER
         return (self._clock - page.clocks[ino & _MASK]) & _CLOCK
 
     def count(self, ino: int) -> int:
@@ -369,6 +381,7 @@ class Epochs:
         except (StructError, zlib.error) as error:
             raise ValueError(str(error)) from None
         epochs._near = max(epochs.read_before >> 2, epochs.known >> 4)
+        epochs._age_at += _AGING * epochs.known
         epochs._clock = epochs._near
         return epochs
 

@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from struct import Struct
 
-from tierfs.readahead.epochs import Epochs
+from tierfs.readahead.epochs import NEVER, Epochs
 
 #: Jobs with epochs of their own, and the memory that these may take: 7 bytes for each object that a
 #: job has read.
@@ -31,6 +31,8 @@ MOST_NAMES = 256
 _IDLE_SHARE = 0.02
 #: The shares are of some so many reads.
 _SHARE_READS = 8192
+#: And are computed anew each so many.
+_SHARES_EACH = 64
 #: Whether the jobs are alive is asked again after so many reads of names that are none.
 _LOOK_READS = 64
 #: Before each job's epochs, in what is kept over a restart: its share, and how many bytes follow.
@@ -38,11 +40,13 @@ _JOB = Struct("<dQ")
 
 
 class _Job:
-    __slots__ = ("epochs", "name", "share")
+    __slots__ = ("epochs", "name", "reads", "share")
 
     def __init__(self, share: float) -> None:
         self.epochs = Epochs()
         self.share = share
+        #: Since the shares were computed.
+        self.reads = 0
         #: Whose it is; 0: free.
         self.name = 0
 
@@ -56,6 +60,7 @@ class Jobs:
         self._by_name: dict[int, _Job] = {}
         #: Since the start.
         self.reads = 0
+        self._shares_at = _SHARES_EACH
         #: What names that have no job have read, the last one to read last.
         self._waiting: OrderedDict[int, list[int]] = OrderedDict()
         self._strays = 0
@@ -71,6 +76,16 @@ class Jobs:
         """Different objects ever read, as far as known."""
         return max(job.epochs.known for job in self._jobs)
 
+    @property
+    def epoch_reads(self) -> int:
+        """Reads of all jobs, about, in which each of them reads all that it knows."""
+        return sum(job.epochs.known for job in self._jobs)
+
+    @property
+    def several(self) -> bool:
+        """Whether more than one has epochs of its own."""
+        return len(self._jobs) > 1
+
     def read(self, ino: int, name: int = 0) -> tuple[Epochs | None, bool]:
         """The job called *name* (0: the first one, whoever it is) reads *ino*: its epochs, if it
         has any, and whether one begins."""
@@ -80,10 +95,17 @@ class Jobs:
             job = self._find(ino, name)
             if job is None:
                 return None, False
-        if len(self._jobs) > 1:
-            for one in self._jobs:
-                one.share += ((one is job) - one.share) / _SHARE_READS
+        job.reads += 1
+        if self.reads >= self._shares_at:
+            self._update_shares()
         return job.epochs, job.epochs.read(ino)
+
+    def _update_shares(self) -> None:
+        self._shares_at = self.reads + _SHARES_EACH
+        reads = sum(job.reads for job in self._jobs)
+        for job in self._jobs:
+            job.share += (job.reads / reads - job.share) * reads / _SHARE_READS
+            job.reads = 0
 
     def _find(self, ino: int, name: int) -> _Job | None:
         """Where a read of *ino* by a name without a job counts, if it does."""
@@ -164,22 +186,35 @@ class Jobs:
 
     # ---- what an object is worth to all of them ------------------------------------------------
 
+    def is_spent(self, ino: int) -> bool:
+        """Whether none of them is still to read *ino* in its epoch."""
+        due = False
+        for job in self._jobs:
+            due = due or job.epochs.is_due(ino)
+        return not due
+
     def density(self, ino: int) -> float:
         """Reads to be expected of *ino* for each epoch that it is kept."""
         if len(self._jobs) == 1:
             return self._jobs[0].epochs.density(ino)
-        return sum(job.share * job.epochs.density(ino) for job in self._jobs)
+        density = 0.0
+        for job in self._jobs:
+            density += job.share * job.epochs.density(ino)
+        return density
 
     def count(self, ino: int) -> int:
         """How often *ino* was read, the last reads weighing most."""
+        if len(self._jobs) == 1:
+            return self._jobs[0].epochs.count(ino)
         return sum(job.epochs.count(ino) for job in self._jobs)
 
-    def was_read(self, ino: int) -> bool:
-        """Whether anybody has."""
-        return any(job.epochs.was_read(ino) for job in self._jobs)
-
     def age(self, ino: int) -> float:
-        """Reads since the last one of *ino*, about."""
+        """Reads since the last one of *ino*, about; `NEVER` if nobody has read it."""
         if len(self._jobs) == 1:
             return self._jobs[0].epochs.age(ino)
-        return min(job.epochs.age(ino) / max(job.share, 1e-6) for job in self._jobs)
+        least: float = NEVER
+        for job in self._jobs:
+            age = job.epochs.age(ino)
+            if age < NEVER:
+                least = min(least, age / max(job.share, 1e-6))
+        return least

@@ -3,7 +3,7 @@ understands the workload.
 
 `EvictionPolicy` is all that a front asks; `AdaptivePolicy` answers. It goes by one of several rules
 (`Rule`), each of which says what a file is worth; victims are the least of a random sample of what
-is cached (16 make an LRU that is within about a percent of the exact one, as Redis made known). A
+is cached (8 make an LRU that is within a hundredth of the exact one's misses). A
 file that is to come is kept only if it is worth more than what would go for it: otherwise it is
 served and not kept, which is what makes shuffled epochs cheap. Under every rule a file that is read
 now was just read, so by `Rule.EPOCHS` it is worth least of all until the epoch ends, and the cache
@@ -46,12 +46,17 @@ from tierfs.readahead.rules import (
     planned,
     worths,
 )
+from tierfs.readahead.vain import Vain
 
-SAMPLES = 16
+#: Files to a sample, and samples to a search unless the first one has what is worth little enough:
+#: what one job has left behind is rare soon after an epoch's beginning. What several have is not
+#: looked for (`_choose_spent`), and one sample will do for the rest.
+SAMPLES = 8
+SEARCH_SAMPLES = 2
 #: Samples without a single usable victim, after which everything is taken to be in use.
 PATIENCE = 8
-#: Files read lately that are remembered, and that are looked at for one choice.
-MOST_JUST_READ = 16384
+#: Files that are spent and are remembered, and that are looked at for one choice.
+MOST_SPENT = 16384
 LOOK_BACK = 64
 
 
@@ -131,10 +136,11 @@ class AdaptivePolicy:
         self.plan = Plan()
         self._worths = {rule: worths(self.jobs, rule) for rule in rules if rule in LEARNT}
         self._ghosts = Ghosts(self._worths, self._rng)
+        self._vain = {rule: Vain() for rule in self._worths}
         self._worths[Rule.PLAN] = planned(self.plan, self.jobs)
-        #: What was read lately, the longest ago first: in a shuffled epoch the next to go, which a
-        #: sample would hardly find while few are.
-        self._just_read: deque[int] = deque(maxlen=MOST_JUST_READ)
+        #: What was read lately and no job is still to read in its epoch, the longest ago first: the
+        #: next to go, which a sample would hardly find while few are.
+        self._spent: deque[int] = deque(maxlen=MOST_SPENT)
 
     @property
     def rule(self) -> Rule:
@@ -149,8 +155,9 @@ class AdaptivePolicy:
     def accessed(self, ino: int, job: int = 0) -> Read:
         epochs, began = self.jobs.read(ino, job)
         if self._ghosts.watches(ino):
-            self._ghosts.read(ino, self._source.totals()[0], self.jobs.known)
-        self._just_read.append(ino)
+            self._ghosts.read(ino, self._source.totals()[0], self.jobs.epoch_reads)
+        if not self.jobs.several or self.jobs.is_spent(ino):
+            self._spent.append(ino)
         if self.plan.entries:
             self.plan.accessed(ino)
         return Read(epochs, began, self.ahead.read(ino))
@@ -170,25 +177,27 @@ class AdaptivePolicy:
             limit = worth(incoming.ino) / (AHEAD_MARGIN if incoming.ahead else MARGIN)
         chosen: dict[int, Victim] = {}
         missing = bytes_
-        if incoming is not None and incoming.ahead and rule is Rule.EPOCHS:
-            missing -= self._choose_just_read(missing, most, in_use, limit, chosen)
+        if incoming is not None and rule is Rule.EPOCHS and self._is_due(incoming):
+            missing -= self._choose_spent(missing, most, in_use, limit, chosen)
+        vain = self._vain.get(rule)
+        if not chosen and vain is not None and vain.again(limit):
+            return None
         fruitless = 0
         while missing > 0 and len(chosen) < most and fruitless < PATIENCE:
-            candidates = {
-                ino: file
-                for ino, file in self._source.sample_files(self._rng, SAMPLES)
-                if ino not in chosen and not in_use(ino)
-            }
-            if not candidates:
+            # What is known of the future is worth looking for.
+            enough = float("-inf") if rule is Rule.PLAN else limit
+            found = self._search(worth, enough, in_use, chosen)
+            if found is None:
                 fruitless += 1
                 continue
             fruitless = 0
-            ino = min(candidates, key=lambda ino: _order(worth, ino, candidates[ino]))
-            if worth(ino) >= limit:
+            value, ino, file = found
+            if vain is not None:
+                vain.note(value, limit)
+            if value >= limit:
                 if not chosen:
                     return None
                 break
-            file = candidates[ino]
             if missing < file.present_bytes < file.size:
                 extents = self._source.first_extents(ino, missing, most - len(chosen))
                 chosen[ino] = Victim(ino, tuple(extents))
@@ -200,7 +209,35 @@ class AdaptivePolicy:
             self.ahead.evicted(ino)
         return list(chosen.values())
 
-    def _choose_just_read(
+    def _search(
+        self,
+        worth: Worth,
+        enough: float,
+        in_use: Callable[[int], bool],
+        chosen: dict[int, Victim],
+    ) -> tuple[float, int, CachedFile] | None:
+        """The worth of what is worth least of some files that may go, and it: of those of one
+        sample, if one is worth less than *enough*. Of those that nobody has read since the start it
+        is the one that was used longest ago by the index."""
+        least: tuple[float, int, CachedFile] | None = None
+        for _ in range(1 if self.jobs.several else SEARCH_SAMPLES):
+            for ino, file in self._source.sample_files(self._rng, SAMPLES):
+                value = worth(ino)
+                if least is not None and value >= least[0]:
+                    older = value <= NEVER_READ and file.last_used_s < least[2].last_used_s
+                    if value > least[0] or not older:
+                        continue
+                if ino not in chosen and not in_use(ino):
+                    least = (value, ino, file)
+            if least is not None and least[0] < enough:
+                break
+        return least
+
+    def _is_due(self, incoming: Incoming) -> bool:
+        """Whether *incoming* may be worth more than what is spent."""
+        return incoming.ahead or (self.jobs.several and not self.jobs.is_spent(incoming.ino))
+
+    def _choose_spent(
         self,
         bytes_: int,
         most: int,
@@ -208,24 +245,17 @@ class AdaptivePolicy:
         limit: float,
         chosen: dict[int, Victim],
     ) -> int:
-        """Choose whole files read lately that are worth less than *limit*; their bytes."""
+        """Choose whole files of those that are spent and worth less than *limit*; their bytes."""
         found = 0
-        for _ in range(min(len(self._just_read), LOOK_BACK)):
+        for _ in range(min(len(self._spent), LOOK_BACK)):
             if found >= bytes_ or len(chosen) == most:
                 break
-            ino = self._just_read.popleft()
+            ino = self._spent.popleft()
             if in_use(ino):
-                self._just_read.append(ino)
-            elif self.jobs.density(ino) < limit:
+                self._spent.append(ino)
+            elif ino not in chosen and self.jobs.is_spent(ino) and self.jobs.density(ino) < limit:
                 file = self._source.file(ino)
                 if file is not None and file.present_bytes == file.size:
                     chosen[ino] = Victim(ino)
                     found += max(file.present_bytes, 1)
         return found
-
-
-def _order(worth: Worth, ino: int, file: CachedFile) -> tuple[float, int]:
-    """What goes first goes by worth; of two that nobody has read since the start, by what the index
-    says of their last use."""
-    value = worth(ino)
-    return value, file.last_used_s if value <= NEVER_READ else 0

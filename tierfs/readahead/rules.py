@@ -24,6 +24,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 
+from tierfs.readahead.epochs import NEVER
 from tierfs.readahead.jobs import Jobs
 from tierfs.readahead.plan import Plan
 
@@ -31,7 +32,7 @@ from tierfs.readahead.plan import Plan
 MARGIN = 1.05
 AHEAD_MARGIN = 1.5
 #: What a file is worth to the LRU rule that nobody has read since the start: less than any other.
-NEVER_READ = -float(1 << 40)
+NEVER_READ = -float(NEVER)
 
 
 class Rule(enum.StrEnum):
@@ -72,4 +73,4 @@ def planned(plan: Plan, jobs: Jobs) -> Worth:
 
 
 def _by_recency(jobs: Jobs) -> Worth:
-    return lambda ino: -jobs.age(ino) if jobs.was_read(ino) else NEVER_READ
+    return lambda ino: -jobs.age(ino)
