@@ -49,16 +49,6 @@ def places(samples: Sequence[T], seed: int) -> list[T]:
     return epoch(samples, seed, -1)
 
 
-def slower(samples: Sequence[T], seed: int, number: int, speed: float) -> list[T]:
-    """What another job reads while one reads epoch *number* (from 0), at *speed* of that one's: the
-    next part of epochs of its own."""
-    count = round(speed * len(samples))
-    first, begin = divmod(number * count, len(samples))
-    # No seed of anybody's is negative.
-    own = [sample for n in (first, first + 1) for sample in epoch(samples, -1 - seed, n)]
-    return own[begin : begin + count]
-
-
 def streams(
     shards: Sequence[Sequence[T]], readers: int, seed: int, number: int, *, run: int = 1
 ) -> list[T]:

@@ -3,6 +3,7 @@ read."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,17 +59,19 @@ class EpochWarm(Epochs):
 
 
 class EpochRanks(Epochs):
-    """What does an epoch cost one of 8 ranks, which reads another random eighth each time?
+    """What do epochs cost one of 8 ranks, which reads another random eighth in each?
 
-    As `epoch`; before the first round every sample was read once, and some ranks' parts.
+    As `epoch`, but that a round is 8 epochs, of which the rank reads its parts; before the first
+    round every sample was read once, and 8 such parts.
     """
 
     name = "epoch-ranks"
-    expected_s = 70.0
-    settling = 4
+    expected_s = 120.0
 
     def _orders(self, number: int, seed: int) -> Sequence[Samples]:
-        return [orders.rank(self._data.files, seed, number, 0, RANKS)]
+        numbers = range(number * RANKS, (number + 1) * RANKS)
+        parts = (orders.rank(self._data.files, seed, n, 0, RANKS) for n in numbers)
+        return [list(itertools.chain.from_iterable(parts))]
 
     def sizes(self, quick: bool) -> dict[str, Any]:
         return {"ranks": RANKS, **super().sizes(quick)}

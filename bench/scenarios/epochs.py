@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from bench import data, metrics, orders, processes, stalls
 from bench.data import small_files
@@ -39,8 +39,6 @@ LIMIT_S = {True: 20.0, False: 48.0}
 #: A shorter epoch is measured as often, one after the other, and the one in the middle counts: a
 #: second of a machine that others use as well says little.
 REPEATS, SHORT_S = 3, 2.0
-#: An order of more is not read to its end by the bare client.
-CLIENT_SAMPLES = 2000
 
 Samples = Sequence[File | Range]
 
@@ -69,6 +67,8 @@ class Epochs(Scenario):
     #: Epochs after the first one that are not measured: until the cache holds what it will.
     settling = 1
     repeats = REPEATS
+    #: Of each pass, by whether the run is quick.
+    limit_s: ClassVar[dict[bool, float]] = LIMIT_S
 
     def rounds(self, quick: bool) -> int:
         return 3
@@ -86,7 +86,7 @@ class Epochs(Scenario):
             "memory_budget_bytes": MEMORY_BYTES,
             "cgroup_bytes": CGROUP_BYTES,
             "both_cgroups_bytes": NODE_BYTES,
-            "limit_s": LIMIT_S[quick],
+            "limit_s": self.limit_s[quick],
         }
 
     def prepare(self, lab: Lab) -> None:
@@ -163,7 +163,7 @@ class Epochs(Scenario):
             )
             for count in self.jobs
         ]
-        return Node(mounted, fraction, daemon, readers, jobs, LIMIT_S[lab.quick])
+        return Node(mounted, fraction, daemon, readers, jobs, self.limit_s[lab.quick])
 
     def _settle(self, lab: Lab, node: Node) -> Node:
         """Read everything once, as far as there is time, and then as it will be measured; gives the
@@ -272,10 +272,9 @@ class Epochs(Scenario):
         def measure(n: int) -> dict[Metric, float]:
             each = self._orders(self.repeats * n, lab.seed)
             samples = [sample for samples in each for sample in samples]
-            # It has no cache, so a quarter of many tells its rate. Of shards, each is fetched once,
-            # whole.
-            if len(samples) > CLIENT_SAMPLES:
-                samples = samples[: len(samples) // 4]
+            # It has no cache, so a quarter of an epoch tells its rate. Of shards, each is fetched
+            # once, whole.
+            samples = samples[: len(self._all(0, lab.seed)) // 4]
             paths = [sample.path for sample in samples]
             if self.ranges:
                 paths = list(dict.fromkeys(paths))

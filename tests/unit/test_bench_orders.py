@@ -61,16 +61,6 @@ def test_places_are_those_of_the_weights() -> None:
     assert drawn / 20_000 == pytest.approx(sum(weights[:100]) / sum(weights), abs=0.02)
 
 
-def test_a_slower_job_goes_on_where_it_was() -> None:
-    read = [sample for n in range(5) for sample in orders.slower(SAMPLES, 1, n, 0.6)]
-    assert len(read) == 3000
-    for at in range(0, 3000, 1000):
-        assert sorted(read[at : at + 1000]) == SAMPLES
-    assert read[:1000] != read[1000:2000]
-    assert read[:1000] != orders.epoch(SAMPLES, 1, 0)
-    assert orders.slower(SAMPLES, 1, 3, 0.6) == read[1800:2400]
-
-
 def test_shards_are_read_from_beginning_to_end_each_by_one_reader() -> None:
     shards = [[(shard, member) for member in range(10)] for shard in range(8)]
     order = orders.streams(shards, 4, 1, 0)
