@@ -103,3 +103,17 @@ def test_jobs_and_names_are_bounded() -> None:
     assert max(map(len, jobs._waiting.values())) <= BUSY_READS
     assert len(jobs._by_name) <= MOST_JOBS
     assert len(jobs.all) == MOST_JOBS
+
+
+def test_two_that_begin_again_take_the_places_of_two_that_ended() -> None:
+    alive: set[int] = {1, 2}
+    jobs = Jobs(lambda name: name in alive)
+    for names in ((1, 2), (3, 4), (5, 6)):
+        alive = set(names)
+        orders = [epochs_of(DATA, name) for name in names]
+        read(jobs, orders[0], len(DATA) // 3, names[0])
+        for _ in range(4 * len(DATA)):
+            for order, name in zip(orders, names, strict=True):
+                read(jobs, order, 1, name)
+    assert len(jobs.all) == 2
+    assert all(9 <= epochs.ended <= 13 for epochs in jobs.all)

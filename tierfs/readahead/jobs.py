@@ -4,10 +4,10 @@ own; two together look like noise.
 A job is named by a number that stands for its processes (`tierfs.readahead.processes`). Its epochs
 outlive it, for who goes on with the data under another name::
 
-    a name   -- somebody's epochs are free --> its reads count there; theirs after BUSY_READS
-             -- none are ------------------> its reads wait: a look around is nobody's epoch
-                                             -- BUSY_READS of them --> epochs of its own, with
-                                                                       these, if there is room
+    a name   -- the only epochs are free --> its reads count there; its own after BUSY_READS
+             -- otherwise ----------------> its reads wait: a look around is nobody's epoch
+                                            -- BUSY_READS of them --> free epochs, or new ones if
+                                                                      there is room, with these
     epochs   -- the last of their names has ended, or has not read for long --> free
 """
 
@@ -116,11 +116,13 @@ class Jobs:
             self._free_the_dead()
         reads = self._waiting.pop(name, [])
         free = next((job for job in self._jobs if not job.name), None)
+        # Where there were several it is not known yet whose place it takes.
+        at_once = free if not self.several else None
         if len(reads) + 1 >= BUSY_READS:
             job = free or self._make_room()
             if job is not None:
                 self._name(job, name)
-                if free is None:
+                if at_once is None:
                     for earlier in reads:
                         job.epochs.read(earlier)
                 return job
@@ -129,7 +131,7 @@ class Jobs:
         self._waiting[name] = reads
         if len(self._waiting) > MOST_NAMES:
             self._waiting.popitem(last=False)
-        return free
+        return at_once
 
     def _free_the_dead(self) -> None:
         for name, job in list(self._by_name.items()):
