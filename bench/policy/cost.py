@@ -22,7 +22,7 @@ SHARE = 0.5
 #: Reads before those that are timed, in objects, and at most so many that are.
 WARM_UP, MOST_READS = 2, 1_000_000
 ZIPF = 0.9
-#: Reads, and then what they missed, between two looks at the clock, which costs about as much as one.
+#: Reads, and then what they missed, between two looks at the clock, which cost about as much.
 BATCH = 64
 
 #: What is read, and by which job.
