@@ -67,7 +67,7 @@ def _cells(finding: Finding, bytes_too: bool) -> Iterator[str]:
         if misses is not None and bytes_too:
             cell += f"/{statistics.median(row.misses[subject].bytes for row in finding.rows):.3f}"
         yield cell
-    yield "-" if finding.aim is None else f"{finding.aim:.2f}"
+    yield "-" if finding.aim is None else f"{finding.aim:.3f}"
     yield f"{statistics.median(row.written for row in finding.rows):.3f}"
     yield f"{statistics.median(row.switches for row in finding.rows):g}"
     yield ", ".join(sorted({row.rule for row in finding.rows}))

@@ -21,8 +21,9 @@ from tierfs.readahead.vain import Vain
 #: One of so many objects is in the sample.
 SAMPLED = 32
 MOST_HELD = 16384
-#: Of what a ghost holds, so many are looked at for a victim.
-_SAMPLES = 8
+#: Of what a ghost holds, so many are looked at for a victim: more than by the policy, which knows
+#: without looking what all jobs have read.
+_SAMPLES = 32
 #: How much better a rule must be to take over, and how much the epochs rule may be worse; both are
 #: at most such a part of what is missed.
 _HYSTERESIS = 0.01

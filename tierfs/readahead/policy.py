@@ -136,6 +136,8 @@ class AdaptivePolicy:
         self.plan = Plan()
         self._worths = {rule: worths(self.jobs, rule) for rule in rules if rule in LEARNT}
         self._ghosts = Ghosts(self._worths, self._rng)
+        #: The last answer but for what is rare, made once.
+        self._usual = Read(None, False, False)
         self._vain = {rule: Vain() for rule in self._worths}
         self._worths[Rule.PLAN] = planned(self.plan, self.jobs)
         #: What was read lately and no job is still to read in its epoch, the longest ago first: the
@@ -160,7 +162,11 @@ class AdaptivePolicy:
             self._spent.append(ino)
         if self.plan.entries:
             self.plan.accessed(ino)
-        return Read(epochs, began, self.ahead.read(ino))
+        ahead = self.ahead.read(ino)
+        if began or ahead or epochs is not self._usual.epochs:
+            self._usual = Read(epochs, False, False)
+            return Read(epochs, began, ahead)
+        return self._usual
 
     def choose_victims(
         self,
