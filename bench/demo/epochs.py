@@ -77,9 +77,13 @@ def mounted_epoch(
     subject: Tierfs, manifest: Path, seed: int, title: str
 ) -> tuple[Row, dict[str, Any]]:
     """An epoch over the mount, and what it took from the lake."""
-    before = subject.status()
+    before = lake_bytes(subject)
     summary = epoch(subject.directory, manifest, seed, title)
-    after = subject.status()
-    fetched = after["lake_requests"]["bytes_read"] - before["lake_requests"]["bytes_read"]
+    fetched = lake_bytes(subject) - before
     hit = 1 - min(1.0, fetched / summary["bytes"])
     return Row(title, summary["samples"] / summary["seconds"], f"{hit:.0%}", fetched), summary
+
+
+def lake_bytes(subject: Tierfs) -> int:
+    """All that it has read from the lake."""
+    return int(subject.status()["lake_requests"]["bytes_read"])
