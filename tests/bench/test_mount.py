@@ -27,14 +27,17 @@ from tests.servers import need_lakesim
 VARIANTS = ("0 entries", "250 entries")
 
 
+LATE_S = 2.0
+
+
 class Late(Tierfs):
-    """The product, half a second later."""
+    """The product, `LATE_S` later: longer than a mount takes on a machine that is busy."""
 
     name = "late"
 
     @contextmanager
     def mount(self, bucket: Bucket, place: Place) -> Iterator[TierfsMount]:
-        time.sleep(0.5)
+        time.sleep(LATE_S)
         with super().mount(bucket, place) as mounted:
             yield mounted
 
@@ -83,8 +86,7 @@ def test_the_clock_runs_from_the_command_to_the_byte(lab: Lab, tmp_path: Path) -
             "late": 2,
         }
         assert min(values["tierfs"]) > 0.05
-        assert min(values["late"]) > 0.5
-        assert min(values["late"]) > min(values["tierfs"]) + 0.25
+        assert min(values["late"]) > LATE_S
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
     assert os.listdir(tmp_path) == ["data"]
 
