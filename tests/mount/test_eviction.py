@@ -63,7 +63,9 @@ def test_room_takes_some_extents_of_a_half_read_file_and_the_rest_is_still_serve
         assert cache["used_bytes"] <= 40 * MIB
 
         before = made.lake_gets()
-        for lo in range(16 * MIB, 32 * MIB, MIB):
+        # Not to the end of what was read: what was on its way when the limit was met came in any
+        # order, and found room or not.
+        for lo in range(16 * MIB, 24 * MIB, MIB):
             # In pieces apart, so that nothing behind them is read ahead.
             assert read(path, lo, lo + MIB // 8) == shard[lo : lo + MIB // 8]
         assert made.lake_gets() == before
