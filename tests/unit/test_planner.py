@@ -79,8 +79,12 @@ class Front:
         cached = SIZE if ino in self.cached else 0
         return FileState(cached, bool(cached), None)
 
+    @property
+    def limit_bytes(self) -> int:
+        return self.capacity * SIZE
+
     def stats(self) -> dict[str, int]:
-        return {"cached_files": len(self.cached), "limit_bytes": self.capacity * SIZE}
+        return {"cached_files": len(self.cached), "limit_bytes": self.limit_bytes}
 
     async def fill(self, files: Sequence[tuple[int, ObjectRef, int]]) -> int:
         await trio.lowlevel.checkpoint()

@@ -141,8 +141,8 @@ class Ordered:
     def _find_reach(self) -> int:
         if self.ahead_bytes is not None:
             return self.ahead_bytes
-        limit = self._front.stats()["limit_bytes"]
-        return AHEAD_BYTES if limit is None else int(limit) // 2
+        limit = self._front.limit_bytes
+        return AHEAD_BYTES if limit is None else limit // 2
 
     def _ahead(self) -> int:
         """How many bytes lie between the position and the cursor: at most a mark's more."""

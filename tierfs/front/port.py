@@ -71,6 +71,10 @@ class FrontPort(Protocol):
         """The lake has another version: handles that are open on *ino* go on only if all of it is
         cached, and the copy goes when the last of them is released."""
 
+    @property
+    def limit_bytes(self) -> int | None:
+        """The cache's limit (None: the disk's free reserve alone)."""
+
     async def resize(self, limit_bytes: int | None) -> None:
         """Set the cache's limit (None: the disk's free reserve alone), and evict down to it."""
 

@@ -333,6 +333,11 @@ class PythonFront:
         else:
             await self._evictor.evict_one(ino)
 
+    @property
+    def limit_bytes(self) -> int | None:
+        """See `FrontPort.limit_bytes`."""
+        return self._capacity.limit_bytes
+
     async def resize(self, limit_bytes: int | None) -> None:
         """See `FrontPort.resize`."""
         await self._capacity.resize(limit_bytes)
@@ -364,7 +369,7 @@ class PythonFront:
         return {
             "cached_files": files,
             "cached_bytes": cached_bytes,
-            "limit_bytes": self._capacity.limit_bytes,
+            "limit_bytes": self.limit_bytes,
             "used_bytes": self._capacity.used_bytes,
             "reserved_bytes": self._capacity.reserved_bytes,
             "hits": reader.hits,
