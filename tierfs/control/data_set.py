@@ -89,10 +89,9 @@ class DataSet:
         self._last_read_s = trio.current_time()
         return True
 
-    def describe(self) -> dict[str, Any]:
-        """For `status`."""
+    def describe(self, cached_files: int) -> dict[str, Any]:
+        """For `status`, where there are so many *cached_files* in all."""
         epochs = self._epochs
-        cached = int(self._front.stats()["cached_files"])
         try:
             data_set = show(self._namespace.path_of(self._top)) if self._top else ""
         except TierfsError:
@@ -106,7 +105,7 @@ class DataSet:
             "read_again_share": round(epochs.share_of_due(), 3) if epochs.read_before else None,
             "miss_share": round(self._missing, 3),
             # Of a cache of this size, in any order that is not known before.
-            "least_miss_share": round(max(0.0, 1 - cached / epochs.read_before), 3)
+            "least_miss_share": round(max(0.0, 1 - cached_files / epochs.read_before), 3)
             if epochs.read_before
             else None,
             "in_order": self._course.in_order,

@@ -107,6 +107,7 @@ class Planner:
         the files fetched ahead, what is known of the order of reads, and of each job what it
         reads."""
         policy, ahead, plan = self._policy, self._policy.ahead, self._policy.plan
+        cached_files = int(self._front.stats()["cached_files"])
         return {
             "rule": policy.rule.value,
             **{f"{rule.value}_miss_share": round(policy.misses[rule], 3) for rule in policy.misses},
@@ -117,7 +118,7 @@ class Planner:
             "plan_entries": plan.entries,
             "plan_position": plan.position,
             "plan_believed": plan.entries > 0 and plan.believed,
-            "jobs": [data_set.describe() for data_set in self._data_sets.values()],
+            "jobs": [each.describe(cached_files) for each in self._data_sets.values()],
         }
 
     # ---- an order that is told -----------------------------------------------------------------
