@@ -19,6 +19,7 @@ from tierfs.errors import (
     PreconditionFailed,
 )
 from tierfs.lake.protocol import Lake, ListPage, ObjectInfo
+from tierfs.lake.writing import Storage, WritableLake
 
 #: Keys that only a store without directories can hold, and that it must spell exactly.
 AWKWARD = (
@@ -51,13 +52,17 @@ ORDINARY = (
 class Subject:
     """A lake under test and how to change it behind its back.
 
-    *flat*: keys are not paths of a file system.
+    *flat*: keys are not paths of a file system. *strict*: the store does what the S3 API says of
+    checksums, of conditions on copies and of uploads that are gone, in which moto fails.
+    *storage_of* says how an object is kept, where the store can tell.
     """
 
-    open: Callable[[], AbstractAsyncContextManager[Lake]]
+    open: Callable[[], AbstractAsyncContextManager[WritableLake]]
     put: Callable[[bytes, bytes], None]
     delete: Callable[[bytes], None]
     flat: bool
+    strict: bool = True
+    storage_of: Callable[[bytes], Storage] | None = None
 
 
 async def pages(

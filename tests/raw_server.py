@@ -19,6 +19,7 @@ class RawRequest:
     method: str
     target: str
     headers: dict[str, str]
+    body: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,8 @@ def _read(lines: IO[bytes]) -> RawRequest | None:
     while (line := lines.readline().strip()) != b"":
         name, _, value = line.decode("latin-1").partition(":")
         headers[name.strip().lower()] = value.strip()
-    return RawRequest(method, target, headers)
+    body = lines.read(int(headers.get("content-length", "0")))
+    return RawRequest(method, target, headers, body)
 
 
 @contextmanager

@@ -10,6 +10,11 @@ The tree (the module that turns a leaf into an errno is `tierfs.fs.errno`, the o
      |- IsADirectory                a file operation on a directory
      |- NameTooLong                 a name over 255 bytes
      |- ReadOnly                    a mutation where no write-back rule applies
+     |- AlreadyExists               a name that is taken
+     |- NotEmpty                    a directory that still has entries
+     |- CrossRoot                   a rename out of a write-back root, or into another
+     |- Refused                     an operation that no file system of this kind has
+     |- Unsupported                 an operation that is not there for this kind of thing
      |- InvalidRequest              an argument that no caller may send
      |- NoAttribute                 no such extended attribute
      |- StaleVersion                the object changed under an open handle
@@ -24,7 +29,8 @@ The tree (the module that turns a leaf into an errno is `tierfs.fs.errno`, the o
      |- IntegrityError              bytes do not match their checksum and could not be had again
      |- CacheError                  the cache directory cannot be used
      |   |- CacheFull               no room and nothing to evict (callers stream instead)
-     |   `- CacheBusy               another mount holds this cache for this lake
+     |   |- CacheBusy               another mount holds this cache for this lake
+     |   `- StagingFull             no room for what is written, and waiting cannot help
      `- IndexDamaged                an index cannot be opened, has the wrong version or a foreign
      owner
 
@@ -62,6 +68,12 @@ class TierfsError(Exception):
         return text
 
 
+def first_of(group: BaseExceptionGroup[TierfsError]) -> TierfsError:
+    """The first error that a nursery passed on, out of all its groups."""
+    inner = group.exceptions[0]
+    return first_of(inner) if isinstance(inner, BaseExceptionGroup) else inner
+
+
 class ConfigError(TierfsError):
     """A wrong option, key, size, or combination of them."""
 
@@ -88,6 +100,26 @@ class NameTooLong(TierfsError):
 
 class ReadOnly(TierfsError):
     """A mutation where no write-back rule applies."""
+
+
+class AlreadyExists(TierfsError):
+    """A name that is taken."""
+
+
+class NotEmpty(TierfsError):
+    """A directory that still has entries."""
+
+
+class CrossRoot(TierfsError):
+    """A rename that leaves its write-back root: the caller copies and removes instead."""
+
+
+class Refused(TierfsError):
+    """An operation that this file system does not have (hard links, device nodes)."""
+
+
+class Unsupported(TierfsError):
+    """An operation that is not there for this kind of thing."""
 
 
 class InvalidRequest(TierfsError):
@@ -127,7 +159,8 @@ class LakeProtocolError(LakeError):
 
 
 class PreconditionFailed(LakeError):
-    """The object is no longer the version that was asked for (HTTP 412, or gone)."""
+    """The object is no longer the version that was asked for (HTTP 412, or gone), or a write's
+    condition does not hold."""
 
 
 class IntegrityError(TierfsError):
@@ -139,12 +172,16 @@ class CacheError(TierfsError):
 
 
 class CacheFull(CacheError):
-    """No room, and nothing that may be evicted. Readers stream instead; this is never their
-    errno."""
+    """No room, and nothing that may be evicted; or none for an index on that disk. Who reads bytes
+    streams instead: this is never their errno."""
 
 
 class CacheBusy(CacheError):
     """Another live mount holds this cache for the same lake."""
+
+
+class StagingFull(CacheError):
+    """No room for what is being written, and nothing to wait for."""
 
 
 class IndexDamaged(TierfsError):

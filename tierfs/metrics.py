@@ -101,6 +101,96 @@ METRICS: tuple[Metric, ...] = (
         "cache.streaming",
         "1 while the cache disk is full or failing and reads stream from the lake.",
     ),
+    Metric(
+        "tierfs_writeback_unflushed_files",
+        "gauge",
+        "writing.unflushed_files",
+        "Files that are closed and not in the lake yet.",
+    ),
+    Metric(
+        "tierfs_writeback_unflushed_bytes",
+        "gauge",
+        "writing.unflushed_bytes",
+        "Bytes of those.",
+    ),
+    Metric(
+        "tierfs_writeback_oldest_unflushed_seconds",
+        "gauge",
+        "writing.oldest_unflushed_s",
+        "Age of the oldest change that is not in the lake.",
+    ),
+    Metric(
+        "tierfs_writeback_upload_bytes_per_second",
+        "gauge",
+        "writing.upload_bytes_per_s",
+        "What uploads do now.",
+    ),
+    Metric(
+        "tierfs_writeback_uploaded_bytes_total",
+        "counter",
+        "writing.bytes_uploaded",
+        "Bytes of content that the lake has taken.",
+    ),
+    Metric(
+        "tierfs_writeback_published_total",
+        "counter",
+        "writing.published",
+        "Changes that the lake has taken.",
+    ),
+    Metric(
+        "tierfs_writeback_acknowledged_lsn",
+        "gauge",
+        "writing.acknowledged_lsn",
+        "Place in the journal of the last change.",
+    ),
+    Metric(
+        "tierfs_writeback_held_names",
+        "gauge",
+        "writing.held_names",
+        "Temporary names, which stay on this node.",
+    ),
+    Metric(
+        "tierfs_writeback_open_handles",
+        "gauge",
+        "writing.open_handles",
+        "File handles below write-back mounts.",
+    ),
+    Metric(
+        "tierfs_writeback_frozen_roots",
+        "gauge",
+        "writing.frozen_roots",
+        "Roots that go no further before somebody mends something.",
+    ),
+    Metric(
+        "tierfs_writeback_late_roots",
+        "gauge",
+        "writing.late_roots",
+        "Roots with a change older than max_unflushed_age.",
+    ),
+    Metric(
+        "tierfs_staging_bytes",
+        "gauge",
+        "writing.staging.used_bytes",
+        "Bytes on the disk that are written and not handed over to the cache.",
+    ),
+    Metric(
+        "tierfs_staging_budget_bytes",
+        "gauge",
+        "writing.staging.budget_bytes",
+        "How many there may be.",
+    ),
+    Metric(
+        "tierfs_staging_waiting_writers",
+        "gauge",
+        "writing.staging.waiting_writers",
+        "Writers who wait for room.",
+    ),
+    Metric(
+        "tierfs_staging_refused_total",
+        "counter",
+        "writing.staging.refused_writes",
+        "Writes that got ENOSPC, because waiting would not have helped.",
+    ),
 )
 
 

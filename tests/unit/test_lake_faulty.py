@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import pytest
 import trio
 
 from tierfs.errors import (
+    IntegrityError,
     LakeArchived,
     LakeDenied,
     LakeProtocolError,
     LakeUnavailable,
+    NotFound,
     PreconditionFailed,
 )
-from tierfs.lake.faulty import READS, Call, CallKind, Fault, FaultKind, FaultyLake
+from tierfs.lake.content import crc64nvme_of
+from tierfs.lake.faulty import READS, WRITES, Call, CallKind, Fault, FaultKind, FaultyLake
 from tierfs.lake.memory import MemoryLake
 from tierfs.lake.protocol import Version
 
@@ -24,8 +29,8 @@ BODY = bytes(range(100))
 @pytest.fixture
 def memory() -> MemoryLake:
     made = MemoryLake(checksums=True)
-    made.put(b"f", BODY)
-    made.put(b"g", BODY)
+    made.store(b"f", BODY)
+    made.store(b"g", BODY)
     return made
 
 
@@ -127,3 +132,44 @@ async def test_slow_and_stalled(memory: MemoryLake) -> None:
     with trio.move_on_after(1000) as scope:
         await lake.get(b"f", version, 0, 3)
     assert scope.cancelled_caught
+
+
+async def test_a_lost_answer_is_of_a_call_that_took_effect(memory: MemoryLake) -> None:
+    lake = FaultyLake(memory, Fault(FaultKind.LOST_ANSWER, calls=WRITES))
+    crc = crc64nvme_of(BODY)
+    with pytest.raises(LakeUnavailable):
+        await lake.put(b"new", BODY, crc)
+    with pytest.raises(LakeUnavailable):
+        await lake.delete(b"f")
+    version = await version_of(memory, b"new")
+    with pytest.raises(LakeUnavailable):
+        await lake.copy(b"new", version, b"copy")
+    assert await lake.get(b"copy", version, 0, 100) == BODY
+    with pytest.raises(NotFound):
+        await lake.head(b"f")
+
+
+async def test_writes_that_fail_have_no_effect(memory: MemoryLake) -> None:
+    for kind, raised in (
+        (FaultKind.UNAVAILABLE, LakeUnavailable),
+        (FaultKind.DENIED, LakeDenied),
+        (FaultKind.CHANGED, PreconditionFailed),
+        (FaultKind.MISMATCH, IntegrityError),
+    ):
+        lake = FaultyLake(memory, Fault(kind, calls=WRITES))
+        calls: list[Callable[[], Awaitable[object]]] = [
+            partial(lake.put, b"new", BODY, crc64nvme_of(BODY)),
+            partial(lake.begin_upload, b"new"),
+            partial(lake.delete, b"f"),
+        ]
+        for call in calls:
+            with pytest.raises(raised):
+                await call()
+        assert [call.kind for call in lake.calls] == [
+            CallKind.PUT,
+            CallKind.BEGIN,
+            CallKind.DELETE,
+        ]
+        assert lake.calls[0].length == len(BODY)
+        assert await lake.list_uploads(b"") == []
+        assert [entry.key for entry in (await lake.list_page(b"")).objects] == [b"f", b"g"]

@@ -10,6 +10,7 @@ import trio
 import trio.testing
 
 from tierfs.errors import ConfigError, NotFound
+from tierfs.lake.content import crc64nvme_of
 from tierfs.lake.link import STANDARD, LinkModel, ModelledLake, SharedLink, parse_link
 from tierfs.lake.memory import MemoryLake
 
@@ -25,7 +26,7 @@ def test_spellings() -> None:
 
 def test_the_first_byte_is_as_late_as_claimed() -> None:
     memory = MemoryLake()
-    info = memory.put(b"f", b"x")
+    info = memory.store(b"f", b"x")
     times = []
 
     async def ask() -> None:
@@ -111,9 +112,28 @@ async def test_errors_travel_as_far_as_answers() -> None:
 @pytest.mark.mockclock
 async def test_counters_are_the_inner_lakes() -> None:
     memory = MemoryLake()
-    info = memory.put(b"f", b"0123456789")
+    info = memory.store(b"f", b"0123456789")
     lake = ModelledLake(memory, STANDARD)
     await lake.get(b"f", info.version, 0, 10)
     assert lake.counters is memory.counters
     assert (memory.counters.get_requests, memory.counters.bytes_read) == (1, 10)
     assert lake.identity == memory.identity
+
+
+@pytest.mark.mockclock
+async def test_what_is_written_crosses_the_link_too() -> None:
+    """A megabyte at 1 MB/s takes a second beside the first byte's time; reads do not slow it."""
+    memory = MemoryLake()
+    info = memory.store(b"f", bytes(1_000_000))
+    lake = ModelledLake(memory, LinkModel(0.01, 0.01, 1e6, 1e6))
+    body = bytes(1_000_000)
+    started = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lake.put, b"new", body, crc64nvme_of(body))
+        nursery.start_soon(lake.get, b"f", info.version, 0, 1_000_000)
+    assert trio.current_time() - started == pytest.approx(1.01, rel=0.02)
+    assert (await lake.head(b"new")).size == 1_000_000
+    with trio.move_on_after(0.5):
+        await lake.put(b"cancelled", body, crc64nvme_of(body))
+    with pytest.raises(NotFound):
+        await lake.head(b"cancelled")

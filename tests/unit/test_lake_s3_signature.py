@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import calendar
 import datetime
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -20,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tierfs.lake.s3_credentials import Endpoint, Secret
-from tierfs.lake.s3_signature import Signer
+from tierfs.lake.s3_signature import UNSIGNED_BODY, Signer
 
 PLAIN = Endpoint("http", "127.0.0.1", 9000, "/bucket", "us-east-1", True)
 AMAZON = Endpoint("https", "bucket.s3.eu-west-1.amazonaws.com", 443, "", "eu-west-1", False)
@@ -33,24 +34,47 @@ texts = st.text(st.characters(codec="ascii", categories=("L", "N", "P", "S", "Zs
 
 
 def botocores(
-    endpoint: Endpoint, method: str, target: str, headers: dict[str, str], secret: Secret
+    endpoint: Endpoint,
+    method: str,
+    target: str,
+    headers: dict[str, str],
+    secret: Secret,
+    body: bytes | str | None = None,
 ) -> dict[str, str]:
-    request = AWSRequest(method=method, url=endpoint.origin + target, headers=headers)
+    """What botocore would send; *body* is bytes, or what stands in the place of their hash."""
+    data = body if isinstance(body, bytes) else None
+    request = AWSRequest(method=method, url=endpoint.origin + target, headers=headers, data=data)
     credentials = ReadOnlyCredentials(secret.access_key, secret.secret_key, secret.token)
-    S3SigV4Auth(credentials, "s3", endpoint.region).add_auth(request)
+    auth = S3SigV4Auth(credentials, "s3", endpoint.region)
+    if isinstance(body, str):
+        auth.payload = lambda _request: body
+    auth.add_auth(request)
     return {name.lower(): value for name, value in request.headers.items()}
 
 
 @settings(deadline=None)  # botocore's first signature loads much.
 @given(
     endpoint=st.sampled_from([PLAIN, AMAZON]),
-    method=st.sampled_from(["GET", "HEAD"]),
+    method=st.sampled_from(["GET", "HEAD", "PUT", "POST", "DELETE"]),
     path=st.sampled_from(["/", "/bucket/a/../b", "/a//b", "/%C3%A9%20%2B~", "/a%2Fb/"]),
     query=st.sampled_from(["", "list-type=2&prefix=a%2Fb%20c", "delimiter=%2F&prefix="]),
     headers=st.dictionaries(
-        st.sampled_from(["If-Match", "x-amz-request-payer", "Range", "Accept-Encoding"]), texts
+        st.sampled_from(
+            [
+                "If-Match",
+                "x-amz-request-payer",
+                "Range",
+                "Accept-Encoding",
+                "content-type",
+                "If-None-Match",
+                "x-amz-checksum-crc64nvme",
+                "x-amz-meta-tierfs-id",
+            ]
+        ),
+        texts,
     ),
     token=st.sampled_from([None, "token=="]),
+    body=st.none() | st.just(UNSIGNED_BODY) | st.binary(max_size=50),
 )
 def test_the_signature_is_botocores(
     endpoint: Endpoint,
@@ -59,13 +83,15 @@ def test_the_signature_is_botocores(
     query: str,
     headers: dict[str, str],
     token: str | None,
+    body: bytes | str | None,
 ) -> None:
     secret = Secret(SECRET.access_key, SECRET.secret_key, token)
     target = f"{path}?{query}" if query else path
     signer = Signer(endpoint)
+    said = [hashlib.sha256(body).hexdigest() if isinstance(body, bytes) else body] if body else []
     while True:
-        expected = botocores(endpoint, method, target, headers, secret)
-        found = signer.headers(method, target, headers, secret)
+        expected = botocores(endpoint, method, target, headers, secret, body)
+        found = signer.headers(method, target, headers, secret, *said)
         if found["x-amz-date"] == expected["x-amz-date"]:
             break  # Otherwise a second began in between.
     host = found.pop("host")

@@ -10,12 +10,14 @@ from __future__ import annotations
 import enum
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import trio
 
 from tierfs.errors import (
+    IntegrityError,
     LakeArchived,
     LakeDenied,
     LakeProtocolError,
@@ -26,13 +28,29 @@ from tierfs.errors import (
 from tierfs.lake.protocol import (
     Body,
     Checksum,
-    Lake,
     LakeCounters,
     LakeIdentity,
     ListPage,
     ObjectInfo,
     Version,
 )
+from tierfs.lake.writing import (
+    ALWAYS,
+    AS_USUAL,
+    NO_METADATA,
+    Condition,
+    Content,
+    FileRange,
+    Part,
+    Storage,
+    Upload,
+    WritableLake,
+    WriteLimits,
+    Written,
+    length_of,
+)
+
+T = TypeVar("T")
 
 #: How many calls are remembered.
 _LOG_LENGTH = 100_000
@@ -47,8 +65,10 @@ class FaultKind(enum.Enum):
     ARCHIVED = "in an archive tier"
     CHANGED = "another version is there now"
     TRUNCATED = "the body kept ending early"
+    MISMATCH = "what came has another checksum than was announced"
     SLOW = "answers after a delay"
     STALL = "never answers; only cancellation ends it"
+    LOST_ANSWER = "takes effect, and then the retries run out"
     # Lies: returned.
     FLIPPED = "one bit of the bytes is wrong"
     SHORT = "the last byte is missing"
@@ -64,6 +84,7 @@ _RAISED: dict[FaultKind, Callable[[bytes], TierfsError]] = {
     FaultKind.ARCHIVED: lambda key: LakeArchived("the object is archived", key, "injected"),
     FaultKind.CHANGED: lambda key: PreconditionFailed("the object has changed", key, "injected"),
     FaultKind.TRUNCATED: lambda key: LakeProtocolError("the body is short", key, "injected"),
+    FaultKind.MISMATCH: lambda key: IntegrityError("another checksum", key, "injected"),
 }
 
 
@@ -74,14 +95,36 @@ class CallKind(enum.Enum):
     LIST = "list"
     GET = "get"
     GET_WHOLE = "get_whole"
+    PUT = "put"
+    BEGIN = "begin_upload"
+    PART = "put_part"
+    COMPLETE = "complete_upload"
+    ABORT = "abort_upload"
+    UPLOADS = "list_uploads"
+    PARTS = "list_parts"
+    DELETE = "delete"
+    COPY = "copy"
 
 
 READS = frozenset({CallKind.GET, CallKind.GET_WHOLE})
+WRITES = frozenset(
+    {
+        CallKind.PUT,
+        CallKind.BEGIN,
+        CallKind.PART,
+        CallKind.COMPLETE,
+        CallKind.ABORT,
+        CallKind.DELETE,
+        CallKind.COPY,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call as it came in. *key* is the prefix of a listing."""
+    """One call as it came in. *key* is the prefix of a listing, and the target of a copy; *offset*
+    and *length* are those of the object's bytes, *length* alone that of what is written. For a part
+    *offset* is its number."""
 
     kind: CallKind
     key: bytes
@@ -108,13 +151,14 @@ class Fault:
 class FaultyLake:
     """*inner* with *faults*; the first that applies to a call happens."""
 
-    def __init__(self, inner: Lake, *faults: Fault, seed: int = 0) -> None:
+    def __init__(self, inner: WritableLake, *faults: Fault, seed: int = 0) -> None:
         self._inner = inner
         self._faults = list(faults)
         self._rng = random.Random(seed)
         self.identity: LakeIdentity = inner.identity
         self.counters: LakeCounters = inner.counters
         self.ordered = inner.ordered
+        self.limits: WriteLimits = inner.limits
         #: Every call, faulty or not, oldest first; what was fetched twice can be seen here.
         self.calls: deque[Call] = deque(maxlen=_LOG_LENGTH)
         #: What went wrong, in order.
@@ -133,7 +177,7 @@ class FaultyLake:
         for fault in self._faults:
             if call.kind not in fault.calls or not fault.where(call.key):
                 continue
-            if fault.kind in _ON_BYTES and call.length == 0:
+            if fault.kind in _ON_BYTES and (call.kind not in READS or call.length == 0):
                 continue
             if fault.skip > 0:
                 fault.skip -= 1
@@ -158,6 +202,18 @@ class FaultyLake:
             await trio.lowlevel.checkpoint()
             raise make(call.key)
 
+    async def _around(self, call: Call, make: Callable[[], Awaitable[T]]) -> T:
+        """A call whose answer is not falsified, with what goes wrong before and after it."""
+        fault = self._choose(call)
+        await self._before(fault, call)
+        value = await make()
+        self._after(fault, call)
+        return value
+
+    def _after(self, fault: Fault | None, call: Call) -> None:
+        if fault is not None and fault.kind is FaultKind.LOST_ANSWER:
+            raise LakeUnavailable(call.kind.value, call.key, "injected: the answer was lost")
+
     def _lie(self, fault: Fault | None, call: Call, body: Body) -> Body:
         if fault is None or fault.kind not in _ON_BYTES:
             return body
@@ -176,6 +232,7 @@ class FaultyLake:
         fault = self._choose(call)
         await self._before(fault, call)
         found = await self._inner.head(key, checksum=checksum)
+        self._after(fault, call)
         if fault is not None and fault.kind is FaultKind.BAD_CHECKSUM:
             return replace(found, checksum=_wrong(found.checksum))
         return found
@@ -190,14 +247,15 @@ class FaultyLake:
         start_after: bytes = b"",
     ) -> ListPage:
         """See `Lake.list_page`."""
-        call = Call(CallKind.LIST, prefix)
-        await self._before(self._choose(call), call)
-        return await self._inner.list_page(
-            prefix,
-            token=token,
-            max_keys=max_keys,
-            recursive=recursive,
-            start_after=start_after,
+        return await self._around(
+            Call(CallKind.LIST, prefix),
+            lambda: self._inner.list_page(
+                prefix,
+                token=token,
+                max_keys=max_keys,
+                recursive=recursive,
+                start_after=start_after,
+            ),
         )
 
     async def get(self, key: bytes, version: Version, offset: int, length: int) -> Body:
@@ -205,7 +263,9 @@ class FaultyLake:
         call = Call(CallKind.GET, key, offset, length)
         fault = self._choose(call)
         await self._before(fault, call)
-        return self._lie(fault, call, await self._inner.get(key, version, offset, length))
+        body = await self._inner.get(key, version, offset, length)
+        self._after(fault, call)
+        return self._lie(fault, call, body)
 
     async def get_whole(
         self, key: bytes, version: Version, size: int, *, checksum: bool = True
@@ -215,9 +275,119 @@ class FaultyLake:
         fault = self._choose(call)
         await self._before(fault, call)
         body, found = await self._inner.get_whole(key, version, size, checksum=checksum)
+        self._after(fault, call)
         if fault is not None and fault.kind is FaultKind.BAD_CHECKSUM:
             found = _wrong(found)
         return self._lie(fault, call, body), found
+
+    async def put(
+        self,
+        key: bytes,
+        content: Content,
+        crc64nvme: int,
+        *,
+        metadata: Mapping[str, str] = NO_METADATA,
+        content_type: str = "",
+        storage: Storage = AS_USUAL,
+        condition: Condition = ALWAYS,
+    ) -> Written:
+        """See `WritableLake.put`."""
+        return await self._around(
+            Call(CallKind.PUT, key, 0, length_of(content)),
+            lambda: self._inner.put(
+                key,
+                content,
+                crc64nvme,
+                metadata=metadata,
+                content_type=content_type,
+                storage=storage,
+                condition=condition,
+            ),
+        )
+
+    async def begin_upload(
+        self,
+        key: bytes,
+        *,
+        metadata: Mapping[str, str] = NO_METADATA,
+        content_type: str = "",
+        storage: Storage = AS_USUAL,
+    ) -> Upload:
+        """See `WritableLake.begin_upload`."""
+        return await self._around(
+            Call(CallKind.BEGIN, key),
+            lambda: self._inner.begin_upload(
+                key, metadata=metadata, content_type=content_type, storage=storage
+            ),
+        )
+
+    async def put_part(
+        self, upload: Upload, number: int, content: FileRange, crc64nvme: int
+    ) -> Part:
+        """See `WritableLake.put_part`."""
+        return await self._around(
+            Call(CallKind.PART, upload.key, number, content.length),
+            lambda: self._inner.put_part(upload, number, content, crc64nvme),
+        )
+
+    async def complete_upload(
+        self,
+        upload: Upload,
+        parts: Sequence[Part],
+        crc64nvme: int,
+        size: int,
+        *,
+        condition: Condition = ALWAYS,
+    ) -> Written:
+        """See `WritableLake.complete_upload`."""
+        return await self._around(
+            Call(CallKind.COMPLETE, upload.key, 0, size),
+            lambda: self._inner.complete_upload(
+                upload, parts, crc64nvme, size, condition=condition
+            ),
+        )
+
+    async def abort_upload(self, upload: Upload) -> None:
+        """See `WritableLake.abort_upload`."""
+        await self._around(
+            Call(CallKind.ABORT, upload.key), lambda: self._inner.abort_upload(upload)
+        )
+
+    async def list_uploads(self, prefix: bytes) -> list[Upload]:
+        """See `WritableLake.list_uploads`."""
+        return await self._around(
+            Call(CallKind.UPLOADS, prefix), lambda: self._inner.list_uploads(prefix)
+        )
+
+    async def list_parts(self, upload: Upload) -> list[Part]:
+        """See `WritableLake.list_parts`."""
+        return await self._around(
+            Call(CallKind.PARTS, upload.key), lambda: self._inner.list_parts(upload)
+        )
+
+    async def delete(self, key: bytes, *, condition: Condition = ALWAYS) -> None:
+        """See `WritableLake.delete`."""
+        await self._around(
+            Call(CallKind.DELETE, key), lambda: self._inner.delete(key, condition=condition)
+        )
+
+    async def copy(
+        self,
+        source: bytes,
+        version: Version,
+        target: bytes,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        storage: Storage = AS_USUAL,
+        condition: Condition = ALWAYS,
+    ) -> Written:
+        """See `WritableLake.copy`."""
+        return await self._around(
+            Call(CallKind.COPY, target),
+            lambda: self._inner.copy(
+                source, version, target, metadata=metadata, storage=storage, condition=condition
+            ),
+        )
 
     async def source(self) -> None:
         """See `Lake.source`: faults are to meet every read."""

@@ -2,7 +2,9 @@
 
 The model, for benchmarks, demonstrations and tests: the first byte comes after a lognormal time;
 then every transfer gets the same share of the link, ``min(per connection, total / transfers)``.
-What the inner lake took is part of it, not added to it.
+What the inner lake took is part of it, not added to it. Both directions have the link's rates, and
+neither takes from the other; what is written crosses first, and its answer's first byte comes after
+that.
 
 Fair sharing is kept as one number: the *service* that each transfer in progress has had since the
 beginning. It grows at the share's rate, the same for all; a transfer of *n* bytes that begins at
@@ -23,7 +25,7 @@ import heapq
 import itertools
 import math
 import random
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -33,12 +35,26 @@ from tierfs.errors import ConfigError
 from tierfs.lake.protocol import (
     Body,
     Checksum,
-    Lake,
     LakeCounters,
     LakeIdentity,
     ListPage,
     ObjectInfo,
     Version,
+)
+from tierfs.lake.writing import (
+    ALWAYS,
+    AS_USUAL,
+    NO_METADATA,
+    Condition,
+    Content,
+    FileRange,
+    Part,
+    Storage,
+    Upload,
+    WritableLake,
+    WriteLimits,
+    Written,
+    length_of,
 )
 
 T = TypeVar("T")
@@ -137,15 +153,19 @@ class SharedLink:
 class ModelledLake:
     """*inner*, as far away as *model* says. Identity and counters are the inner's."""
 
-    def __init__(self, inner: Lake, model: LinkModel, *, rng: random.Random | None = None) -> None:
+    def __init__(
+        self, inner: WritableLake, model: LinkModel, *, rng: random.Random | None = None
+    ) -> None:
         self._inner = inner
         self._model = model
         self._rng = rng or random.Random()
         self._link = SharedLink(model)
+        self._uplink = SharedLink(model)
         self._sigma = math.log(model.p99_s / model.median_s) / _Z99
         self.identity: LakeIdentity = inner.identity
         self.counters: LakeCounters = inner.counters
         self.ordered = inner.ordered
+        self.limits: WriteLimits = inner.limits
 
     async def _first_byte(self, call: Awaitable[T]) -> T:
         """*call*'s value (or exception: errors travel too), not before the first byte's time."""
@@ -197,6 +217,96 @@ class ModelledLake:
         body, found = await self._first_byte(call)
         await self._link.transfer(len(body))
         return body, found
+
+    async def put(
+        self,
+        key: bytes,
+        content: Content,
+        crc64nvme: int,
+        *,
+        metadata: Mapping[str, str] = NO_METADATA,
+        content_type: str = "",
+        storage: Storage = AS_USUAL,
+        condition: Condition = ALWAYS,
+    ) -> Written:
+        """See `WritableLake.put`."""
+        await self._uplink.transfer(length_of(content))
+        call = self._inner.put(
+            key,
+            content,
+            crc64nvme,
+            metadata=metadata,
+            content_type=content_type,
+            storage=storage,
+            condition=condition,
+        )
+        return await self._first_byte(call)
+
+    async def begin_upload(
+        self,
+        key: bytes,
+        *,
+        metadata: Mapping[str, str] = NO_METADATA,
+        content_type: str = "",
+        storage: Storage = AS_USUAL,
+    ) -> Upload:
+        """See `WritableLake.begin_upload`."""
+        call = self._inner.begin_upload(
+            key, metadata=metadata, content_type=content_type, storage=storage
+        )
+        return await self._first_byte(call)
+
+    async def put_part(
+        self, upload: Upload, number: int, content: FileRange, crc64nvme: int
+    ) -> Part:
+        """See `WritableLake.put_part`."""
+        await self._uplink.transfer(content.length)
+        return await self._first_byte(self._inner.put_part(upload, number, content, crc64nvme))
+
+    async def complete_upload(
+        self,
+        upload: Upload,
+        parts: Sequence[Part],
+        crc64nvme: int,
+        size: int,
+        *,
+        condition: Condition = ALWAYS,
+    ) -> Written:
+        """See `WritableLake.complete_upload`."""
+        call = self._inner.complete_upload(upload, parts, crc64nvme, size, condition=condition)
+        return await self._first_byte(call)
+
+    async def abort_upload(self, upload: Upload) -> None:
+        """See `WritableLake.abort_upload`."""
+        await self._first_byte(self._inner.abort_upload(upload))
+
+    async def list_uploads(self, prefix: bytes) -> list[Upload]:
+        """See `WritableLake.list_uploads`."""
+        return await self._first_byte(self._inner.list_uploads(prefix))
+
+    async def list_parts(self, upload: Upload) -> list[Part]:
+        """See `WritableLake.list_parts`."""
+        return await self._first_byte(self._inner.list_parts(upload))
+
+    async def delete(self, key: bytes, *, condition: Condition = ALWAYS) -> None:
+        """See `WritableLake.delete`."""
+        await self._first_byte(self._inner.delete(key, condition=condition))
+
+    async def copy(
+        self,
+        source: bytes,
+        version: Version,
+        target: bytes,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        storage: Storage = AS_USUAL,
+        condition: Condition = ALWAYS,
+    ) -> Written:
+        """See `WritableLake.copy`."""
+        call = self._inner.copy(
+            source, version, target, metadata=metadata, storage=storage, condition=condition
+        )
+        return await self._first_byte(call)
 
     async def source(self) -> None:
         """See `Lake.source`: reads are to cross the link."""

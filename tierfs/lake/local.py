@@ -8,7 +8,7 @@ version.)
 Keys are resolved component by component with ``O_NOFOLLOW``, never as a path, so no key and no link
 that somebody makes meanwhile leads out of the root. A link to a regular file is shown as that file
 if its target lies under the root; other links, and what is neither file nor directory, are
-unlistable.
+unlistable. Writing is in `tierfs.lake.local_writing`; what it keeps in the root is no key.
 
 Blocking calls run in worker threads.
 """
@@ -18,7 +18,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import trio
@@ -32,7 +32,11 @@ from tierfs.errors import (
     NotFound,
     PreconditionFailed,
 )
+from tierfs.lake.content import Call, Outgoing
+from tierfs.lake.local_files import INCOMING, names_in, read_metadata
 from tierfs.lake.local_listing import LocalListings, version_of
+from tierfs.lake.local_uploads import LocalUploads
+from tierfs.lake.local_writing import LocalWriter
 from tierfs.lake.protocol import (
     Checksum,
     LakeCounters,
@@ -42,24 +46,50 @@ from tierfs.lake.protocol import (
     Version,
     check_listing,
 )
+from tierfs.lake.writing import (
+    ALWAYS,
+    AS_USUAL,
+    NO_METADATA,
+    Condition,
+    Content,
+    FileRange,
+    Part,
+    Storage,
+    Upload,
+    WriteLimits,
+    Written,
+    check_copy,
+    check_delete,
+    check_metadata,
+    check_number,
+    check_parts,
+)
 
 T = TypeVar("T")
 
 _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL})
-_DENIED = frozenset({errno.EACCES, errno.EPERM})
+_DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # A FIFO under the root must not hang whoever opens it.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
+#: A file's largest offset; parts are there for those who want them.
+_NO_LIMIT = (1 << 63) - 1
+
+
 class LocalLake:
     """The regular files under one directory. Made by `open`."""
+
+    limits = WriteLimits(_NO_LIMIT, 1, _NO_LIMIT, 10_000, _NO_LIMIT)
 
     def __init__(self, root: bytes, *, max_connections: int = 64) -> None:
         self._root = root
         self._real = os.path.realpath(root)
         self._threads = trio.CapacityLimiter(max(1, max_connections))
         self._listings = LocalListings(self._open_directory, self._link_target)
+        self._writer = LocalWriter(self._real, self._open_directory, self._open_file)
+        self._uploads = LocalUploads(self._writer)
         self.counters = LakeCounters()
         self.ordered = False
         self.identity = LakeIdentity("file", "", "", os.fsdecode(self._real))
@@ -68,12 +98,15 @@ class LocalLake:
         """See `Lake.head`. There are no checksums."""
 
         def once() -> ObjectInfo:
-            fd = self._open_file(key)
+            fd = self._open_marker(key) if key.endswith(b"/") else self._open_file(key)
             try:
                 status = os.fstat(fd)
+                metadata = read_metadata(fd)
             finally:
                 os.close(fd)
-            return ObjectInfo(key, status.st_size, status.st_mtime_ns, version_of(status))
+            size = status.st_size if stat.S_ISREG(status.st_mode) else 0
+            version = version_of(status)
+            return ObjectInfo(key, size, status.st_mtime_ns, version, metadata=metadata)
 
         self.counters.head_requests += 1
         return await self._in_thread("look up a file", key, once)
@@ -145,6 +178,124 @@ class LocalLake:
         self.counters.bytes_read += len(body)
         return body
 
+    async def put(
+        self,
+        key: bytes,
+        content: Content,
+        crc64nvme: int,
+        *,
+        metadata: Mapping[str, str] = NO_METADATA,
+        content_type: str = "",
+        storage: Storage = AS_USUAL,
+        condition: Condition = ALWAYS,
+    ) -> Written:
+        """See `WritableLake.put`."""
+        check_metadata(metadata)
+        _check_storage(storage)
+        self.counters.put_requests += 1
+        with Outgoing(content) as body:
+            written = await self._in_thread(
+                "write a file",
+                key,
+                lambda: self._writer.put(key, body, crc64nvme, metadata, condition),
+            )
+            self.counters.bytes_written += body.length
+            return written
+
+    async def begin_upload(
+        self,
+        key: bytes,
+        *,
+        metadata: Mapping[str, str] = NO_METADATA,
+        content_type: str = "",
+        storage: Storage = AS_USUAL,
+    ) -> Upload:
+        """See `WritableLake.begin_upload`."""
+        check_metadata(metadata)
+        _check_storage(storage)
+        self.counters.put_requests += 1
+        return await self._in_thread(
+            "begin an upload", key, lambda: self._uploads.begin(key, metadata)
+        )
+
+    async def put_part(
+        self, upload: Upload, number: int, content: FileRange, crc64nvme: int
+    ) -> Part:
+        """See `WritableLake.put_part`."""
+        check_number(number, self.limits)
+        self.counters.put_requests += 1
+        with Outgoing(content) as body:
+            part = await self._in_thread(
+                "write a part",
+                upload.key,
+                lambda: self._uploads.put_part(upload, number, body, crc64nvme),
+            )
+            self.counters.bytes_written += body.length
+            return part
+
+    async def complete_upload(
+        self,
+        upload: Upload,
+        parts: Sequence[Part],
+        crc64nvme: int,
+        size: int,
+        *,
+        condition: Condition = ALWAYS,
+    ) -> Written:
+        """See `WritableLake.complete_upload`."""
+        check_parts(parts, size)
+        self.counters.put_requests += 1
+        with Call() as call:
+            return await self._in_thread(
+                "complete an upload",
+                upload.key,
+                lambda: self._uploads.complete(upload, parts, crc64nvme, condition, call),
+            )
+
+    async def abort_upload(self, upload: Upload) -> None:
+        """See `WritableLake.abort_upload`."""
+        self.counters.delete_requests += 1
+        await self._in_thread("drop an upload", upload.key, lambda: self._uploads.abort(upload))
+
+    async def list_uploads(self, prefix: bytes) -> list[Upload]:
+        """See `WritableLake.list_uploads`."""
+        self.counters.list_requests += 1
+        return await self._in_thread(
+            "list uploads", prefix, lambda: self._uploads.in_progress(prefix)
+        )
+
+    async def list_parts(self, upload: Upload) -> list[Part]:
+        """See `WritableLake.list_parts`."""
+        self.counters.list_requests += 1
+        return await self._in_thread("list parts", upload.key, lambda: self._uploads.parts(upload))
+
+    async def delete(self, key: bytes, *, condition: Condition = ALWAYS) -> None:
+        """See `WritableLake.delete`."""
+        check_delete(key, condition)
+        self.counters.delete_requests += 1
+        await self._in_thread("delete a file", key, lambda: self._writer.delete(key, condition))
+
+    async def copy(
+        self,
+        source: bytes,
+        version: Version,
+        target: bytes,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        storage: Storage = AS_USUAL,
+        condition: Condition = ALWAYS,
+    ) -> Written:
+        """See `WritableLake.copy`. The copy's checksum is not computed."""
+        check_copy(source, target, metadata)
+        _check_storage(storage)
+        self.counters.put_requests += 1
+        with Call() as call:
+            return await self._in_thread(
+                "copy a file",
+                source,
+                lambda: self._writer.copy(source, version, target, metadata, condition, call),
+            )
+
     async def source(self) -> None:
         """See `Lake.source`: none, files are read here."""
 
@@ -191,6 +342,8 @@ class LocalLake:
 
     def _open_directory(self, prefix: bytes) -> int:
         """A descriptor of the directory *prefix* (``b""`` or ending in ``/``). Raises OSError."""
+        if prefix.startswith(INCOMING + b"/"):
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
         fd = os.open(self._real, _DIRECTORY)
         for part in prefix.split(b"/")[:-1]:
             try:
@@ -210,9 +363,18 @@ class LocalLake:
             raise NotFound("not a regular file", key)
         return fd
 
+    def _open_marker(self, key: bytes) -> int:
+        """A descriptor of the directory *key*, if it is listed as its own marker: if it is empty.
+        Raises NotFound, OSError."""
+        fd = self._open_directory(key)
+        if names_in(fd):
+            os.close(fd)
+            raise NotFound("the directory is not empty", key)
+        return fd
+
     def _open_beneath(self, key: bytes) -> int:
         head, slash, name = key.rpartition(b"/")
-        if name in (b"", b".", b"..") or b"\0" in name:
+        if name in (b"", b".", b"..") or b"\0" in name or key == INCOMING:
             raise NotFound("no such file", key)
         directory = self._open_directory(head + slash)
         try:
@@ -235,10 +397,13 @@ class LocalLake:
             os.close(directory)
 
     def _link_target(self, key: bytes) -> bytes | None:
-        """The key of what the link *key* leads to; None if that is not under the root."""
+        """The key of what the link *key* leads to; None if that is not under the root, or not a
+        key."""
         real = os.path.realpath(self._real + b"/" + key)
         base = self._real.rstrip(b"/") + b"/"
-        return real[len(base) :] if real.startswith(base) else None
+        if not real.startswith(base) or real.startswith(base + INCOMING + b"/"):
+            return None
+        return real[len(base) :]
 
 
 def _read_exactly(fd: int, offset: int, length: int) -> bytes:
@@ -255,6 +420,11 @@ def _read_exactly(fd: int, offset: int, length: int) -> bytes:
         pieces.append(piece)
         got += len(piece)
     return b"".join(pieces)
+
+
+def _check_storage(storage: Storage) -> None:
+    if storage != AS_USUAL:
+        raise InvalidRequest("a directory has no storage classes, tags or KMS keys")
 
 
 def _root_missing(root: bytes) -> LakeMissing:

@@ -19,6 +19,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
 from tierfs.errors import InvalidRequest
+from tierfs.lake.local_files import INCOMING
 from tierfs.lake.protocol import ListPage, ObjectInfo, Version
 
 #: Each open iterator holds a descriptor for every level it is in.
@@ -156,6 +157,8 @@ class LocalListings:
                     # scandir of a descriptor gives str; fsencode gives back the bytes that were
                     # there.
                     key = prefix + os.fsencode(entry.name)
+                    if key == INCOMING:
+                        continue
                     if key + b"/" <= start_after:
                         continue
                     found = self._describe(key, entry, recursive)

@@ -6,10 +6,10 @@ from typing import Protocol
 
 from tierfs.lake.link import ModelledLake, parse_link
 from tierfs.lake.local import LocalLake
-from tierfs.lake.protocol import Lake
 from tierfs.lake.s3 import S3Lake
 from tierfs.lake.s3_options import S3Options
 from tierfs.lake.url import parse_lake_url
+from tierfs.lake.writing import WritableLake
 
 
 class LakeOptions(S3Options, Protocol):
@@ -25,7 +25,7 @@ class LakeOptions(S3Options, Protocol):
     def link(self) -> str: ...
 
 
-async def open_lake(options: LakeOptions) -> Lake:
+async def open_lake(options: LakeOptions) -> WritableLake:
     """The lake that *options* name, not yet checked (`Lake.check`). The caller closes it.
 
     Finding credentials may ask identity services; the bucket itself is not asked. Raises
@@ -33,7 +33,7 @@ async def open_lake(options: LakeOptions) -> Lake:
     """
     url = parse_lake_url(options.url)
     model = parse_link(options.link)
-    lake: Lake
+    lake: WritableLake
     if url.scheme == "s3":
         lake = await S3Lake.open(url, options)
     else:

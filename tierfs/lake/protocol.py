@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
@@ -74,6 +75,9 @@ class ObjectInfo:
     has_checksum: bool = False
     #: The checksum itself, when this answer carried it.
     checksum: Checksum | None = None
+    #: What whoever wrote the object noted with it (``x-amz-meta-*``, names in lower case). None:
+    #: this answer did not tell, as no listing does. Not part of what makes two of these equal.
+    metadata: Mapping[str, str] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +154,10 @@ class LakeCounters:
     bytes_read: int = 0
     retries: int = 0
     slow_downs: int = 0
+    #: PUTs and POSTs: objects, parts, copies, and what begins and completes an upload.
+    put_requests: int = 0
+    delete_requests: int = 0
+    bytes_written: int = 0
 
 
 def check_listing(prefix: bytes, token: bytes | None, start_after: bytes) -> None:

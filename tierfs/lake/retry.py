@@ -56,14 +56,23 @@ class Retrier:
         self._deadline_s = deadline_s
         self._rng = rng
 
-    async def run(self, op: str, subject: bytes | str, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def run(
+        self,
+        op: str,
+        subject: bytes | str,
+        attempt: Callable[[], Awaitable[T]],
+        *,
+        extra_s: float = 0.0,
+    ) -> T:
         """The value of the first attempt that succeeds.
 
         Raises LakeUnavailable when the deadline passes, and what the attempt raised if it is final.
-        The time spent waiting for a slot counts.
+        The time spent waiting for a slot counts. *extra_s* is added to the deadline, for what is
+        known to take its time.
         """
-        deadline = trio.current_time() + self._deadline_s
-        reason = f"no answer within {self._deadline_s:g} s"
+        allowed_s = self._deadline_s + extra_s
+        deadline = trio.current_time() + allowed_s
+        reason = f"no answer within {allowed_s:g} s"
         failures = lies = 0
         with trio.CancelScope(deadline=deadline):
             while True:

@@ -11,6 +11,7 @@ import re
 from email.utils import parsedate_to_datetime
 
 from tierfs.errors import (
+    InvalidRequest,
     LakeArchived,
     LakeDenied,
     LakeMissing,
@@ -30,7 +31,9 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 _SLOW_CODES = frozenset({"SlowDown", "TooManyRequests", "ThrottlingException", "Throttling"})
-_TRANSIENT_CODES = frozenset({"InternalError", "RequestTimeout", "ServiceUnavailable"})
+_TRANSIENT_CODES = frozenset(
+    {"IncompleteBody", "InternalError", "OperationAborted", "RequestTimeout", "ServiceUnavailable"}
+)
 _TRANSIENT_STATUS = frozenset({408, 500, 502, 503, 504, 509})
 _RENEWABLE_CODES = frozenset(
     {
@@ -42,6 +45,27 @@ _RENEWABLE_CODES = frozenset(
         "SignatureDoesNotMatch",
         "TokenRefreshRequired",
     }
+)
+_METADATA = "x-amz-meta-"
+#: The content is not what its checksum or the signature says.
+_MISMATCH_CODES = frozenset(
+    {"BadDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"}
+)
+#: What will be refused however often it is asked.
+_INVALID_CODES = frozenset(
+    {
+        "EntityTooLarge",
+        "EntityTooSmall",
+        "InvalidPart",
+        "InvalidPartOrder",
+        "KeyTooLongError",
+        "MetadataTooLarge",
+    }
+)
+_READING_NEEDS = "s3:ListBucket and s3:GetObject are needed (and kms:Decrypt)"
+_WRITING_NEEDS = (
+    "s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload, s3:ListBucketMultipartUploads and "
+    "s3:ListMultipartUploadParts are needed (and kms:GenerateDataKey, kms:Decrypt)"
 )
 _ARCHIVE_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 _CHECKSUM_HEADERS = (
@@ -68,6 +92,19 @@ class Renewable(Exception):
         self.final = final
 
 
+class Gone(PreconditionFailed):
+    """There was a condition on a version, and there is nothing."""
+
+
+class Mismatched(Transient):
+    """What the store received does not have the checksum that it was announced with."""
+
+
+class Conflict(Transient):
+    """Another write of the same key was under way: a condition could not be decided.
+    (https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html)"""
+
+
 class Undecided(Exception):
     """A cheap way failed, and only the signed one can explain it. Never leaves the lake."""
 
@@ -79,12 +116,19 @@ def error_code(answer: Answer) -> str:
 
 
 def to_error(
-    answer: Answer, op: str, key: bytes, *, bucket: str, region: str, versioned: bool
+    answer: Answer,
+    op: str,
+    key: bytes,
+    *,
+    bucket: str,
+    region: str,
+    versioned: bool,
+    writes: bool = False,
 ) -> Exception:
     """The exception that an answer from 300 up means.
 
     *versioned*: the request named a version (If-Match), so that a missing object is a failed
-    precondition.
+    precondition. *writes*: it takes other permissions than reading.
     """
     status, code = answer.status, error_code(answer)
     other = _other_region(answer, region)
@@ -104,16 +148,23 @@ def to_error(
         hint = f"{code or 'HTTP 401'}: the credentials are expired or wrong; renew them"
         return Renewable(LakeDenied(op, key or bucket, hint))
     if status == 403:
-        return LakeDenied(op, key or bucket, _denied_hint(code))
-    if status == 412 or (versioned and status in (404, 416)):
+        needs = _WRITING_NEEDS if writes else _READING_NEEDS
+        return LakeDenied(op, key or bucket, f"{code or 'HTTP 403'}: {needs}")
+    if code in _MISMATCH_CODES:
+        return Mismatched(f"the server received another content ({code})")
+    if code == "ConditionalRequestConflict":
+        return Conflict(f"another write of the key is under way ({code})")
+    if code == "NoSuchUpload":
+        return NotFound("no such upload", key)
+    if writes and code in _INVALID_CODES:
+        return InvalidRequest(op, key, _describe(answer))
+    if versioned and status == 404:
+        return Gone("the object has changed", key, "it is gone")
+    if status == 412 or (versioned and status == 416):
         return PreconditionFailed("the object has changed", key)
     if status == 404:
         return NotFound("no such object", key)
     return LakeProtocolError(op, key or bucket, _describe(answer))
-
-
-def _denied_hint(code: str) -> str:
-    return f"{code or 'HTTP 403'}: s3:ListBucket and s3:GetObject are needed (and kms:Decrypt)"
 
 
 def _describe(answer: Answer) -> str:
@@ -203,7 +254,17 @@ def object_of(answer: Answer, key: bytes, full_key: bytes) -> ObjectInfo:
         archived=(storage in _ARCHIVE_CLASSES or bool(tier)) and not restored,
         has_checksum=checksum is not None,
         checksum=checksum,
+        metadata=metadata_of(answer),
     )
+
+
+def metadata_of(answer: Answer) -> dict[str, str]:
+    """What whoever wrote the object noted with it."""
+    return {
+        name.lower()[len(_METADATA) :]: value
+        for name, value in answer.headers.items()
+        if name.lower().startswith(_METADATA)
+    }
 
 
 def _mtime_ns(answer: Answer, key: bytes) -> int:
