@@ -54,9 +54,9 @@ class WatchedLake(MemoryLake):
         self.requests: list[Request] = []
         self.before: Callable[[Request], Awaitable[None]] | None = None
 
-    def store(self, key: bytes, data: bytes, kind: ChecksumKind) -> ObjectInfo:
-        """`put`, with a checksum of this kind, or none."""
-        info = self.put(key, data)
+    def store_with(self, key: bytes, data: bytes, kind: ChecksumKind) -> ObjectInfo:
+        """`store`, with a checksum of this kind, or none."""
+        info = self.store(key, data)
         checksum = None if kind is ChecksumKind.NONE else Checksum(kind, checksum_of(kind, data))
         info = replace(info, has_checksum=checksum is not None, checksum=checksum)
         self._objects[key] = (info, data)
@@ -104,7 +104,7 @@ class Rig:
         checksum: ChecksumKind = ChecksumKind.CRC64NVME,
     ) -> None:
         """Store *data* in the lake and know it as *ino*."""
-        info = self.lake.store(key or b"object-%d" % ino, data, checksum)
+        info = self.lake.store_with(key or b"object-%d" % ino, data, checksum)
         self.refs[ino] = (ref_of(info), info.size)
 
     async def open(self, ino: int) -> int:

@@ -430,7 +430,7 @@ class FrontConformance(abc.ABC):
         async with self.rig(tmp_path) as r:
             for ino in range(16, 26):
                 r.put(ino, noise(SMALL, ino))
-            r.lake.delete(b"object-16")
+            r.lake.remove(b"object-16")
             assert await r.front.fill([(ino, *r.refs[ino]) for ino in range(16, 26)]) == 0
             states = [r.front.file_state(ino).complete for ino in range(16, 26)]
             assert states == [False] + [True] * 9

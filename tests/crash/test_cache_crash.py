@@ -37,7 +37,7 @@ def lake_and_refs() -> tuple[WatchedLake, Refs]:
     lake = WatchedLake()
     refs: Refs = {}
     for ino, size in SIZES.items():
-        info = lake.store(b"object-%d" % ino, content_of(ino), ChecksumKind.CRC64NVME)
+        info = lake.store_with(b"object-%d" % ino, content_of(ino), ChecksumKind.CRC64NVME)
         refs[ino] = (ref_of(info), size)
     return lake, refs
 

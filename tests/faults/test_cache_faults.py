@@ -145,7 +145,7 @@ async def test_a_changed_version_is_never_mixed_in(tmp_path: Path) -> None:
         r.put(16, old)
         fh = await r.open(16)
         got = [await r.front.read(fh, 0, MIB)]
-        r.lake.store(b"object-16", new, ChecksumKind.CRC64NVME)
+        r.lake.store_with(b"object-16", new, ChecksumKind.CRC64NVME)
 
         async def go_on() -> None:
             for offset in range(MIB, LONG, MIB):
@@ -168,7 +168,7 @@ async def test_sabotage_without_if_match_versions_are_mixed(tmp_path: Path) -> N
         r.lake.get = sloppy  # type: ignore[method-assign]
         fh = await r.open(16)
         got = [await r.front.read(fh, 0, MIB)]
-        r.lake.store(b"object-16", new, ChecksumKind.NONE)
+        r.lake.store_with(b"object-16", new, ChecksumKind.NONE)
         for offset in range(MIB, LONG, MIB):
             got.append(await r.front.read(fh, offset, MIB))
         assert b"".join(got) not in (old, new)

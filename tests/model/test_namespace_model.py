@@ -136,10 +136,10 @@ class Machine:
         lake, reference = self.world.lake, self.reference
         before, state = reference.state, dict(reference.state)
         if op.what == "put":
-            info = lake.put(op.path, _CONTENTS[op.number])
+            info = lake.store(op.path, _CONTENTS[op.number])
             state[op.path] = (info.version.etag, info.size)
         else:
-            lake.delete(op.path)
+            lake.remove(op.path)
             state.pop(op.path, None)
         for path in list(reference.inos):
             if answer(before, path) != answer(state, path):

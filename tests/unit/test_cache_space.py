@@ -62,6 +62,25 @@ async def test_reserving_evicts_what_is_missing() -> None:
     assert capacity.used_bytes + capacity.reserved_bytes <= 10 * MIB
 
 
+async def test_room_that_another_takes_first_is_made_again() -> None:
+    disk = Disk(evictable=5 * MIB)
+    capacity = disk.capacity(10 * MIB, used=10 * MIB)
+    evict = disk.evict
+
+    async def evict_for_another(bytes_: int, claim: Claim | None) -> bool:
+        worth_it = await evict(bytes_, claim)
+        if len(disk.asked) == 1:
+            assert capacity.try_reserve(bytes_) is not None
+        return worth_it
+
+    capacity._evict = evict_for_another
+    await capacity.reserve(MIB, CLAIM)
+    assert disk.asked == [MIB, MIB]
+    # What is freed and taken for ever is no reason to go on when nothing is freed any more.
+    with pytest.raises(CacheFull):
+        await capacity.reserve(4 * MIB, CLAIM)
+
+
 @pytest.mark.mockclock
 async def test_nothing_to_evict_is_said_at_once_and_not_tried_all_the_time() -> None:
     disk = Disk()
@@ -142,6 +161,57 @@ async def test_a_smaller_limit_evicts_down_to_it() -> None:
     await capacity.resize(3 * MIB)
     assert capacity.used_bytes == 3 * MIB
     assert disk.claims == [None]
+
+
+# ---- what is written shares the disk -------------------------------------------------------------
+
+
+async def test_what_is_cached_gives_way_to_what_is_written_whatever_it_is_worth() -> None:
+    disk = Disk(free_bytes=10 * GIB + MIB, evictable=20 * MIB, precious=20 * MIB)
+    capacity = disk.capacity(30 * MIB, used=20 * MIB)
+    assert capacity.left_to_write() == 21 * MIB
+    assert await capacity.give_way(MIB)
+    assert disk.asked == []
+    assert await capacity.give_way(5 * MIB)
+    assert disk.claims == [None]
+    assert 4 * MIB <= disk.asked[0] <= 5 * MIB
+    assert not await capacity.give_way(22 * MIB)
+
+
+@pytest.mark.mockclock
+async def test_what_is_in_use_does_not_give_way_and_is_not_asked_all_the_time() -> None:
+    disk = Disk(free_bytes=10 * GIB)
+    capacity = disk.capacity(30 * MIB, used=20 * MIB)
+    for _ in range(3):
+        assert not await capacity.give_way(MIB)
+    assert len(disk.asked) == 1
+    await trio.sleep(2)
+    assert not await capacity.give_way(MIB)
+    assert len(disk.asked) == 2
+
+
+async def test_what_was_written_since_the_disk_was_asked_is_missing_from_it() -> None:
+    capacity = Disk(free_bytes=10 * GIB + 3 * MIB).capacity(None)
+    assert capacity.try_reserve(0) is not None
+    capacity.taken(2 * MIB)
+    assert capacity.try_reserve(2 * MIB) is None
+    capacity.taken(-MIB)
+    assert capacity.try_reserve(2 * MIB) is not None
+
+
+async def test_a_written_file_that_becomes_a_cached_one_needs_no_second_place() -> None:
+    capacity = Disk(free_bytes=10 * GIB).capacity(10 * MIB)
+    with pytest.raises(CacheFull):
+        await capacity.reserve(4 * MIB, CLAIM)
+    reservation = await capacity.reserve(4 * MIB, CLAIM, written=True)
+    assert capacity.left_to_write() == 0
+    capacity.spend(reservation, 3 * MIB)
+    capacity.release(reservation)
+    assert (capacity.used_bytes, capacity.reserved_bytes) == (3 * MIB, 0)
+    assert capacity.left_to_write() == 3 * MIB
+    # The limit holds for it as for everything else.
+    with pytest.raises(CacheFull):
+        await capacity.reserve(8 * MIB, CLAIM, written=True)
 
 
 @pytest.mark.mockclock

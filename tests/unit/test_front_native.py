@@ -53,6 +53,12 @@ class Told:
     async def invalidate(self, ino: int) -> None:
         self.invalidated.append(ino)
 
+    async def adopt(self, ino: int, size: int, identity: bytes, crc64nvme: int) -> None:
+        raise AssertionError("nothing is adopted here")
+
+    async def renamed(self, ino: int, old: bytes, new: bytes) -> None:
+        raise AssertionError("nothing is renamed here")
+
     async def resize(self, limit_bytes: int | None) -> None:
         raise AssertionError("nothing is resized here")
 

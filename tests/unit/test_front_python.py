@@ -179,7 +179,7 @@ async def test_a_changed_object_is_stale_and_never_a_mixture(tmp_path: Path) -> 
         r.put(16, old)
         fh = await r.open(16)
         assert await r.front.read(fh, 2 * MIB, MIB) == old[2 * MIB : 3 * MIB]
-        r.lake.store(b"object-16", new, ChecksumKind.CRC64NVME)
+        r.lake.store_with(b"object-16", new, ChecksumKind.CRC64NVME)
         for offset in (0, 2 * MIB):
             with pytest.raises(StaleVersion):
                 await r.front.read(fh, offset, MIB)
@@ -195,14 +195,14 @@ async def test_a_complete_copy_outlives_its_object(tmp_path: Path) -> None:
         await r.fetch(16)
         await r.settle()
         fh = await r.open(16)
-        r.lake.store(b"object-16", b"new", ChecksumKind.CRC64NVME)
+        r.lake.store_with(b"object-16", b"new", ChecksumKind.CRC64NVME)
         for offset in range(0, 4 * MIB, MIB):
             assert await r.front.read(fh, offset, MIB) == old[offset : offset + MIB]
 
 
 async def test_an_archived_object_is_an_error_not_a_hang(tmp_path: Path) -> None:
     async with rig(tmp_path) as r:
-        info = r.lake.put(b"object-16", b"data", archived=True)
+        info = r.lake.store(b"object-16", b"data", archived=True)
         r.put(16, b"data")
         r.lake._objects[b"object-16"] = (info, b"data")
         with pytest.raises(LakeArchived):

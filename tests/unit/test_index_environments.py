@@ -18,7 +18,7 @@ import trio.testing
 
 from tierfs.errors import CacheBusy, CacheError, CacheFull, IndexDamaged, InvalidRequest
 from tierfs.index import Index, damage, scan, schema
-from tierfs.index.environments import Environment, ForeignIndex, open_or_rebuild
+from tierfs.index.environments import Environment, ForeignIndex, OtherVersion, open_or_rebuild
 from tierfs.index.writer import QUEUE_LIMIT, Transaction
 
 usage = namedtuple("usage", ("total", "used", "free"))
@@ -303,6 +303,78 @@ def test_a_wrong_format_is_refused_or_rebuilt(
     assert hint in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        ("import lmdb, sys; sys.exit('no memory')", "no memory"),
+        ("import no_such_module", "No module named"),
+        ("import os; os.kill(os.getpid(), 9)", "status -9"),
+        ("import os; os.kill(os.getpid(), 15)", "status -15"),
+    ],
+)
+def test_an_index_that_could_not_be_scanned_is_not_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, says: str
+) -> None:
+    make(tmp_path / "names").close()
+    (tmp_path / "names" / "unclean").write_text("2")
+    with monkeypatch.context() as patch:
+        patch.setattr(damage, "_SCAN", tmp_path / "scan.py")
+        (tmp_path / "scan.py").write_text(script)
+        with pytest.raises(CacheError, match=f"{says}.*then try again"):
+            open_or_rebuild(tmp_path / "names", name="names", databases=(), lake=LAKE)
+    assert listed(tmp_path) == {"names", "scan.py"}
+    # The scan is due as before.
+    assert (tmp_path / "names" / "unclean").read_text() == "2"
+    make(tmp_path / "names").close()
+
+
+@pytest.mark.parametrize("number", ["SIGABRT", "SIGBUS", "SIGSEGV"])
+def test_a_scan_that_dies_of_what_it_reads_finds_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str
+) -> None:
+    make(tmp_path / "names").close()
+    (tmp_path / "names" / "unclean").write_text("2")
+    monkeypatch.setattr(damage, "_SCAN", tmp_path / "scan.py")
+    (tmp_path / "scan.py").write_text(f"import os, signal; os.kill(os.getpid(), signal.{number})")
+    with pytest.raises(IndexDamaged):
+        make(tmp_path / "names")
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (lmdb.MemoryError("Cannot allocate memory"), 1),
+        (lmdb.ReadersFullError("MDB_READERS_FULL"), 1),
+        (lmdb.Error("Input/output error"), 1),
+        (lmdb.CorruptedError("MDB_CORRUPTED"), scan.DAMAGED),
+        (lmdb.CursorFullError("MDB_CURSOR_FULL"), scan.DAMAGED),
+        (ValueError("out of order"), scan.DAMAGED),
+    ],
+)
+def test_a_scan_says_whether_what_it_read_is_to_blame(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, status: int
+) -> None:
+    def fail(*_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(scan, "scan", fail)
+    assert scan.main(["directory", "1", "1"]) == status
+
+
+def test_without_memory_for_the_map_it_says_what_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "names").close()
+
+    def fail(*_: object, **__: object) -> None:
+        raise lmdb.MemoryError("Cannot allocate memory")
+
+    monkeypatch.setattr(lmdb, "Environment", fail)
+    with pytest.raises(CacheError, match=r"Cannot allocate memory; .*ulimit -v"):
+        open_or_rebuild(tmp_path / "names", name="names", databases=(), lake=LAKE)
+    assert listed(tmp_path) == {"names"}
+
+
 def test_an_lmdb_that_is_not_tierfs_is_refused(tmp_path: Path) -> None:
     with lmdb.Environment(str(tmp_path / "names"), max_dbs=4, lib_version=0) as raw:
         raw.open_db(b"theirs")
@@ -371,6 +443,14 @@ async def test_an_index_says_what_was_rebuilt(
     with pytest.raises(IndexDamaged, match="inode numbers"):
         await Index.open(tmp_path, LAKE)
     assert "journal.damaged-1" not in listed(tmp_path)
+
+
+async def test_a_journal_of_another_version_says_what_to_do(tmp_path: Path) -> None:
+    index = await Index.open(tmp_path, LAKE)
+    await index.aclose()
+    rewrite_meta(tmp_path / "journal", schema.pack_meta("journal", LAKE, 0, version=2))
+    with pytest.raises(OtherVersion, match="mount with that version until tierfs flush"):
+        await Index.open(tmp_path, LAKE)
 
 
 WRITER = """

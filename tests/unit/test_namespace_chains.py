@@ -90,7 +90,7 @@ def hashes(count: int) -> list[bytes]:
 def lake_of(keys: list[bytes], page_size: int = 10) -> DistantLake:
     lake = DistantLake(page_size)
     for key in keys:
-        lake.put(key, b"content")
+        lake.store(key, b"content")
     return lake
 
 
@@ -244,7 +244,7 @@ TEN = [b"%d" % n for n in range(10)]
 def small_world(directory: Path, *keys: bytes, page_size: int = 1) -> tuple[World, WatchedLake]:
     lake = WatchedLake(page_size)
     for key in keys:
-        lake.put(key, b"content")
+        lake.store(key, b"content")
     return World(directory, lake), lake
 
 
@@ -378,8 +378,8 @@ async def test_nothing_is_swept_before_all_ranges_are_listed(tmp_path: Path, slo
     world, lake = small_world(tmp_path, *TEN)
     async with world.mount(listing=splitting(b"3", b"6")) as namespace:
         before = {name: ino for ino, name, _ in await read_all(namespace, ROOT_INO)}
-        lake.delete(b"1")
-        lake.delete(b"8")
+        lake.remove(b"1")
+        lake.remove(b"8")
         world.clock.advance(61)
         gate = trio.Event()
 
@@ -475,7 +475,7 @@ async def test_a_lake_out_of_order_is_listed_once_more_in_one_chain(
 ) -> None:
     lake = Liar(1)
     for key in TEN:
-        lake.put(key, b"content")
+        lake.store(key, b"content")
     lake.order = TEN
     async with World(tmp_path, lake).mount(ttl_s=0.0, listing=splitting(b"5")) as namespace:
         if not first:
@@ -494,7 +494,7 @@ async def test_a_lake_out_of_order_that_fails_next_is_listed_from_the_beginning(
 ) -> None:
     lake = Liar(1)
     for key in TEN:
-        lake.put(key, b"content")
+        lake.store(key, b"content")
     lake.order = [b"0", b"1", b"2", b"3", b"5", b"4", b"6", b"8", b"7", b"9"]
 
     def fail(kind: str, key: bytes) -> None:
@@ -519,7 +519,7 @@ async def test_a_lake_out_of_order_that_fails_next_is_listed_from_the_beginning(
 async def test_a_lake_that_does_not_know_where_to_start(tmp_path: Path) -> None:
     lake = Liar(1)
     for key in TEN:
-        lake.put(key, b"content")
+        lake.store(key, b"content")
     lake.order = TEN
     lake.starts = False
     async with World(tmp_path, lake).mount(ttl_s=0.0, listing=splitting(b"5")) as namespace:

@@ -22,7 +22,7 @@ async def shown(
     """The paths that a lake of *keys* shows, directories ending in ``/``, and what it hides."""
     world = World(directory)
     for key in keys:
-        world.lake.put(key, b"" if key.endswith(b"/") else b"content")
+        world.lake.store(key, b"" if key.endswith(b"/") else b"content")
     paths = []
     async with world.mount() as namespace:
         stack = [(ROOT_INO, b"")]
@@ -49,7 +49,7 @@ async def test_names_between_an_object_and_its_directory(tmp_path: Path) -> None
     """``a-`` and ``a.`` sort before ``a/``: the two may be pages apart."""
     world = World(tmp_path, WatchedLake(page_size=1))
     for key in (b"a", b"a-", b"a.", b"a/b", b"b"):
-        world.lake.put(key, b"content")
+        world.lake.store(key, b"content")
     async with world.mount() as namespace:
         entries = await read_all(namespace, ROOT_INO, 1)
         assert sorted(name for _, name, _ in entries) == [b"a", b"a-", b"a.", b"b"]
@@ -66,7 +66,7 @@ async def test_an_empty_marker_is_a_directory(tmp_path: Path) -> None:
 
 async def test_a_marker_with_content_is_a_directory_and_its_content_hidden(tmp_path: Path) -> None:
     world = World(tmp_path)
-    world.lake.put(b"d/", b"content")
+    world.lake.store(b"d/", b"content")
     async with world.mount() as namespace:
         found = await namespace.lookup(ROOT_INO, b"d")
         assert found.kind is Kind.DIRECTORY
@@ -116,7 +116,7 @@ async def test_a_key_that_is_no_path_is_hidden_and_counted(
 )
 async def test_any_other_key_is_its_path_byte_for_byte(tmp_path: Path, key: bytes) -> None:
     world = World(tmp_path)
-    world.lake.put(key, b"content")
+    world.lake.store(key, b"content")
     async with world.mount() as namespace:
         found = await namespace.resolve(key)
         assert (found.kind, found.size) == (Kind.FILE, 7)
@@ -130,7 +130,7 @@ async def test_a_key_of_1024_bytes_and_nothing_asked_beyond(tmp_path: Path) -> N
     world = World(tmp_path)
     directory = b"/".join([b"d" * 200] * 5)
     key = directory + b"/" + b"e" * (1024 - len(directory) - 1)
-    world.lake.put(key, b"content")
+    world.lake.store(key, b"content")
     async with world.mount() as namespace:
         assert (await namespace.resolve(key)).size == 7
         parent = await namespace.resolve(directory)
@@ -156,7 +156,7 @@ async def test_what_a_lake_cannot_spell_is_hidden(tmp_path: Path) -> None:
             return ListPage(page.objects, page.prefixes, page.next_token, [b"socket"])
 
     world = World(tmp_path, Sockets())
-    world.lake.put(b"a", b"content")
+    world.lake.store(b"a", b"content")
     async with world.mount() as namespace:
         assert await names_in(namespace, ROOT_INO) == [b"a"]
         assert [(item.key, item.reason) for item in namespace.hidden(9)] == [
@@ -222,7 +222,7 @@ async def test_a_store_that_does_not_list_in_order(tmp_path: Path) -> None:
 
     world = World(tmp_path, Unordered())
     for key in (b"a", b"a/b", b"b", b"b/c", b"c", b"d", b"e"):
-        world.lake.put(key, b"content")
+        world.lake.store(key, b"content")
     async with world.mount() as namespace:
         for _ in range(2):
             kinds = {name: found.kind for _, name, found in await read_all(namespace, ROOT_INO)}

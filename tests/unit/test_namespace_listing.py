@@ -22,7 +22,7 @@ from tierfs.namespace import Absent
 def world_of(directory: Path, *keys: bytes, page_size: int = 1000) -> tuple[World, WatchedLake]:
     lake = WatchedLake(page_size)
     for key in keys:
-        lake.put(key, b"content")
+        lake.store(key, b"content")
     return World(directory, lake), lake
 
 
@@ -131,10 +131,10 @@ async def test_a_relisting_removes_what_went_and_keeps_inodes(tmp_path: Path) ->
     async with world.mount() as namespace:
         before = {name: ino for ino, name, _ in await read_all(namespace, ROOT_INO)}
         lost = await namespace.resolve(b"d/x/y")
-        lake.delete(b"3")
-        lake.delete(b"d/x/y")
-        lake.put(b"5", b"changed")
-        lake.put(b"55", b"new")
+        lake.remove(b"3")
+        lake.remove(b"d/x/y")
+        lake.store(b"5", b"changed")
+        lake.store(b"55", b"new")
         world.clock.advance(61)
         after = {name: ino for ino, name, _ in await read_all(namespace, ROOT_INO)}
         assert set(after) == (set(NINE) | {b"55"}) - {b"3"}
@@ -153,7 +153,7 @@ async def test_a_relisting_streams_only_what_it_has_confirmed(tmp_path: Path) ->
     world, lake = world_of(tmp_path, *NINE, page_size=3)
     async with world.mount() as namespace:
         await names_in(namespace, ROOT_INO)
-        lake.delete(b"4")
+        lake.remove(b"4")
         world.clock.advance(61)
         lists = 0
 
@@ -226,7 +226,7 @@ async def test_a_relisting_that_fails_leaves_no_stale_entries_to_readers(tmp_pat
     async with world.mount() as namespace:
         entries = await read_all(namespace, ROOT_INO)
         world.clock.advance(61)
-        lake.delete(b"8")
+        lake.remove(b"8")
         lake.before = fail
         with pytest.raises(LakeUnavailable):
             await namespace.readdir(ROOT_INO, 0)
@@ -266,8 +266,8 @@ async def test_a_listing_does_not_bring_back_what_a_look_up_saw_vanish(tmp_path:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(read)
             await trio.testing.wait_all_tasks_blocked()
-            lake.delete(b"3")
-            lake.put(b"4", b"changed while the page was on its way")
+            lake.remove(b"3")
+            lake.store(b"4", b"changed while the page was on its way")
             world.clock.advance(61)
             with pytest.raises(Absent):
                 await namespace.lookup(ROOT_INO, b"3")
@@ -332,7 +332,7 @@ async def test_a_directory_that_vanishes_while_it_is_listed(tmp_path: Path) -> N
         first = await namespace.readdir(directory.ino, 0, 1)
         lake.gate = trio.Event()
         for name in NINE:
-            lake.delete(b"d/" + name)
+            lake.remove(b"d/" + name)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(namespace.refresh, b"")
             await trio.testing.wait_all_tasks_blocked()
@@ -351,11 +351,11 @@ async def test_refresh_shows_the_present_state_and_announces_it(tmp_path: Path) 
         old = {path: await namespace.resolve(path) for path in (b"a", b"d", b"d/x", b"d/e/y")}
         with pytest.raises(Absent):
             await namespace.resolve(b"d/new")
-        lake.put(b"a", b"changed")
-        lake.delete(b"b")
-        lake.put(b"d/x", b"changed")
-        lake.put(b"d/e/y", b"changed")
-        lake.put(b"d/new", b"new")
+        lake.store(b"a", b"changed")
+        lake.remove(b"b")
+        lake.store(b"d/x", b"changed")
+        lake.store(b"d/e/y", b"changed")
+        lake.store(b"d/new", b"new")
         lake.asked.clear()
         assert await namespace.refresh(ROOT_INO) == 5
         assert ("list", b"unseen/") not in lake.asked
@@ -372,7 +372,7 @@ async def test_refresh_of_a_path_that_was_absent(tmp_path: Path) -> None:
     world, lake = world_of(tmp_path, b"a")
     async with world.mount(ttl_s=math.inf, negative_ttl_s=math.inf) as namespace:
         await names_in(namespace, ROOT_INO)
-        lake.put(b"new/dir/file", b"new")
+        lake.store(b"new/dir/file", b"new")
         with pytest.raises(Absent):
             await namespace.resolve(b"new")
         await namespace.refresh(b"new/dir/file")
@@ -386,7 +386,7 @@ async def test_a_refresh_begins_after_it_was_asked_for(tmp_path: Path) -> None:
     world, lake = world_of(tmp_path, *NINE, page_size=2)
     async with world.mount(ttl_s=math.inf) as namespace:
         await namespace.readdir(ROOT_INO, 0)
-        lake.put(b"0", b"changed behind the listing")
+        lake.store(b"0", b"changed behind the listing")
         await namespace.refresh(ROOT_INO)
         assert (await namespace.lookup(ROOT_INO, b"0")).size == 26
 
@@ -405,7 +405,7 @@ async def test_walk_streams_a_tree_and_passes_over_what_vanishes(tmp_path: Path)
         async for found_entry in namespace.walk(ROOT_INO):
             if not found:
                 for n in range(5):
-                    lake.delete(b"d3/f%d" % n)
+                    lake.remove(b"d3/f%d" % n)
             found.append(found_entry.path)
         assert not [path for path in found if path.startswith(b"d3/")]
         with pytest.raises(NotFound):

@@ -25,7 +25,7 @@ from tierfs.namespace.lookup import LISTING_AFTER
 def world_of(directory: Path, *keys: bytes, page_size: int = 1000) -> tuple[World, WatchedLake]:
     lake = WatchedLake(page_size)
     for key in keys:
-        lake.put(key, b"content")
+        lake.store(key, b"content")
     return World(directory, lake), lake
 
 
@@ -98,7 +98,7 @@ async def test_an_absence_is_remembered_for_its_own_time(tmp_path: Path) -> None
             await namespace.lookup(ROOT_INO, b"b")
         assert (first.value.ttl_s, second.value.ttl_s) == (5.0, 3.0)
         assert len(lake.asked) == 2
-        lake.put(b"b", b"now")
+        lake.store(b"b", b"now")
         world.clock.advance(4)
         assert (await namespace.lookup(ROOT_INO, b"b")).size == 3
         # A kernel may have held the name as absent.
@@ -166,7 +166,7 @@ async def test_an_infinite_ttl_never_asks_again_but_on_refresh(tmp_path: Path) -
     async with world.mount(ttl_s=math.inf) as namespace:
         found = await namespace.lookup(ROOT_INO, b"a")
         assert found.ttl_s == math.inf
-        lake.put(b"a", b"changed!")
+        lake.store(b"a", b"changed!")
         world.clock.advance(10**7)
         assert await namespace.lookup(ROOT_INO, b"a") == found
         await namespace.open_object(found.ino)
@@ -184,10 +184,10 @@ async def test_a_clock_set_back_makes_nothing_fresh(tmp_path: Path) -> None:
         with pytest.raises(Absent):
             await namespace.lookup(ROOT_INO, b"b")
         world.clock.advance(-3600)
-        lake.put(b"a", b"changed!")
-        lake.put(b"b", b"new")
-        lake.delete(b"d/x")
-        lake.put(b"d/y", b"new")
+        lake.store(b"a", b"changed!")
+        lake.store(b"b", b"new")
+        lake.remove(b"d/x")
+        lake.store(b"d/y", b"new")
         assert namespace.lookup_cached(ROOT_INO, b"a") is None
         assert (await namespace.lookup(ROOT_INO, b"a")).size == 8
         assert (await namespace.lookup(ROOT_INO, b"b")).size == 3
@@ -211,7 +211,7 @@ async def test_another_version_is_another_inode_and_announced(tmp_path: Path) ->
     world, lake = world_of(tmp_path, b"a")
     async with world.mount() as namespace:
         old = await namespace.lookup(ROOT_INO, b"a")
-        lake.put(b"a", b"content, changed")
+        lake.store(b"a", b"content, changed")
         world.clock.advance(61)
         new = await namespace.lookup(ROOT_INO, b"a")
         assert new.ino > old.ino
@@ -227,11 +227,11 @@ async def test_the_same_bytes_written_again_are_the_same_version(tmp_path: Path)
     world, lake = world_of(tmp_path, b"a")
     async with world.mount() as namespace:
         old = await namespace.lookup(ROOT_INO, b"a")
-        lake.put(b"a", b"content", mtime_ns=old.mtime_ns + 999_999_999)
+        lake.store(b"a", b"content", mtime_ns=old.mtime_ns + 999_999_999)
         world.clock.advance(61)
         again = await namespace.lookup(ROOT_INO, b"a")
         assert again == old  # The fraction of a second is the kind of answer's, not the object's.
-        lake.put(b"a", b"content", mtime_ns=old.mtime_ns + 5_000_000_000)
+        lake.store(b"a", b"content", mtime_ns=old.mtime_ns + 5_000_000_000)
         world.clock.advance(61)
         later = await namespace.lookup(ROOT_INO, b"a")
         assert (later.ino, later.mtime_ns) == (old.ino, old.mtime_ns + 5_000_000_000)
@@ -241,12 +241,12 @@ async def test_a_file_becomes_a_directory_and_a_file_again(tmp_path: Path) -> No
     world, lake = world_of(tmp_path, b"a")
     async with world.mount() as namespace:
         first = await namespace.lookup(ROOT_INO, b"a")
-        lake.put(b"a/b", b"x")
+        lake.store(b"a/b", b"x")
         world.clock.advance(61)
         second = await namespace.lookup(ROOT_INO, b"a")
         assert second.kind is Kind.DIRECTORY
         await namespace.lookup(second.ino, b"b")
-        lake.delete(b"a/b")
+        lake.remove(b"a/b")
         world.clock.advance(61)
         third = await namespace.lookup(ROOT_INO, b"a")
         assert third.kind is Kind.FILE
@@ -318,8 +318,8 @@ async def test_opening_what_changed_is_stale_and_what_is_gone_is_not_found(tmp_p
         directory = await namespace.lookup(ROOT_INO, b"d")
         with pytest.raises(IsADirectory):
             await namespace.open_object(directory.ino)
-        lake.put(b"a", b"changed!")
-        lake.delete(b"b")
+        lake.store(b"a", b"changed!")
+        lake.remove(b"b")
         world.clock.advance(61)
         with pytest.raises(StaleVersion):
             await namespace.open_object(changed.ino)

@@ -6,6 +6,11 @@ Bytes are reserved before they are fetched (C5). A reservation turns into used b
 gets no reservation, and is not kept (`NotWorthKeeping`). Each cached file is counted with
 `FILE_BYTES` more than its blocks, for the rounding of its last block and its inode, so that the
 limit holds for ``du`` too.
+
+Where files are written, too (`tierfs.writeback.room`), this is the one account of their disk. What
+is written comes before what is cached: `Capacity.give_way` evicts for it, whatever that costs. A
+written file that becomes a cached one has its bytes on the disk already (*written*): only the limit
+has to have room for them.
 """
 
 from __future__ import annotations
@@ -104,12 +109,14 @@ Evict = Callable[[int, Claim | None], Awaitable[bool]]
 
 
 class Reservation:
-    """Bytes that a fetch may write. `Capacity.release` gives back what was not spent."""
+    """Bytes that a fetch may write, or that were *written* before. `Capacity.release` gives back
+    what was not spent."""
 
-    __slots__ = ("bytes",)
+    __slots__ = ("bytes", "written")
 
-    def __init__(self, bytes_: int) -> None:
+    def __init__(self, bytes_: int, *, written: bool = False) -> None:
         self.bytes = bytes_
+        self.written = written
 
 
 class Capacity:
@@ -127,6 +134,8 @@ class Capacity:
         self.limit_bytes = limit_bytes
         self.used_bytes = used_bytes
         self.reserved_bytes = 0
+        #: The part of that which is on the disk already.
+        self._written_bytes = 0
         self._min_free = min_free
         self._disk = disk
         self._evict = evict
@@ -134,18 +143,22 @@ class Capacity:
         self._space = DiskSpace(0, 0)
         self._space_read_s = -math.inf
         self._hopeless_until_s = -math.inf
+        #: Since the mount.
+        self._freed_bytes = 0
 
-    def try_reserve(self, bytes_: int) -> Reservation | None:
+    def try_reserve(self, bytes_: int, *, written: bool = False) -> Reservation | None:
         """Reserve without evicting anything, or None."""
-        if self._missing(bytes_) > 0:
+        if self._missing(bytes_, written=written) > 0:
             return None
         self.reserved_bytes += bytes_
-        return Reservation(bytes_)
+        self._written_bytes += bytes_ if written else 0
+        return Reservation(bytes_, written=written)
 
-    async def reserve(self, bytes_: int, claim: Claim) -> Reservation:
-        """Reserve, evicting if need be. Raises NotWorthKeeping if what would have to go is worth
-        more, and another CacheFull if there is nothing (more) to evict."""
-        reservation = self.try_reserve(bytes_)
+    async def reserve(self, bytes_: int, claim: Claim, *, written: bool = False) -> Reservation:
+        """Reserve, evicting if need be; *written*: for what is on the disk already. Raises
+        NotWorthKeeping if what would have to go is worth more, and another CacheFull if there is
+        nothing (more) to evict."""
+        reservation = self.try_reserve(bytes_, written=written)
         if reservation is not None:
             return reservation
         if trio.current_time() < self._hopeless_until_s or self._too_large(bytes_):
@@ -153,13 +166,16 @@ class Capacity:
         await self._evicting.acquire()
         try:
             await self._shrink()
-            # Others may have made room meanwhile.
-            missing = self._missing(bytes_)
             worth_it = True
-            if missing > 0:
+            # Others may have made room meanwhile, or taken what was made here.
+            while (reservation := self.try_reserve(bytes_, written=written)) is None and worth_it:
+                freed_bytes = self._freed_bytes
+                missing = self._missing(bytes_, written=written)
                 worth_it = await self._evict(max(missing, self._batch_bytes()), claim)
                 self.disk_changed()
-            reservation = self.try_reserve(bytes_)
+                if self._freed_bytes == freed_bytes:
+                    reservation = self.try_reserve(bytes_, written=written)
+                    break
         finally:
             self._evicting.release()
         if reservation is None and not worth_it:
@@ -172,20 +188,29 @@ class Capacity:
 
     def spend(self, reservation: Reservation, bytes_: int) -> None:
         """*bytes_* of the reservation were written and recorded."""
-        reservation.bytes -= bytes_
-        self.reserved_bytes -= bytes_
+        self._unreserve(reservation, bytes_)
         self.used_bytes += bytes_
-        # Until statvfs is asked again, what was written is missing from the disk.
-        self._space = self._space._replace(free_bytes=self._space.free_bytes - bytes_)
+        if not reservation.written:
+            self.taken(bytes_)
 
     def release(self, reservation: Reservation) -> None:
         """Give back what was not spent."""
-        self.reserved_bytes -= reservation.bytes
-        reservation.bytes = 0
+        self._unreserve(reservation, reservation.bytes)
+
+    def _unreserve(self, reservation: Reservation, bytes_: int) -> None:
+        reservation.bytes -= bytes_
+        self.reserved_bytes -= bytes_
+        self._written_bytes -= bytes_ if reservation.written else 0
+
+    def taken(self, bytes_: int) -> None:
+        """The disk has *bytes_* less; negative: more. It says so itself when it is asked again."""
+        total_bytes, free_bytes = self._space
+        self._space = DiskSpace(total_bytes, free_bytes - bytes_)
 
     def freed(self, bytes_: int) -> None:
         """*bytes_* that were used are no longer."""
         self.used_bytes -= bytes_
+        self._freed_bytes += bytes_
         self._hopeless_until_s = -math.inf
 
     async def resize(self, limit_bytes: int | None) -> None:
@@ -205,13 +230,40 @@ class Capacity:
             await self._evict(too_much, None)
             self.disk_changed()
 
+    def left_to_write(self) -> int:
+        """How much could be written beside the share that stays free, if all that is cached, and
+        is to be, went; not negative."""
+        cached = self.used_bytes + self.reserved_bytes - self._written_bytes
+        return max(0, cached - self._over_reserve(0))
+
+    async def give_way(self, bytes_: int) -> bool:
+        """Whether *bytes_* may be written now, beside the share that stays free: what is cached and
+        not in use goes for them if it must."""
+        missing = self._over_reserve(bytes_)
+        if missing <= 0:
+            return True
+        if trio.current_time() < self._hopeless_until_s:
+            return False
+        await self._evicting.acquire()
+        try:
+            missing = self._over_reserve(bytes_)
+            if missing > 0:
+                await self._evict(max(missing, self._batch_bytes()), None)
+                self.disk_changed()
+                missing = self._over_reserve(bytes_)
+        finally:
+            self._evicting.release()
+        if missing > 0:
+            self._hopeless_until_s = trio.current_time() + RETRY_S
+        return missing <= 0
+
     def disk_changed(self) -> None:
         """Ask the file system again at the next occasion."""
         self._space_read_s = -math.inf
 
-    def _missing(self, bytes_: int) -> int:
+    def _missing(self, bytes_: int, *, written: bool = False) -> int:
         """How much has to go before *bytes_* more fit; not positive if they fit now."""
-        missing = self._over_reserve(bytes_)
+        missing = 0 if written else self._over_reserve(bytes_)
         if self.limit_bytes is not None:
             missing = max(
                 missing, self.used_bytes + self.reserved_bytes + bytes_ - self.limit_bytes
@@ -224,7 +276,8 @@ class Capacity:
             self._space = self._disk()
             self._space_read_s = now
         keep = int(self._space.total_bytes * self._min_free)
-        return keep + self.reserved_bytes + bytes_ - self._space.free_bytes
+        coming = self.reserved_bytes - self._written_bytes + bytes_
+        return keep + coming - self._space.free_bytes
 
     def _too_large(self, bytes_: int) -> bool:
         return self.limit_bytes is not None and bytes_ > self.limit_bytes

@@ -30,7 +30,7 @@ from tierfs import mountinfo
 from tierfs.cache.blocks import Buffer, seal
 from tierfs.cache.holes import UNSUPPORTED, punch_hole
 from tierfs.cache.patience import Patience
-from tierfs.cache.workers import Workers
+from tierfs.cache.workers import Workers, with_own
 from tierfs.index.records import BLOCK_SIZE, BlockRecord, Extent
 
 T = TypeVar("T")
@@ -103,6 +103,18 @@ class Store:
         """A read-write descriptor of an existing cache file. Raises FileNotFoundError and
         others."""
         return os.open(self.path(ino), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+    def take_in(self, ino: int, path: Path) -> tuple[int, int] | None:
+        """The file at *path*, on the same file system, becomes the cache file of *ino*; its size
+        and ctime in nanoseconds, or None if it is gone."""
+        target = Path(os.fsdecode(self.path(ino)))
+        target.parent.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
+        try:
+            path.rename(target)
+        except FileNotFoundError:
+            return None
+        status = target.stat()
+        return status.st_size, status.st_ctime_ns
 
     async def create(self, ino: int, pieces: Sequence[Piece]) -> tuple[int, dict[int, BlockRecord]]:
         """A descriptor of a new cache file with these blocks (`write_blocks`), and their records;
@@ -207,7 +219,7 @@ class Store:
             data = await self._read_patiently(fd, offset, length)
             if data is not None:
                 return data
-        return await self._with_own(fd, lambda own: _pread(own, offset, length))
+        return await with_own(fd, lambda own: _pread(own, offset, length), self._in_thread)
 
     async def _read_patiently(self, fd: int, offset: int, length: int) -> bytearray | None:
         own = os.dup(fd)
@@ -227,7 +239,7 @@ class Store:
 
         The bytes are in the page cache when this returns (C2), not necessarily on the disk.
         """
-        return await self._with_own(fd, lambda own: _pwrite(own, pieces))
+        return await with_own(fd, lambda own: _pwrite(own, pieces), self._in_thread)
 
     def close(self) -> None:
         """Let the worker threads end."""
@@ -239,24 +251,6 @@ class Store:
             os.posix_fadvise(fd, offset, length, os.POSIX_FADV_WILLNEED)
         except OSError:
             return
-
-    async def _with_own(self, fd: int, fn: Callable[[int], T]) -> T:
-        """Run *fn* in a worker on a duplicate of *fd*, which whoever pops it from *own* closes: the
-        worker, or this task if the worker never came to run."""
-        own = [os.dup(fd)]
-
-        def work() -> T:
-            mine = own.pop()
-            try:
-                return fn(mine)
-            finally:
-                os.close(mine)
-
-        try:
-            return await self._in_thread(work)
-        finally:
-            with contextlib.suppress(IndexError):
-                os.close(own.pop())
 
     async def _in_thread(self, fn: Callable[[], T]) -> T:
         """Run *fn* in a worker; after PATIENCE_S leave it behind and raise ETIMEDOUT."""

@@ -8,15 +8,38 @@ its thread, and nothing that it may still do concerns anyone: a job brings its o
 
 from __future__ import annotations
 
+import contextlib
+import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast
 
 import outcome
 import trio
 
 T = TypeVar("T")
+
+
+async def with_own(
+    fd: int, fn: Callable[[int], T], run: Callable[[Callable[[], T]], Awaitable[T]]
+) -> T:
+    """*run* ``fn`` in a worker on a duplicate of *fd*, which whoever pops it from *own* closes: the
+    worker, or this task if the worker never came to run."""
+    own = [os.dup(fd)]
+
+    def work() -> T:
+        mine = own.pop()
+        try:
+            return fn(mine)
+        finally:
+            os.close(mine)
+
+    try:
+        return await run(work)
+    finally:
+        with contextlib.suppress(IndexError):
+            os.close(own.pop())
 
 
 class _Job:

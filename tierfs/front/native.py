@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import trio
 
+from tierfs.cache.blocks import identity_of
 from tierfs.cache.budget import Priority
 from tierfs.cache.eviction import EVICT_PAGE, Victim
 from tierfs.cache.fetch import WHOLE_OBJECT_BYTES
@@ -91,6 +92,14 @@ class Orders(Protocol):
     async def evict(self, victims: Sequence[Victim]) -> tuple[int, int]:
         """Evict them; a whole file in use goes when its last user leaves. Returns (files, bytes)
         that are gone by now."""
+
+    async def adopt(self, ino: int, size: int, identity: bytes, crc64nvme: int) -> None:
+        """The staging file of *ino*, which nobody has open, becomes the cached copy of the object
+        that *identity* says (`tierfs.cache.blocks.identity_of`); the records of its blocks, which
+        have *crc64nvme* together, are beside it."""
+
+    async def renamed(self, ino: int, old: bytes, new: bytes) -> None:
+        """The cached copy of *ino*, known by the identity *old*, is known by *new* from now on."""
 
     async def invalidate(self, ino: int) -> None:
         """See `FrontPort.invalidate`."""
@@ -263,6 +272,12 @@ class NativeFront:
                 freed += more_bytes
         return files, freed
 
+    async def evict_some(self, bytes_: int) -> None:
+        """Evict about *bytes_* of what is worth least, for what is to be written."""
+        victims = self.choose_victims(bytes_, EVICT_AT_ONCE)
+        if victims:
+            await self._orders.evict(victims)
+
     def pin(self, ino: int) -> None:
         """See `FrontPort.pin`."""
         self._pins[ino] = self._pins.get(ino, 0) + 1
@@ -283,6 +298,14 @@ class NativeFront:
         """See `FrontPort.resize`."""
         self.limit_bytes = limit_bytes
         await self._orders.resize(limit_bytes)
+
+    async def adopt(self, ino: int, ref: ObjectRef, size: int, crc64nvme: int) -> None:
+        """See `Orders.adopt`. Raises what the front says is in the way of it."""
+        await self._orders.adopt(ino, size, identity_of(ref), crc64nvme)
+
+    async def renamed(self, ino: int, old: ObjectRef, ref: ObjectRef) -> None:
+        """See `Orders.renamed`."""
+        await self._orders.renamed(ino, identity_of(old), identity_of(ref))
 
     def file_state(self, ino: int) -> FileState:
         """See `FrontPort.file_state`."""

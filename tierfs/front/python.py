@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import trio
 
-from tierfs.cache.blocks import Buffer
+from tierfs.cache.blocks import Buffer, identity_of
 from tierfs.cache.budget import Budget, Priority
 from tierfs.cache.completion import Completion
 from tierfs.cache.eviction import Evictor
@@ -27,12 +27,12 @@ from tierfs.cache.space import FILE_BYTES, Capacity, Claim, Health, disk_space_o
 from tierfs.cache.store import DISK_THREADS, Store
 from tierfs.cache.table import ObjectTable
 from tierfs.clock import Clock, SystemClock
-from tierfs.errors import InvalidRequest, TierfsError, show
+from tierfs.errors import CacheError, CacheFull, InvalidRequest, TierfsError, show
 from tierfs.front.accesses import AccessLog, OnAccess
 from tierfs.front.filling import bring, fill
 from tierfs.front.port import FileState
-from tierfs.index.cache import CacheIndex
-from tierfs.index.records import BLOCK_SIZE, Extent, ObjectRef
+from tierfs.index.cache import CacheBatch, CacheIndex
+from tierfs.index.records import BLOCK_SIZE, BlockRecord, CachedFile, Extent, ObjectRef
 from tierfs.lake.protocol import Lake, LakeCounters
 from tierfs.readahead.policy import AdaptivePolicy, EvictionPolicy, Incoming
 from tierfs.readahead.streams import (
@@ -313,6 +313,72 @@ class PythonFront:
         """See `FrontPort.evict_all`."""
         return await self._evictor.evict_all()
 
+    async def adopt(
+        self, ino: int, ref: ObjectRef, size: int, path: Path, blocks: Mapping[int, BlockRecord]
+    ) -> bool:
+        """The file at *path*, all of whose *blocks* were compared with what the lake has, becomes
+        the cached copy of an object, if there is room. Returns whether it did; if not, the object
+        is fetched when it is read."""
+        if self._table.in_use(ino):
+            return False
+        try:
+            claim = Claim(ino, Priority.WARM_UP)
+            reservation = await self._capacity.reserve(size + FILE_BYTES, claim, written=True)
+        except CacheFull:
+            return False
+        try:
+            if self._table.in_use(ino):
+                return False
+            with self._table.leaving([ino]):
+                self._hot.forget(ino)
+                old = self._index.file(ino)
+                verified = self._store.take_in(ino, path)
+                if verified is None:
+                    return False
+                batch = CacheBatch()
+                batch.drop_file(ino)
+                batch.put_file(ino, self._adopted(ref, size, verified))
+                batch.put_blocks(ino, blocks)
+                try:
+                    await self._index.commit(batch)
+                except CacheError:
+                    # Room on the disk that would be in no account.
+                    await self._store.unlink([ino])
+                    raise
+                if old is not None:
+                    self._capacity.freed(old.present_bytes + FILE_BYTES)
+                self._capacity.spend(reservation, size + FILE_BYTES)
+                return True
+        finally:
+            self._capacity.release(reservation)
+
+    def rewritten(self, ino: int) -> None:
+        """*ino* is written to: blocks of it in memory are of what it was."""
+        self._hot.forget(ino)
+
+    async def renamed(self, ino: int, old: ObjectRef, ref: ObjectRef) -> None:
+        """The object *old* is *ref* now, with the same bytes: so is its cached copy."""
+        file = self._index.file(ino)
+        if self._table.in_use(ino) or file is None or file.identity != identity_of(old):
+            return
+        with self._table.leaving([ino]):
+            batch = CacheBatch()
+            batch.put_file(ino, file._replace(identity=identity_of(ref)))
+            await self._index.commit(batch)
+
+    def _adopted(self, ref: ObjectRef, size: int, verified: tuple[int, int]) -> CachedFile:
+        return CachedFile(
+            identity=identity_of(ref),
+            size=size,
+            present_bytes=0,
+            complete=True,
+            checksum_ok=True,
+            verified_boot=self._completion.boot,
+            verified_size=verified[0],
+            verified_ctime_ns=verified[1],
+            last_used_s=self._clock.now_ns() // 1_000_000_000,
+        )
+
     def pin(self, ino: int) -> None:
         """See `FrontPort.pin`."""
         self._table.pinned[ino] = self._table.pinned.get(ino, 0) + 1
@@ -332,6 +398,11 @@ class PythonFront:
             o.stale = o.doomed = True
         else:
             await self._evictor.evict_one(ino)
+
+    @property
+    def capacity(self) -> Capacity:
+        """The account of the cache's disk, which what is written shares."""
+        return self._capacity
 
     @property
     def limit_bytes(self) -> int | None:

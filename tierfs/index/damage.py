@@ -5,7 +5,8 @@ damaged pages an assertion of LMDB's ends the process, and a page beyond the end
 SIGBUS: neither can be caught. So the doubtful work is done elsewhere:
 
 - ``unclean`` beside the data counts ends without `count_clean_end`. At the second in a row a child
-  process reads everything (`tierfs.index.scan`), and how the child fares decides.
+  process reads everything (`tierfs.index.scan`), and how the child fares decides. One that
+  fails for another reason (no memory, the OOM killer) decides nothing, and nothing is opened.
 - A file shorter than its meta page says is verified page by page in Python, without LMDB. (The
   missing pages may be free ones that were never written; then nothing is wrong.)
 - ``damaged`` beside the data holds what LMDB said when it found damage in use. An environment so
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import subprocess
 import sys
 import time
@@ -27,7 +29,8 @@ from pathlib import Path
 import lmdb
 import lmdb.verify
 
-from tierfs.errors import IndexDamaged
+from tierfs.errors import CacheError, IndexDamaged
+from tierfs.index.scan import DAMAGED
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +44,15 @@ _DAMAGED = "damaged"
 _UNCLEAN = "unclean"
 _SCAN = Path(__file__).with_name("scan.py")
 
+#: How reading damage ends: found, an assertion of LMDB's, a page beyond the end of the file, a
+#: pointer to nowhere.
+_DAMAGE_STATUS = (DAMAGED, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGSEGV)
+#: What helps where an index could not be read for want of something else.
+REMEDY = (
+    "nothing is known to be wrong with it: see to it that there is memory (ulimit -v, MemoryMax of"
+    " the service), then try again"
+)
+
 #: lmdb's own, in pure Python: it never hands the file to the library that could die of it.
 _verify: Callable[..., list[str]] = lmdb.verify.verify
 
@@ -53,7 +65,8 @@ def mark(path: Path, reason: str) -> None:
 
 
 def refuse_known(path: Path, *, map_size: int, max_databases: int) -> None:
-    """Raise IndexDamaged when the environment was marked, or when a scan that is due finds damage.
+    """Raise IndexDamaged when the environment was marked, or when a scan that is due finds damage,
+    and CacheError when that scan could not be done.
 
     To be called before LMDB opens it. Blocks, up to SCAN_TIMEOUT_S.
     """
@@ -68,6 +81,13 @@ def refuse_known(path: Path, *, map_size: int, max_databases: int) -> None:
     if _read_count(unclean) >= UNCLEAN_ENDS_BEFORE_SCAN:
         _scan(path, map_size, max_databases)
         unclean.write_text("0")
+
+
+def refuse_damaged(path: Path, *, map_size: int, max_databases: int) -> None:
+    """Raise IndexDamaged when the environment was marked, or when reading all of it finds damage,
+    and CacheError when it could not be read. Blocks, as `refuse_known`."""
+    refuse_known(path, map_size=map_size, max_databases=max_databases)
+    _scan(path, map_size, max_databases)
 
 
 def refuse_truncated(path: Path, env: lmdb.Environment) -> None:
@@ -105,7 +125,8 @@ def count_clean_end(path: Path) -> None:
 
 
 def _scan(path: Path, map_size: int, max_databases: int) -> None:
-    """Read everything in a child process, which may die of it. Raises IndexDamaged."""
+    """Read everything in a child process, which may die of it. Raises IndexDamaged, and CacheError
+    when the child failed for another reason: a sound index must not be given up for that."""
     arguments = (str(path), str(map_size), str(max_databases))
     command = [sys.executable, "-P", str(_SCAN), *arguments]
     started = time.monotonic()
@@ -122,10 +143,13 @@ def _scan(path: Path, map_size: int, max_databases: int) -> None:
         return
     elapsed_s = time.monotonic() - started
     _log.info("index %s: scanned after unclean ends, in %.2f s", path, elapsed_s)
-    if child.returncode != 0:
-        lines = child.stderr.decode(errors="replace").strip().splitlines()
-        reason = lines[-1] if lines else f"reading it ends with status {child.returncode}"
+    if child.returncode == 0:
+        return
+    lines = child.stderr.decode(errors="replace").strip().splitlines()
+    reason = lines[-1] if lines else f"reading it ends with status {child.returncode}"
+    if child.returncode in _DAMAGE_STATUS:
         raise IndexDamaged("open an index", str(path), f"it is damaged: {reason}")
+    raise CacheError("open an index", str(path), f"it could not be read: {reason}; {REMEDY}")
 
 
 def _read_count(path: Path) -> int:

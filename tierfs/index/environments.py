@@ -44,7 +44,7 @@ SPARE_READS = 8
 DISK_FULL_BYTES = 8 << 20
 
 #: What LMDB says of damage, and not of a full disk, a failed sync or a mistake of ours.
-_DAMAGE = (
+DAMAGE = (
     lmdb.CorruptedError,
     lmdb.PageNotFoundError,
     lmdb.InvalidError,
@@ -54,6 +54,10 @@ _DAMAGE = (
 
 class ForeignIndex(IndexDamaged):
     """The environment is sound, but another lake's: never moved aside, only refused."""
+
+
+class OtherVersion(IndexDamaged):
+    """The environment is sound, but another version's of tierfs."""
 
 
 class Environment:
@@ -200,8 +204,10 @@ class Environment:
             raise self._refusal("it does not say whose it is")
         version, name, owner, _ = schema.unpack_meta(record)
         if version != schema.FORMAT_VERSION:
-            raise self._refusal(
-                f"it has format version {version}, this tierfs reads {schema.FORMAT_VERSION}"
+            raise OtherVersion(
+                "open an index",
+                str(self.path),
+                f"it has format version {version}, this tierfs reads {schema.FORMAT_VERSION}",
             )
         if (name, owner) != (self.name, lake):
             raise ForeignIndex(
@@ -216,10 +222,12 @@ class Environment:
 
     def _translate(self, error: lmdb.Error) -> CacheError | IndexDamaged:
         """The error of ours that *error* means; from damage on, the environment is marked (I13)."""
-        if isinstance(error, _DAMAGE):
+        if isinstance(error, DAMAGE):
             self._failed = True
             damage.mark(self.path, str(error))
             return IndexDamaged("use an index", str(self.path), f"it is damaged: {error}")
+        if isinstance(error, lmdb.MemoryError):
+            return CacheError("use an index", str(self.path), f"{error}; {damage.REMEDY}")
         if isinstance(error, lmdb.MapFullError | lmdb.DiskError):
             return CacheFull("write to an index", str(self.path), str(error))
         if shutil.disk_usage(self.path).free < DISK_FULL_BYTES:

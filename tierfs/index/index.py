@@ -22,10 +22,11 @@ import trio
 from tierfs.errors import CacheBusy, CacheError, IndexDamaged
 from tierfs.index import cache, journal_inodes, names
 from tierfs.index.cache import CacheIndex
-from tierfs.index.environments import Environment, ForeignIndex, open_or_rebuild
+from tierfs.index.environments import Environment, ForeignIndex, OtherVersion, open_or_rebuild
 from tierfs.index.journal_inodes import InodeAllocator
 from tierfs.index.names import Names
 from tierfs.index.records import FIRST_INO
+from tierfs.index.schema import WRITE_BACK_DATABASES
 
 
 class Index:
@@ -38,6 +39,11 @@ class Index:
         self.cache = CacheIndex(self._cache)
         floor = max(FIRST_INO, self.names.last_ino() + 1, self.cache.last_ino() + 1)
         self.inodes = InodeAllocator(self._journal, floor=floor)
+
+    @property
+    def journal(self) -> Environment:
+        """The journal's environment, for `tierfs.writeback.journal`."""
+        return self._journal
 
     @classmethod
     async def open(cls, directory: Path, lake: str) -> Index:
@@ -68,8 +74,8 @@ class Index:
         return index
 
     def reap_readers(self) -> None:
-        """A process that used `names` and `cache` beside us has died: free what it read."""
-        for environment in (self._names, self._cache):
+        """A process that read beside us has died: free what it read."""
+        for environment in self._environments:
             environment.reap_readers()
 
     async def aclose(self) -> None:
@@ -125,13 +131,21 @@ class DirectoryLock:
 def _open_journal(path: Path, lake: str) -> Environment:
     try:
         return Environment(
-            path, name="journal", databases=journal_inodes.DATABASES, lake=lake, metasync=True
+            path,
+            name="journal",
+            databases=(*journal_inodes.DATABASES, *WRITE_BACK_DATABASES),
+            lake=lake,
+            metasync=True,
         )
     except ForeignIndex:
         raise
     except IndexDamaged as error:
         error.hint += (
-            f". It says which inode numbers were used: restore it, or remove {path.parent} whole"
+            ". It says what is not in the lake yet: mount with that version until tierfs flush says"
+            f" that all is there, then remove {path.parent} whole; or use another cache directory"
+            if isinstance(error, OtherVersion)
+            else ". It says which inode numbers were used, and what is not in the lake yet: restore"
+            f" it, or remove {path.parent} whole; tierfs fsck -y keeps what can be kept"
         )
         error.args = (error.op, error.subject, error.hint)
         raise

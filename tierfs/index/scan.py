@@ -1,8 +1,10 @@
 """Read every entry of an LMDB environment: ``python -P scan.py DIRECTORY MAP_SIZE MAX_DATABASES``.
 
 In a process of its own, because damage may end it (an assertion of LMDB's, SIGBUS); and a script
-that imports nothing of tierfs, because it is run by its path. Exit status 0: all could be read, in
-order.
+that imports nothing of tierfs, because it is run by its path.
+
+Exit status 0: all could be read, in order. `DAMAGED`: it could not, and what is in it is to blame.
+Any other, also that of a Python which does not start, says nothing of the environment.
 """
 
 from __future__ import annotations
@@ -10,6 +12,20 @@ from __future__ import annotations
 import sys
 
 import lmdb
+
+#: None of Python's own: 1 is an exception that nobody caught, 2 a wrong command line.
+DAMAGED = 9
+
+#: What LMDB says of the machine, and not of what it reads.
+_NOT_DAMAGE = (
+    lmdb.MemoryError,
+    lmdb.DiskError,
+    lmdb.LockError,
+    lmdb.ReadersFullError,
+    lmdb.ReadonlyError,
+    lmdb.TlsFullError,
+    lmdb.DbsFullError,
+)
 
 
 def scan(directory: str, map_size: int, max_databases: int) -> int:
@@ -49,7 +65,9 @@ def main(arguments: list[str]) -> int:
         scan(directory, int(map_size), int(max_databases))
     except (lmdb.Error, ValueError) as error:
         print(error, file=sys.stderr)
-        return 1
+        # The class itself has what the system said: EIO, EMFILE, ENOENT.
+        ours = isinstance(error, _NOT_DAMAGE) or type(error) is lmdb.Error
+        return 1 if ours else DAMAGED
     return 0
 
 

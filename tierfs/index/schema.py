@@ -51,6 +51,7 @@ Every environment: database ``meta``, key ``environment``::
 
     reservations   key "inodes"
                0  8  the first inode number that was never reserved
+    and those of write-back: byte tables in `tierfs.writeback.records`
 """
 
 from __future__ import annotations
@@ -76,6 +77,12 @@ from tierfs.lake.protocol import Version
 
 FORMAT_VERSION = 1
 MAGIC = b"TIERFSIX"
+
+#: Databases of ``journal/`` whose content is `tierfs.writeback`'s matter.
+WRITE_BACK_DATABASES = (
+    "nodes", "entries", "children", "log", "contents", "parts", "heads", "xattrs", "intents",
+    "replies", "state",
+)  # fmt: skip
 
 META_KEY = b"environment"
 TOTALS_KEY = b"totals"

@@ -10,13 +10,23 @@ from tierfs.clock import Clock
 from tierfs.errors import NotFound, TierfsError
 from tierfs.index.journal_inodes import InodeAllocator
 from tierfs.index.names import Names
-from tierfs.index.records import ROOT_INO, Dentry, Hidden, HiddenReason, Inode, Kind, ObjectRef
+from tierfs.index.records import (
+    ROOT_INO,
+    Dentry,
+    Hidden,
+    HiddenReason,
+    Inode,
+    Kind,
+    Listing,
+    ListingState,
+    ObjectRef,
+)
 from tierfs.lake.protocol import Lake
 from tierfs.namespace import keys
 from tierfs.namespace.absence import Absences
 from tierfs.namespace.attributes import Attributes, Freshness, Presenter
 from tierfs.namespace.chains import POLICY, Policy
-from tierfs.namespace.entries import Entries, OnChange
+from tierfs.namespace.entries import Entries, Known, OnChange
 from tierfs.namespace.listing import Listings
 from tierfs.namespace.lookup import RELIST_PAGES, Lookups
 from tierfs.namespace.readdir import BATCH, Reader
@@ -24,6 +34,8 @@ from tierfs.namespace.reconcile import Reconciler
 from tierfs.namespace.refresh import Refresher
 from tierfs.namespace.walk import Walk, WalkEntry, walk
 
+#: The first change of what is in a directory counts for so long.
+TOUCH_NS = 1_000_000_000
 _DIRECTORY_MTIME = b"namespace/directory_mtime_ns"
 
 
@@ -56,8 +68,8 @@ class Namespace:
         self._freshness = Freshness(clock, ttl_s, negative_ttl_s)
         self._presenter = Presenter(uid, gid, umask, _directory_mtime_ns(names, clock, spawn))
         self._entries = Entries(names, spawn)
-        absences = Absences()
-        reconciler = Reconciler(self._entries, absences, inodes)
+        self._absences = absences = Absences()
+        self._reconciler = reconciler = Reconciler(self._entries, absences, inodes)
         self._listings = Listings(
             names,
             self._entries,
@@ -208,6 +220,58 @@ class Namespace:
         files that are open already. Never waits."""
         inode, ref = self._names.inode(ino), self._names.object(ino)
         return None if inode is None or ref is None else (ref, inode.size)
+
+    # What a writer of this mount has changed in the lake.
+
+    async def adopt(
+        self,
+        parent: int,
+        name: bytes,
+        ino: int,
+        inode: Inode,
+        ref: ObjectRef | None,
+        *,
+        complete: bool = False,
+    ) -> None:
+        """*name* in *parent* is *ino*: its writer has just put it into the lake, and says what it
+        is; of a directory also whether all that the lake has in it is known (*complete*). Waits for
+        the commit. Raises NotFound when *parent* has lost its name."""
+        self._entries.prefix_of(parent)
+        before = self._entries.known(parent, name)
+        dentry = Dentry(ino, inode.kind, self._freshness.now_ns())
+        self._absences.discard(parent, name)
+        self._entries.put(parent, name, Known(dentry, inode, ref), before)
+        if complete:
+            listing = Listing(ListingState.COMPLETE, dentry.checked_ns, 1, 0, None)
+            self._entries.put_listing(ino, listing)
+        await self._entries.commit()
+
+    def is_own(self, ino: int) -> bool:
+        """Whether *ino* was put into the lake by a writer of this mount (`adopt`)."""
+        inode = self._names.inode(ino)
+        return inode is not None and inode.mode != 0
+
+    async def touched(self, directory: int) -> None:
+        """A writer of this mount has changed what is in *directory*: if it is one of ours, that was
+        now. Of changes within a second the first counts, because the commit waits for the disk."""
+        inode = self._names.inode(directory)
+        now_ns = self._freshness.now_ns()
+        if inode is None or not inode.mode or 0 <= now_ns - inode.mtime_ns < TOUCH_NS:
+            return
+        name = self._names.child_name(inode.parent, directory)
+        before = None if name is None else self._entries.known(inode.parent, name)
+        if name is None or before is None or before.dentry.ino != directory:
+            return
+        known = before._replace(inode=before.inode._replace(mtime_ns=now_ns))
+        # No kernel believes another time: it asks after each change of its own.
+        self._entries.put(inode.parent, name, known, None)
+        await self._entries.commit()
+
+    async def vanished(self, parent: int, name: bytes) -> None:
+        """*name* in *parent* was just removed from the lake. Waits for the commit."""
+        before = self._entries.known(parent, name)
+        self._reconciler.absent(parent, name, before, self._freshness.now_ns())
+        await self._entries.commit()
 
     # Freshness.
 

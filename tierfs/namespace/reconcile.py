@@ -73,9 +73,11 @@ class Reconciler:
                 archived=info.archived,
                 has_checksum=info.has_checksum or before.ref.has_checksum,
             )
-            if old.mtime_ns // _SECOND_NS != info.mtime_ns // _SECOND_NS or ref != before.ref:
+            # What has a mode of its own was written by this mount, whose times are its writer's.
+            mtime_ns = old.mtime_ns if old.mode else info.mtime_ns
+            if old.mtime_ns // _SECOND_NS != mtime_ns // _SECOND_NS or ref != before.ref:
                 dentry = before.dentry._replace(checked_ns=checked_ns)
-                updated = old._replace(mtime_ns=info.mtime_ns)
+                updated = old._replace(mtime_ns=mtime_ns)
                 self._put(parent, name, Known(dentry, updated, ref), before)
             elif touch:
                 self._entries.touch(parent, name, before.dentry, checked_ns)
