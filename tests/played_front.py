@@ -15,6 +15,8 @@ from tierfs.control import wire
 from tierfs.control.wire import Ask, Command, Request
 
 ARENA_AT, ARENA_BYTES = 4096, 16 << 20
+#: No answer takes so long, on whatever machine.
+PATIENCE_S = 60.0
 
 
 class Played:
@@ -27,6 +29,8 @@ class Played:
         self.session = 0
         #: The tail of the last SOURCE.
         self.source = b""
+        #: What SPACE said in this session: bytes in all, and free ones.
+        self.space: tuple[int, ...] | None = None
 
     async def say(self, ask: Ask, id_: int = 0, ino: int = 0, **fields: Any) -> None:
         request = Request(ask, self.session, id_, ino, 0, 0, 0, 0, 0, b"")._replace(**fields)
@@ -45,6 +49,7 @@ class Played:
     async def begin(self) -> bytes:
         """Begin a session, and wait for HELLO, whose tail it is, and for SOURCE right after it."""
         self.session += 1
+        self.space = None
         await self.say(Ask.START, offset=ARENA_AT, arena_length=ARENA_BYTES)
         while (hello := await self.hear())["kind"] != Command.HELLO:
             pass
@@ -59,12 +64,17 @@ class Played:
         return rules
 
     async def hear(self) -> dict[str, Any]:
-        """The next message."""
-        with trio.fail_after(5):
-            message = await self._end.recv(wire.LONGEST)
+        """The next message; SPACE, which comes when it likes, is kept in `space`."""
         names = ("version", "kind", "length", "session", "id", "errno", "count", "ttl_ns")
-        found = dict(zip(names, wire.ANSWER.unpack_from(message), strict=True))
-        return {**found, "tail": message[wire.ANSWER.size :]}
+        while True:
+            with trio.fail_after(PATIENCE_S):
+                message = await self._end.recv(wire.LONGEST)
+            found = dict(zip(names, wire.ANSWER.unpack_from(message), strict=True))
+            tail = message[wire.ANSWER.size :]
+            if found["kind"] != Command.SPACE:
+                return {**found, "tail": tail}
+            assert found["session"] == self.session
+            self.space = wire.SPACE.unpack(tail)
 
     def drain(self) -> None:
         """Throw away what has come, without letting anybody else run."""

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from tierfs.errors import ConfigError
-from tierfs.options import OPTIONS, PATH, Option, find_option
+from tierfs.options import ARGV, OPTIONS, PATH, Option, find_option
 from tierfs.units import format_duration, format_size
 
 __all__ = ["OPTIONS", "Config"]
@@ -95,6 +95,13 @@ class Config:
     memory: int = 1 << 30
     metadata_ttl: float = 60.0
     negative_ttl: float = 5.0
+    #: As `tierfs.writeback.rule.parse_rule` takes them.
+    write_back: tuple[str, ...] | None = None
+    upload_limit: int | None = None
+    on_durable: tuple[str, ...] | None = None
+    unmount_flush: float = 60.0
+    max_unflushed_age: float = 3600.0
+    staging_size: int | None = None
     endpoint: str | None = None
     region: str | None = None
     profile: str | None = None
@@ -156,6 +163,9 @@ class Config:
                 if (strict or name in values) and values[name] is not None:
                     values[name] = Path(values[name])
             values["security"] = tuple(values["security"])
+            for name in ("write_back", "on_durable"):
+                if values.get(name) is not None:
+                    values[name] = tuple(values[name])
             return cls(**values)
         except (ValueError, TypeError, KeyError) as error:
             hint = "keeper and control plane are different versions; unmount and mount again"
@@ -165,16 +175,16 @@ class Config:
     def assemble(
         cls,
         *,
-        cli: Mapping[str, str] | None = None,
-        mount_options: Mapping[str, str] | None = None,
+        cli: Mapping[str, str | list[str]] | None = None,
+        mount_options: Mapping[str, str | list[str]] | None = None,
         file: Path | None = None,
         security: Iterable[str] = (),
     ) -> Config:
         """Merge the three spellings by precedence, parse, and check each option and all together.
 
         *cli* and *mount_options* map option names to unparsed text (``url`` and ``mountpoint``
-        among *cli*). Reads *file* and resolves symbolic links in paths, so it waits for the disk.
-        Raises ConfigError.
+        among *cli*), or to lists of it where an option may be given several times. Reads *file* and
+        resolves symbolic links in paths, so it waits for the disk. Raises ConfigError.
         """
         values: dict[str, Any] = {"security": tuple(security)}
         if file is not None:
@@ -216,7 +226,9 @@ _DEFAULT_PLACES = {
 def read_toml(path: Path) -> dict[str, Any]:
     """Field names and typed values of the file at *path*. Waits for the disk; ConfigError."""
     try:
-        table = tomllib.loads(path.read_text("utf-8"))
+        with path.open("rb") as source:
+            status = os.fstat(source.fileno())
+            table = tomllib.loads(source.read().decode("utf-8"))
     except OSError as error:
         hint = "--config names a TOML file; systemd's tierfs@NAME reads /etc/tierfs/NAME.toml"
         raise ConfigError(f"configuration file: {error.strerror}", str(path), hint) from None
@@ -228,7 +240,19 @@ def read_toml(path: Path) -> dict[str, Any]:
         if option.name in values:
             raise ConfigError(f"{path}: {option.name}", "", "it is set twice; keep one")
         values[option.name] = option.parse_toml(value, f"{path}: {option.name}")
+        if option.kind is ARGV:
+            _check_trusted(path, status, option.name)
     return values
+
+
+def _check_trusted(path: Path, status: os.stat_result, name: str) -> None:
+    """Raise ConfigError if anybody else could write the command that *path* has for *name*."""
+    if status.st_uid not in (0, os.geteuid()):
+        hint = f"whoever owns it would run commands as you: chown it, or leave {name} out"
+        raise ConfigError(f"{name} in a file of user {status.st_uid}", str(path), hint)
+    if status.st_mode & 0o022:
+        hint = f"others would run commands as you: chmod go-w it, or leave {name} out"
+        raise ConfigError(f"{name} in a file that others can write", str(path), hint)
 
 
 def resolve_mountpoint(path: Path) -> Path:
@@ -251,6 +275,7 @@ def validate(config: Config) -> None:
     _validate_sizes(config)
     _validate_places(config)
     _validate_lake(config)
+    _validate_writing(config)
 
 
 def _validate_sizes(config: Config) -> None:
@@ -259,6 +284,9 @@ def _validate_sizes(config: Config) -> None:
         raise ConfigError(
             "cache_size is smaller than one block", format_size(config.cache_size), hint
         )
+    if config.staging_size is not None and config.staging_size < MIN_CACHE_BYTES:
+        hint = "give writers room for several files of theirs"
+        raise ConfigError("staging_size is too small", format_size(config.staging_size), hint)
     if config.memory < MIN_MEMORY_BYTES:
         hint = f"give at least {format_size(MIN_MEMORY_BYTES)}"
         raise ConfigError("memory is too small", format_size(config.memory), hint)
@@ -305,6 +333,35 @@ def _validate_places(config: Config) -> None:
     if _inside(root, mountpoint):
         hint = f"it would be hidden by the mount on {mountpoint}; mount elsewhere"
         raise ConfigError("the lake is inside the mount point", str(root), hint)
+
+
+def _validate_writing(config: Config) -> None:
+    if config.write_back is None:
+        if config.on_durable is not None:
+            hint = "give write_back rules, or leave it out"
+            raise ConfigError("on_durable, and nothing is written back", config.url, hint)
+        return
+    rules = " ".join(config.write_back)
+    if config.read_only:
+        hint = "leave one of them out"
+        raise ConfigError("read_only and write_back exclude each other", rules, hint)
+    if config.anonymous:
+        hint = "a writer must sign its requests; leave anonymous out"
+        raise ConfigError("anonymous and write_back exclude each other", rules, hint)
+    _validate_rules(config, config.write_back)
+
+
+def _validate_rules(config: Config, write_back: tuple[str, ...]) -> None:
+    from tierfs.lake.writing import AS_USUAL
+    from tierfs.writeback.rules import Rules
+
+    for rule, _ in Rules(write_back):
+        if config.file_root is not None and rule.storage != AS_USUAL:
+            hint = "leave storage_class, tags and kms_key out"
+            raise ConfigError("a local lake has no storage classes, tags or keys", str(rule), hint)
+        if config.sse_c_key_file is not None and rule.storage.kms_key:
+            hint = "an object is encrypted with one of them; keep one"
+            raise ConfigError("sse_c_key_file and kms_key exclude each other", str(rule), hint)
 
 
 _S3_ONLY = (

@@ -11,7 +11,7 @@ import difflib
 import math
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,12 +40,16 @@ FUSE_FEATURES = (
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of value. *parse* raises ValueError with the remedy; *toml*: its types there."""
+    """A kind of value. *parse* raises ValueError with the remedy; *toml*: its types there;
+    *several*: it may be given more than once, and all count."""
 
     name: str
-    parse: Callable[[str], Any]
+    parse: Callable[[Any], Any]
     format: Callable[[Any], str] = str
     toml: tuple[type, ...] = (str,)
+    several: bool = False
+    #: Of a kind that only a file can hold, as an array: the value of that.
+    parse_array: Callable[[list[Any]], Any] | None = None
 
 
 def _path(text: str) -> Path:
@@ -107,6 +111,33 @@ def _features(text: str) -> str:
     return text
 
 
+def _rule(given: str | Mapping[str, object]) -> str:
+    from tierfs.writeback.rule import parse_rule
+
+    return str(parse_rule(given))
+
+
+#: What stands for something in a command, and the words that do.
+PLACEHOLDER = r"\{(root|path|lsn|files|bytes)\}"
+
+
+def _argv(words: list[Any]) -> tuple[str, ...]:
+    if not words or not all(isinstance(word, str) and word and "\0" not in word for word in words):
+        raise ValueError("a command is an array of words that are not empty")
+    if not words[0].startswith("/") or re.search(PLACEHOLDER, words[0]):
+        raise ValueError("a command begins with the absolute path of a program")
+    for word in words:
+        for unknown in re.findall(r"\{\w*\}", re.sub(PLACEHOLDER, "", word)):
+            raise ValueError(
+                f"{unknown} is none of {{root}}, {{path}}, {{lsn}}, {{files}}, {{bytes}}"
+            )
+    return tuple(words)
+
+
+def _not_here(text: str) -> tuple[str, ...]:
+    raise ValueError("a command is read from the file alone that --config names")
+
+
 def _owner(database: str) -> Callable[[str], int]:
     def parse(text: str) -> int:
         if re.fullmatch(r"\d+", text):
@@ -145,6 +176,10 @@ PATH = Kind("PATH", _path)
 TEXT = Kind("TEXT", _text)
 USER = Kind("USER", _owner("user"), str, (int, str))
 GROUP = Kind("GROUP", _owner("group"), str, (int, str))
+#: Its options are `tierfs.writeback.rule.RULE_OPTIONS`.
+RULES = Kind("GLOB[,NAME=VALUE]...", _rule, str, (str, dict, list), several=True)
+#: A command, which only a file can hold.
+ARGV = Kind("[PROGRAM, ARGUMENT...]", _not_here, str, (list,), parse_array=_argv)
 
 
 # --- the table -----------------------------------------------------------------------------------
@@ -171,12 +206,21 @@ class Option:
             return POSITIONAL[self.name]
         return "--" + self.name.replace("_", "-")
 
-    def parse(self, text: str, spelled: str) -> Any:
-        """The typed value of *text*; *spelled* names the option in the ConfigError."""
+    def parse(self, given: Any, spelled: str) -> Any:
+        """The typed value of the text *given*, or of all in a list of them; *spelled* names the
+        option in the ConfigError."""
+        if self.kind.several:
+            several = given if isinstance(given, list) else [given]
+            if not several:
+                raise ConfigError(spelled, "nothing is in it", "leave it out, or give one")
+            return tuple(self._parse(one, spelled) for one in several)
+        return self._parse(given, spelled)
+
+    def _parse(self, given: Any, spelled: str) -> Any:
         try:
-            return self.kind.parse(text)
+            return self.kind.parse(given)
         except ValueError as error:
-            raise ConfigError(spelled, text or "''", str(error)) from None
+            raise ConfigError(spelled, str(given) or "''", str(error)) from None
 
     def parse_toml(self, value: object, spelled: str) -> Any:
         """The typed value of what tomllib read. Sizes and durations are strings there too."""
@@ -188,19 +232,37 @@ class Option:
                 else ""
             )
             raise ConfigError(spelled, repr(value), f"the value must be {wanted}{example}")
+        if self.kind.several:
+            for one in value if isinstance(value, list) else ():
+                if type(one) not in self.kind.toml or isinstance(one, list):
+                    raise ConfigError(spelled, repr(one), "write a string or a table")
+            return self.parse(value, spelled)
+        if self.kind.parse_array is not None and isinstance(value, list):
+            try:
+                return self.kind.parse_array(value)
+            except ValueError as error:
+                raise ConfigError(spelled, repr(value), str(error)) from None
         text = units.format_boolean(value) if isinstance(value, bool) else str(value)
         if self.kind is PATH and not text.startswith(("/", "~")):
             raise ConfigError(spelled, text, "a path in a file must be absolute")
         return self.parse(text, spelled)
 
 
-_TOML_WORDS = {str: "a string", int: "a number", float: "a number", bool: "true or false"}
+_TOML_WORDS = {
+    str: "a string",
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
+    dict: "a table",
+    list: "an array",
+}
 _EXAMPLES = {"SIZE": "800G", "RATE": "200M/s", "DURATION": "60s", "OCTAL": "022"}
 
 GROUPS = {
     "lake": "The lake",
     "cache": "Cache and memory",
     "names": "Names and freshness",
+    "writing": "Write-back",
     "mount": "The mount",
     "process": "The process",
 }
@@ -258,6 +320,33 @@ OPTIONS: dict[str, Option] = {
                " `inf` for datasets that never change."),
         Option("negative_ttl", DURATION, "names",
                "How long the absence of a name is believed."),
+        Option("write_back", RULES, "writing",
+               "Paths that can be written, as globs below the mount (`checkpoints/**`): real files"
+               " on the cache's disk, uploaded in the order in which they were closed, or as the"
+               " [options of the rule](#write-back-rules) say. May be given several times.",
+               "none: the mount is read-only"),
+        Option("staging_size", SIZE, "writing",
+               "Most bytes on the cache's disk that are written and not in the lake yet. Writers"
+               " are slowed down before it is full, and wait when it is. What is cached goes for it"
+               " if it must; `cache_size` does not count it.",
+               "what leaves min_free of the disk free"),
+        Option("upload_limit", RATE, "writing",
+               "How fast to upload at most, all files together; reading is not held up.",
+               "as fast as it goes"),
+        Option("unmount_flush", DURATION, "writing",
+               "How long an unmount, or a stop of the service, waits until what was written is in"
+               " the lake. What is not stays on the disk for the next mount. `0`: it does not"
+               " wait."),
+        Option("max_unflushed_age", DURATION, "writing",
+               "A change that has waited longer than that for the lake is an error in the log, and"
+               " `late` in `tierfs status`; `inf` for never."),
+        Option("on_durable", ARGV, "writing",
+               "A command that is run when everything of a write-back root is in the lake, without"
+               " a shell: an array in the TOML file, which only root may be able to write (or the"
+               " user who mounts). `{root}` and `{path}` stand for the paths of the root and of"
+               " what arrived last, `{lsn}` for its place in the journal, `{files}` and `{bytes}`"
+               " for how much it was. It is killed after 60 s.",
+               "nothing is run"),
         Option("mountpoint", PATH, "mount",
                "The directory to mount on. Second argument of `mount`."),
         Option("allow_other", BOOLEAN, "mount",
@@ -275,7 +364,9 @@ OPTIONS: dict[str, Option] = {
                "Mount over a directory that is not empty, and hide what is in it."),
         Option("front", _choice(*FRONTS), "process",
                "What serves the kernel: `python` runs anywhere, `native` is faster, `auto` takes"
-               " `native` where it is installed and the kernel has what it needs (Linux 5.4)."),
+               " `native` where it is installed, the kernel has what it needs (Linux 5.4), and"
+               " nothing is written back. `native` writes back where the kernel passes files"
+               " through (Linux 6.9, root)."),
         Option("fuse_mask", Kind("FEATURE,...", _features), "process",
                "What a native front is not to ask the kernel for, to see how a mount is without:"
                f" {', '.join(f'`{name}`' for name in FUSE_FEATURES)}."),

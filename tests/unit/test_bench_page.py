@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import bench
-from bench import figures, page, performance, plot
+from bench import figures, page, performance, plot, table
 from bench.results import Run
 from tests.bench_runs import LATENCY, THROUGHPUT, build_run
 
@@ -163,6 +163,15 @@ def test_every_figure_is_in_the_markdown(run: Run) -> None:
         assert words in text
     columns = {line.count(" | ") for line in text.splitlines() if line.startswith("| subject")}
     assert columns == {1, 3, 4}
+
+
+def test_what_a_run_that_was_cut_off_lacks_is_said() -> None:
+    run = build_run()
+    words = "mount, train had not been measured by then"
+    renders = (page.render, performance.render, table.render)
+    assert not any(words in " ".join(render(run).split()) for render in renders)
+    run.options["scenarios"] = [*run.scenarios, "mount", "train"]
+    assert all(words in " ".join(render(run).split()) for render in renders)
 
 
 def test_the_command_writes_where_it_is_told(

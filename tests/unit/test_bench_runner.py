@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, cast
+
+import pytest
 
 from bench import runner
 from bench.lab import Lab
@@ -16,8 +17,25 @@ from bench.subjects.base import Subject
 from bench.subjects.client import Client
 from bench.subjects.local import Local
 
-RATE = Metric("rate", "1/s", Better.HIGHER)
+RATE = Metric("rate", "1/s", Better.HIGHER, headline=True)
 ROUNDS = 6
+
+
+class Time:
+    """In place of the module: nothing takes time but those who say so."""
+
+    now_s = 0.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+TIME = Time()
+
+
+@pytest.fixture(autouse=True)
+def the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "time", TIME)
 
 
 class Waiting(Scenario):
@@ -40,7 +58,7 @@ class Waiting(Scenario):
     def session(self, lab: Lab, subject: Subject) -> Iterator[Measure]:
         def measure(n: int) -> dict[Metric, float]:
             if isinstance(subject, Client):
-                time.sleep(self.slow_s)
+                TIME.now_s += self.slow_s
             return {RATE: float(n)}
 
         yield measure
@@ -52,10 +70,10 @@ class Crawling(Waiting):
     slow_s = 0.15
 
 
-def rounds_of(scenario: Scenario) -> dict[str, int]:
+def rounds_of(scenario: Scenario, *subjects: Subject) -> dict[str, int]:
     record = Run("2026-01-01T00:00:00+00:00", {}, {}, {}, {})
     lab = cast(Lab, SimpleNamespace(quick=True))
-    runner.run(lab, [scenario], [Local(), Client()], record, lambda line: None)
+    runner.run(lab, [scenario], subjects or (Local(), Client()), record, lambda line: None)
     return {series.subject: len(series.values) for series in record.series}
 
 
@@ -71,3 +89,40 @@ def test_patience_is_enough_for_the_quick() -> None:
     scenario = Waiting()
     scenario.patience_s = 60
     assert rounds_of(scenario) == {"local": ROUNDS, "client": ROUNDS}
+
+
+class Racing(Waiting):
+    """How fast is the peer?"""
+
+    patience_s = 60.0
+    speed = 1.0
+
+    def rounds(self, quick: bool) -> int:
+        return 2 * runner.DECISIVE_ROUNDS
+
+    @contextmanager
+    def session(self, lab: Lab, subject: Subject) -> Iterator[Measure]:
+        def measure(n: int) -> dict[Metric, float]:
+            own = self.speed if isinstance(subject, Peer) else 1.0
+            return {RATE: own * (1 + n % 3 / 100)}
+
+        yield measure
+
+
+class Peer(Local):
+    name = "peer"
+
+
+def racing(speed: float) -> dict[str, int]:
+    scenario = Racing()
+    scenario.speed = speed
+    return rounds_of(scenario, Local(), Peer())
+
+
+def test_who_is_far_from_the_references_needs_few_rounds() -> None:
+    # Without anybody to measure, the reference stops as well.
+    assert racing(0.3) == {"local": runner.DECISIVE_ROUNDS, "peer": runner.DECISIVE_ROUNDS}
+
+
+def test_who_is_near_a_reference_has_every_round() -> None:
+    assert racing(0.95) == {"local": 2 * runner.DECISIVE_ROUNDS, "peer": 2 * runner.DECISIVE_ROUNDS}

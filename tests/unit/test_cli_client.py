@@ -17,8 +17,10 @@ import pytest
 
 from tierfs.cli import unmounting
 from tierfs.config import mount_id
+from tierfs.control import client
 from tierfs.control.client import Mount, call, find_mount, mount_at, mounts
 from tierfs.errors import InvalidRequest, LakeDenied, MountError
+from tierfs.keeper.runtime import Runtime
 
 TABLE = rb"""22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 30 22 0:40 / /mnt/lake rw,nosuid,nodev - fuse.tierfs s3://bucket/a\040b rw,user_id=1000,group_id=0
@@ -91,7 +93,7 @@ class Server:
 
     def __init__(self, runtime: Path, mount: Mount, lines: list[bytes]) -> None:
         directory = runtime / mount_id(mount.mountpoint)
-        directory.mkdir()
+        directory.mkdir(exist_ok=True)
         self.request: dict[str, Any] = {}
         self._lines = lines
         self._socket = socket.socket(socket.AF_UNIX)
@@ -182,6 +184,28 @@ def test_a_mount_without_a_socket(runtime: Path, mount: Mount) -> None:
         dead.bind(os.fspath(directory / "control.sock"))
     with pytest.raises(MountError, match=r"refused.*tierfs umount"):
         call(mount, "status", runtime_dir=runtime)
+
+
+def test_a_control_plane_that_is_started_again_is_waited_for(
+    runtime: Path, mount: Mount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = runtime / mount_id(mount.mountpoint)
+    keeper = Runtime.claim(directory, os.fspath(mount.mountpoint))
+    servers: list[Server] = []
+
+    def wait(_: float) -> None:
+        servers.append(Server(runtime, mount, [b'{"ok": {"x": 2}}\n']))
+
+    monkeypatch.setattr("tierfs.control.client.time.sleep", wait)
+    try:
+        assert call(mount, "status", runtime_dir=runtime) == {"x": 2}
+        (server,) = servers
+        server.close()
+        monkeypatch.setattr(client, "RESTART_S", 0.0)
+        with pytest.raises(MountError, match=r"refused.*not started again"):
+            call(mount, "status", runtime_dir=runtime)
+    finally:
+        keeper.release()
 
 
 def test_a_foreign_socket_is_not_spoken_to(runtime: Path, mount: Mount) -> None:

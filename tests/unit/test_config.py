@@ -97,6 +97,7 @@ def test_json_of_another_version_is_refused(text: str) -> None:
         ({"cache_size": "800"}, "a size needs a unit.*800G"),
         ({"cache_size": "800GB"}, "ambiguous.*800G"),
         ({"cache_size": "4K"}, "smaller than one block"),
+        ({"staging_size": "4K"}, "staging_size is too small"),
         ({"memory": "1M"}, "memory is too small.*16M"),
         ({"metadata_ttl": "60"}, "a duration needs a unit.*60s"),
         ({"min_free": "100%"}, "between 0% and 99%"),

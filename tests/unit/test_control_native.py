@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,17 @@ async def answer(played: Played, kind: Command, tail: bytes = b"", error: int = 
     return found
 
 
-async def test_from_the_first_message_to_the_last(tmp_path: Path) -> None:
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """A control plane ignores them at its end; this process does not."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    handlers = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, handlers, strict=True):
+        signal.signal(number, handler)
+
+
+async def test_from_the_first_message_to_the_last(tmp_path: Path, signals: None) -> None:
     lake = tmp_path / "lake"
     lake.mkdir()
     (lake / "a").write_bytes(b"some data")
@@ -68,7 +79,7 @@ async def test_from_the_first_message_to_the_last(tmp_path: Path) -> None:
             )
             assert (await played.hear())["kind"] == Command.READY
             rules = wire.RULES.unpack_from(await played.begin())
-            assert rules[6:] == (5, config.memory, 1 << 30, config.min_free)
+            assert rules[6:] == (5, config.memory, 1 << 30, config.min_free, False)
 
             found = await played.ask(Ask.LOOKUP, 1, ROOT_INO, tail=b"a")
             ino = wire.ATTRIBUTES.unpack(found["tail"])[0]

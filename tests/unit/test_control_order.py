@@ -29,8 +29,8 @@ class Front:
 def world(directory: Path) -> World:
     made = World(directory)
     for n in range(FILES):
-        made.lake.put(b"a/%02d" % n, b"x")
-        made.lake.put(b"b/c/%02d" % n, b"x")
+        made.lake.store(b"a/%02d" % n, b"x")
+        made.lake.store(b"b/c/%02d" % n, b"x")
     return made
 
 

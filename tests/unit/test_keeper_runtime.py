@@ -105,3 +105,14 @@ def test_state_is_replaced_in_one_step(directory: Path) -> None:
     held.write_state({"pid": 2})
     assert json.loads((directory / "mount.json").read_text()) == {"pid": 2}
     held.release()
+
+
+def test_the_note_says_whether_a_mount_writes(directory: Path) -> None:
+    assert not runtime.writes(directory)
+    held = Runtime.claim(directory, "/mnt")
+    held.write_state({"pid": 1})
+    assert not runtime.writes(directory)
+    held.write_state({"pid": 1, "writes": True})
+    assert runtime.writes(directory)
+    held.release()
+    assert not runtime.writes(directory)

@@ -120,8 +120,8 @@ async def settle() -> None:
 async def scene(directory: Path, capacity: int = 10 * FILES) -> AsyncIterator[Scene]:
     world = World(directory)
     for n in range(FILES):
-        world.lake.put(b"data/train/%02d/%04d" % (n // 100, n), bytes(SIZE))
-        world.lake.put(b"data/other/%04d" % n, bytes(SIZE))
+        world.lake.store(b"data/train/%02d/%04d" % (n // 100, n), bytes(SIZE))
+        world.lake.store(b"data/other/%04d" % n, bytes(SIZE))
     async with world.mount() as namespace, trio.open_nursery() as nursery:
         front = Front(capacity)
         plans = Planner(namespace, cast("FrontPort", front), front.policy)

@@ -14,6 +14,7 @@ import pytest
 from tierfs import cli
 from tierfs.cli import install
 from tierfs.config import Config
+from tierfs.keeper import Timing
 
 ROOT = Path(__file__).resolve().parents[2]
 SYSTEMD = ROOT / "systemd"
@@ -73,6 +74,13 @@ def test_the_service_is_supervised() -> None:
     assert unit["KillMode"] == ["mixed"]
     assert "--foreground" in unit["ExecStart"][0]
     assert {"WatchdogSec", "TimeoutStopSec", "StartLimitBurst", "LimitNOFILE"} <= set(unit)
+
+
+def test_a_stop_may_take_as_long_as_the_keeper_waits() -> None:
+    config = Config(url="file:///lake", mountpoint=Path("/mnt/lake"))
+    timing = Timing(flush_s=config.unmount_flush)
+    most_s = timing.drain_s + timing.end_s + timing.abort_s
+    assert most_s < int(settings()["TimeoutStopSec"][0])
 
 
 def test_the_example_is_a_configuration() -> None:

@@ -188,7 +188,7 @@ async def test_hello_carries_the_rules(tmp_path: Path) -> None:
         assert wire.RULES.unpack_from(hello["tail"]) == (
             *(60 * 10**9, 5 * 10**9, 7),
             *(0, 0, 0o022, 64),
-            *(1 << 30, wire.UNLIMITED, 0.1),
+            *(1 << 30, wire.UNLIMITED, 0.1, False),
         )
         assert scene.sessions == 1
 
@@ -210,7 +210,7 @@ async def late_answer(directory: Path, kind: type[UpcallChannel]) -> bytes:
     """What is in the arena when a session has ended while it read, and the read goes on."""
     begun, go_on = trio.Event(), trio.Event()
     lake = WatchedLake()
-    info = lake.put(b"a", b"late")
+    info = lake.store(b"a", b"late")
 
     async def before(_: caching.Request) -> None:
         begun.set()
@@ -247,7 +247,7 @@ async def test_sabotage_without_the_session_it_does(tmp_path: Path) -> None:
 
 async def test_a_session_that_begins_while_answers_find_no_room(tmp_path: Path) -> None:
     lake = WatchedLake()
-    info = lake.put(b"a", b"data")
+    info = lake.store(b"a", b"data")
     async with serving(tmp_path, lake) as scene:
         played, channel = scene.played, scene.channel
         await played.begin()
@@ -268,7 +268,7 @@ async def test_a_session_that_begins_while_answers_find_no_room(tmp_path: Path) 
 
 async def test_messages_of_another_session_are_dropped(tmp_path: Path) -> None:
     lake = WatchedLake()
-    info = lake.put(b"a", b"data")
+    info = lake.store(b"a", b"data")
     async with serving(tmp_path, lake) as scene:
         played = scene.played
         await played.begin()
@@ -313,7 +313,7 @@ async def test_what_is_no_message_is_logged_and_dropped(
 async def test_bytes_are_in_the_arena_when_the_answer_comes(tmp_path: Path) -> None:
     lake = WatchedLake()
     data = noise(MIB + 5)
-    info = lake.store(b"a", data, ChecksumKind.CRC32C)
+    info = lake.store_with(b"a", data, ChecksumKind.CRC32C)
     async with serving(tmp_path, lake) as scene:
         played = scene.played
         await played.begin()
@@ -332,7 +332,7 @@ async def test_bytes_are_in_the_arena_when_the_answer_comes(tmp_path: Path) -> N
 async def test_a_whole_object_that_is_large_comes_as_a_range(tmp_path: Path) -> None:
     lake = WatchedLake()
     data = noise(9 * MIB)
-    info = lake.store(b"a", data, ChecksumKind.CRC64NVME)
+    info = lake.store_with(b"a", data, ChecksumKind.CRC64NVME)
     async with serving(tmp_path, lake) as scene:
         await scene.played.begin()
         answer = await scene.played.ask(
@@ -344,7 +344,7 @@ async def test_a_whole_object_that_is_large_comes_as_a_range(tmp_path: Path) -> 
 
 async def test_an_object_without_a_checksum_brings_none(tmp_path: Path) -> None:
     lake = WatchedLake()
-    info = lake.store(b"a", b"data", ChecksumKind.NONE)
+    info = lake.store_with(b"a", b"data", ChecksumKind.NONE)
     async with serving(tmp_path, lake) as scene:
         await scene.played.begin()
         where = {"size": 4, "arena_length": 4, "tail": record(info)}
@@ -355,7 +355,7 @@ async def test_an_object_without_a_checksum_brings_none(tmp_path: Path) -> None:
 
 async def test_more_than_there_is_room_for_is_an_error(tmp_path: Path) -> None:
     lake = WatchedLake()
-    info = lake.put(b"a", b"x" * 101)
+    info = lake.store(b"a", b"x" * 101)
     async with serving(tmp_path, lake) as scene:
         await scene.played.begin()
         answer = await scene.played.ask(
@@ -368,7 +368,7 @@ async def test_more_than_there_is_room_for_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("whole", [0, 1])
 async def test_a_short_body_never_reaches_the_front(tmp_path: Path, whole: int) -> None:
     lake = WatchedLake()
-    info = lake.put(b"a", b"x" * 100)
+    info = lake.store(b"a", b"x" * 100)
     faulty = FaultyLake(lake, Fault(FaultKind.SHORT))
     async with serving(tmp_path, faulty) as scene:
         await scene.played.begin()
@@ -381,7 +381,7 @@ async def test_a_short_body_never_reaches_the_front(tmp_path: Path, whole: int) 
 
 async def test_a_head_tells_the_checksum_of_this_version_only(tmp_path: Path) -> None:
     lake = WatchedLake()
-    info = lake.store(b"a", b"data", ChecksumKind.CRC64NVME)
+    info = lake.store_with(b"a", b"data", ChecksumKind.CRC64NVME)
     assert info.checksum is not None
     async with serving(tmp_path, lake) as scene:
         played = scene.played
@@ -391,10 +391,10 @@ async def test_a_head_tells_the_checksum_of_this_version_only(tmp_path: Path) ->
         # A listing tells no version id.
         with_id = replace(info, version=Version(info.version.etag, b"v1"))
         assert (await played.ask(Ask.HEAD, 2, 77, tail=record(with_id)))["errno"] == 0
-        lake.store(b"a", b"other", ChecksumKind.CRC64NVME)
+        lake.store_with(b"a", b"other", ChecksumKind.CRC64NVME)
         answer = await played.ask(Ask.HEAD, 3, 77, tail=record(info))
         assert (answer["errno"], answer["tail"]) == (errno.ESTALE, b"")
-        lake.delete(b"a")
+        lake.remove(b"a")
         assert (await played.ask(Ask.HEAD, 4, 77, tail=record(info)))["errno"] == errno.ESTALE
 
 
@@ -450,7 +450,7 @@ async def test_a_reader_fails_as_it_does_with_the_other_front(
         raise error
 
     lake = WatchedLake()
-    info = lake.put(b"object-16", b"data")
+    info = lake.store(b"object-16", b"data")
     lake.before = fail
     async with serving(tmp_path / "native", lake) as scene:
         await scene.played.begin()

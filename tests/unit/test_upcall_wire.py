@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,12 @@ SOURCE = Source(
     connections=64,
     stall_s=15.0,
 )
+#: CREATE of "a.pt", mode 0644, umask 022, by group 100 and process 4242.
+CHANGE = Request(
+    Ask.CHANGE, 7, 14, 16, 0x0102030405060708, 35, 1000, 0, 0,
+    wire.CALLER.pack(100, 4242) + struct.pack("=IIII", 0o101, 0o100644, 0o022, 0) + b"a.pt\0",
+)  # fmt: skip
+HANDLES = wire.HANDLE.pack(77, 0x0102, 1) + wire.HANDLE.pack(0, 0x0104, 0)
 ATTRIBUTES = wire.pack_attributes(77, 110_000, -5, 0o100644, 1000, 100)
 
 
@@ -66,6 +73,7 @@ def encoded() -> dict[str, str]:
         memory=1 << 30,
         cache_limit=None,
         min_free=0.1,
+        writes=True,
         lake_directory=b"/nvme/caf\xff",
     )
     messages = {
@@ -77,6 +85,9 @@ def encoded() -> dict[str, str]:
         "getxattr": wire.pack_request(
             Request(Ask.GETXATTR, 7, 10, 77, 0, 0, 1000, 0, 0, b"user.tierfs.etag")
         ),
+        "change": wire.pack_request(CHANGE),
+        "released": wire.pack_request(Request(Ask.RELEASED, 7, 0, 77, 0x0102, 0, 0, 0, 0, b"")),
+        "handles": wire.pack_request(Request(Ask.HANDLES, 7, 0, 0, 0, 1, 0, 0, 0, HANDLES)),
         "accesses": wire.pack_request(Request(Ask.ACCESSES, 7, 0, 0, 0, 0, 0, 0, 0, accesses)),
         "answer to lookup": wire.pack_answer(LOOKUP, ttl_s=60, tail=ATTRIBUTES),
         "answer that a name is absent": wire.pack_answer(LOOKUP, errno=2, ttl_s=math.inf),
@@ -103,6 +114,16 @@ def encoded() -> dict[str, str]:
             Command.FETCH, 7, 4, wire.pack_fetch(77, 1 << 20, 3 << 20, Priority.WARM_UP)
         ),
         "fill": wire.pack_command(Command.FILL, 7, 14, wire.pack_fill([77, 78])),
+        "adopt": wire.pack_command(
+            Command.ADOPT, 7, 15, wire.pack_adopt(77, 1 << 40, b"0123456789abcdef", 0x01020304)
+        ),
+        "renamed": wire.pack_command(
+            Command.RENAMED,
+            7,
+            16,
+            wire.pack_renamed(77, b"0123456789abcdef", b"fedcba9876543210"),
+        ),
+        "space": wire.pack_command(Command.SPACE, 7, 0, wire.SPACE.pack(1 << 40, 1 << 39)),
         "evict": wire.pack_command(Command.EVICT, 7, 5, wire.pack_victims(VICTIMS)),
         "invalidate": wire.pack_command(Command.INVALIDATE, 7, 6, wire.PARENT.pack(77)),
         "resize": wire.pack_command(Command.RESIZE, 7, 8, wire.pack_limit(1 << 40)),

@@ -27,6 +27,8 @@ COMMANDS = {
     "warmup": "fetch everything below some paths into the cache",
     "plan": "tell in which order files will be read: fetch ahead and evict by that",
     "evict": "drop cached bytes of a path, or of everything",
+    "flush": "wait until what was written is in the lake",
+    "fsck": "check what was written and is not in the lake yet; repair it",
     "refresh": "ask the lake anew what is below a path",
     "reexec": "upgrade the package under a live mount",
     "doctor": "check this machine and a lake, with remedies",
@@ -40,6 +42,8 @@ examples:
   tierfs mount s3://bucket/datasets /mnt/lake --cache /nvme/tierfs --cache-size 800G
   tierfs warmup /mnt/lake/imagenet --dry-run
   tierfs status /mnt/lake
+  tierfs mount s3://bucket/run-7 /mnt/run --write-back 'checkpoints/**'
+  tierfs flush --wait /mnt/run
   tierfs umount /mnt/lake
   mount -t tierfs s3://bucket/datasets /mnt/lake -o cache=/nvme/tierfs,cache_size=800G
   systemctl enable --now tierfs@lake        # reads /etc/tierfs/lake.toml

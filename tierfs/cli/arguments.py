@@ -11,7 +11,16 @@ from typing import Any, NoReturn
 from tierfs.cli.mount_options import parse_mount_options
 from tierfs.config import Config, default_text
 from tierfs.errors import ConfigError
-from tierfs.options import BOOLEAN, GROUPS, OPTIONS, POSITIONAL, SECRETS, SECRETS_HINT, Option
+from tierfs.options import (
+    ARGV,
+    BOOLEAN,
+    GROUPS,
+    OPTIONS,
+    POSITIONAL,
+    SECRETS,
+    SECRETS_HINT,
+    Option,
+)
 
 #: Option values land in the namespace under this prefix, apart from a command's own.
 _PREFIX = "option_"
@@ -99,12 +108,20 @@ def _add(section: argparse._ArgumentGroup, option: Option) -> None:
             const="false",
             help=argparse.SUPPRESS,
         )
+    elif option.kind is ARGV:
+        # Only for the error that says where it belongs.
+        section.add_argument(option.flag, dest=destination, help=argparse.SUPPRESS)
+    elif option.kind.several:
+        section.add_argument(
+            option.flag, dest=destination, metavar=option.kind.name, action="append", help=shown
+        )
     else:
         section.add_argument(option.flag, dest=destination, metavar=option.kind.name, help=shown)
 
 
-def given_options(arguments: argparse.Namespace) -> dict[str, str]:
-    """The unparsed values of the flags that were given, by option name."""
+def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The unparsed values of the flags that were given, by option name; of those that may be given
+    several times, lists."""
     values: dict[str, Any] = vars(arguments)
     return {
         name.removeprefix(_PREFIX): value

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tierfs.errors import ConfigError
 from tierfs.options import BOOLEAN, OPTIONS, POSITIONAL, find_option
@@ -51,18 +52,20 @@ _REFUSED = {
 
 @dataclass(slots=True)
 class MountOptions:
-    """What one or several ``-o`` said. *values* is for `Config.assemble`; *ignored* for ``-v``."""
+    """What one or several ``-o`` said. *values* is for `Config.assemble`, with lists of what may be
+    given several times; *ignored* for ``-v``."""
 
-    values: dict[str, str] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
     security: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
     config: Path | None = None
 
 
 def parse_mount_options(arguments: Iterable[str], *, sloppy: bool = False) -> MountOptions:
-    """Parse the arguments of ``-o``; the last one wins. *sloppy* passes over unknown options.
+    """Parse the arguments of ``-o``; the last one wins, but of what may be given several times.
 
-    Values are not parsed here: `Config.assemble` does that. Raises ConfigError.
+    *sloppy* passes over unknown options. Values are not parsed here: `Config.assemble` does that.
+    Raises ConfigError.
     """
     result = MountOptions()
     for argument in arguments:
@@ -96,7 +99,10 @@ def _take(result: MountOptions, word: str, sloppy: bool) -> None:
         if not has_value and option.kind is not BOOLEAN:
             hint = f"give a value: {option.name}={option.kind.name}"
             raise ConfigError("-o " + name, "", hint)
-        result.values[option.name] = value if has_value else "true"
+        if option.kind.several:
+            result.values.setdefault(option.name, []).append(value)
+        else:
+            result.values[option.name] = value if has_value else "true"
 
 
 def _split(text: str) -> Iterator[str]:

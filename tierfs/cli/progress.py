@@ -58,3 +58,12 @@ class ProgressLine:
         if self._drawn:
             self._stream.write("\n")
             self._stream.flush()
+
+
+class UploadLine(ProgressLine):
+    """How much of what was written is still on its way to the lake."""
+
+    def render(self, fields: dict[str, Any]) -> str:
+        """The line as text."""
+        size = human_size(int(fields["unflushed_bytes"]))
+        return f"{int(fields['unflushed_changes']):,} changes ({size}) are on their way"

@@ -92,8 +92,15 @@ def _rows(
         else:
             yield depth, name, ""
             for item in value:
-                words = item.values() if isinstance(item, dict) else [item]
-                yield depth + 1, "-", "  ".join(str(word) for word in words)
+                yield depth + 1, "-", _item(item) if isinstance(item, dict) else str(item)
+
+
+def _item(fields: dict[str, Any]) -> str:
+    """One thing of several in a line: what it is called, then what is known of it."""
+    (_, first), *others = fields.items()
+    known = [(key, value) for key, value in others if value is not None and value is not False]
+    words = [" ".join(_leaf(key, value)) for key, value in known]
+    return "  ".join([str(first), ", ".join(words)])
 
 
 def _leaf(key: str, value: object) -> tuple[str, str]:

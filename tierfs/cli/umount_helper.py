@@ -36,7 +36,10 @@ def _run(argv: list[str]) -> int:
         return 0
     if len(places) != 1:
         raise ConfigError("usage", "umount.tierfs DIR [-flnrv]", "see --help")
-    unmount(Path(places[0]), lazy="-l" in names, force="-f" in names)
+    left = unmount(Path(places[0]), lazy="-l" in names, force="-f" in names)
+    if left.incomplete:
+        # It is unmounted, which is what umount(8) asks about.
+        print(f"umount.tierfs: {places[0]}: {left}", file=sys.stderr)
     if "-v" in names:
         print(f"umount.tierfs: {places[0]} unmounted")
     return 0

@@ -1,6 +1,7 @@
 """Taking a mount down and seeing its daemon off; shared by ``tierfs umount`` and ``umount.tierfs``.
 
-umount2(2) is called directly: umount(8) would call its helper, which is us.
+umount2(2) is called directly: umount(8) would call its helper, which is us. A mount that writes is
+told of it first, and waits for the lake: `tierfs.writeback.leaving` has that conversation.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tierfs.config import resolve_mountpoint
-from tierfs.control.client import Mount, mount_at
-from tierfs.errors import MountError
-from tierfs.keeper import keeper_pid, wait_until_gone
+from tierfs.control.client import Mount, call, mount_at
+from tierfs.errors import MountError, TierfsError
+from tierfs.keeper import keeper_pid, wait_until_gone, writes
+from tierfs.units import human_size
 
 # <sys/mount.h>
 MNT_FORCE, MNT_DETACH, UMOUNT_NOFOLLOW = 1, 2, 8
@@ -27,6 +29,8 @@ MNT_FORCE, MNT_DETACH, UMOUNT_NOFOLLOW = 1, 2, 8
 DAEMON_TIMEOUT_S = 90.0
 #: How often a mount is tried again that its own keeper holds.
 _AGAIN_S = 0.1
+#: A mount that is asked to leave says something much more often than that, or it hangs.
+LEAVING_S = 30.0
 #: How many of the processes that keep a mount busy are named.
 NAMED_USERS = 5
 
@@ -36,14 +40,20 @@ def unmount(
     *,
     lazy: bool = False,
     force: bool = False,
+    discard: bool = False,
     runtime_dir: Path | None = None,
     timeout_s: float = DAEMON_TIMEOUT_S,
-) -> None:
-    """Unmount what is mounted on *path* and wait until its keeper has ended.
+    progress: Callable[[dict[str, Any]], None] = lambda fields: None,
+) -> Left:
+    """Unmount what is mounted on *path* and wait until its keeper has ended; what is not in the
+    lake by then, as far as that was waited for.
 
     *lazy* detaches at once and waits for nothing: files stay readable until they are closed.
-    *force* aborts requests in flight. Raises MountError: not a tierfs mount, busy (by whom), not
-    permitted, or the daemon still there after *timeout_s*.
+    *force* aborts requests in flight, and does not wait for the lake. *discard* throws away what is
+    not there, after the unmount. *progress* sees how much is on its way. Raises MountError: not a
+    tierfs mount, busy (by whom), not permitted, or, after *timeout_s*, the mount still there
+    elsewhere or the daemon still there; with *discard* also that the mount cannot be asked for
+    that.
     """
     mountpoint = resolve_mountpoint(path)
     mount = mount_at(mountpoint)
@@ -53,15 +63,136 @@ def unmount(
     if not mount.ours:
         hint = f"use umount {mountpoint}"
         raise MountError(f"a {mount.type} file system, not tierfs", str(mountpoint), hint)
-    states = [state for state in mount.state_dirs(runtime_dir) if keeper_pid(state) is not None]
-    deadline = time.monotonic() + timeout_s
-    _detach(mount, lazy=lazy, force=force, keepers=states, deadline=deadline)
+    places = mount.state_dirs(runtime_dir)
+    states = [state for state in places if keeper_pid(state) is not None]
+
+    def detach() -> None:
+        deadline = time.monotonic() + timeout_s
+        _detach(mount, lazy=lazy, force=force, keepers=states, deadline=deadline)
+
     if lazy:
-        return
+        detach()
+        return Left()
+    # Asked before the keeper takes its note away.
+    writing = any(map(writes, states or places))
+    conversation = _Conversation(mountpoint, detach, progress, timeout_s, writing=writing)
+    left = conversation.hold(mount, runtime_dir, wait=not force, discard=discard)
+    deadline = time.monotonic() + timeout_s
     for state in states:
         if not wait_until_gone(state, max(deadline - time.monotonic(), 0)):
             hint = f"it is still ending: pid {keeper_pid(state)}; see its log"
             raise MountError("unmounted, but the daemon has not ended", str(mountpoint), hint)
+    return left
+
+
+class Left(NamedTuple):
+    """What an unmount has left on the disk, for the next mount."""
+
+    changes: int = 0
+    files: int = 0
+    size_bytes: int = 0
+    #: The same, of what was thrown away.
+    discarded: tuple[int, int, int] | None = None
+    #: The mount writes, and could not be asked.
+    unknown: bool = False
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether something is, or may be, not in the lake."""
+        return self.unknown or self.changes > 0
+
+    def __str__(self) -> str:
+        if self.unknown:
+            return (
+                "it could not be asked what is not in the lake: that stays on this disk, and goes"
+                " on with the next mount"
+            )
+        return (
+            f"{self.files:,} files ({human_size(self.size_bytes)}), {self.changes:,} changes in"
+            " all, are not in the lake yet: they stay on this disk, and go on with the next mount"
+        )
+
+
+class _Conversation:
+    """What is said with a mount while it is unmounted by *detach*: when it is ready, once. It ends
+    within *patience_s* of that, or is still mounted elsewhere."""
+
+    def __init__(
+        self,
+        mountpoint: Path,
+        detach: Callable[[], None],
+        progress: Callable[[dict[str, Any]], None],
+        patience_s: float,
+        *,
+        writing: bool,
+    ) -> None:
+        self._mountpoint = mountpoint
+        self._detach = detach
+        self._progress = progress
+        self._patience_s = patience_s
+        self._writing = writing
+        self._detached_s: float | None = None
+        self._heard = False
+        self._failure: MountError | None = None
+        self._left = Left()
+
+    def hold(self, mount: Mount, runtime_dir: Path | None, *, wait: bool, discard: bool) -> Left:
+        """Unmount; *wait* for the lake before and after, or *discard* what it has not."""
+        args = {"wait": wait, "discard": discard}
+        try:
+            call(
+                mount, "unmount", args, progress=self._hear, runtime_dir=runtime_dir,
+                timeout_s=LEAVING_S,
+            )  # fmt: skip
+        except TierfsError:
+            if self._failure is not None:
+                raise self._failure from None
+            if discard and self._left.discarded is None:
+                raise
+            # It is dead, or hangs, or is of a version that does not know this: no matter.
+            if self._writing and not self._heard:
+                self._left = Left(unknown=True)
+        if self._detached_s is None:
+            self._detach()
+        return self._left
+
+    def _hear(self, fields: dict[str, Any]) -> None:
+        if "unflushed_files" in fields:
+            # The last word counts, also of a daemon that dies before the end.
+            self._heard = True
+            changes, files, size = _counted(fields, "unflushed_")
+            gone = fields.get("discarded")
+            discarded = None if gone is None else _counted(gone, "")
+            self._left = Left(changes, files, size, discarded)
+            self._progress(fields)
+        if self._detached_s is None:
+            if "ready" in fields:
+                self._leave()
+        elif (
+            # Of a mount that does not say it, nobody knows.
+            not fields.get("ending", True)
+            and time.monotonic() - self._detached_s >= self._patience_s
+        ):
+            self._failure = MountError(
+                "unmounted here, but still mounted or in use elsewhere",
+                str(self._mountpoint),
+                "look for it in /proc/*/mountinfo: a container or a service may hold a copy",
+            )
+            raise self._failure
+
+    def _leave(self) -> None:
+        try:
+            self._detach()
+        except MountError as error:
+            self._failure = error
+            raise
+        self._detached_s = time.monotonic()
+
+
+def _counted(fields: dict[str, Any], prefix: str) -> tuple[int, int, int]:
+    """Changes, files and bytes, as a mount says them."""
+    changes, files, size = (int(fields[prefix + name]) for name in ("changes", "files", "bytes"))
+    return changes, files, size
 
 
 def _detach(

@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import stat
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,15 @@ from tierfs import errors, mountinfo
 from tierfs.config import mount_id, resolve_mountpoint, runtime_dirs
 from tierfs.control.address import address_of
 from tierfs.errors import InvalidRequest, MountError, TierfsError
+from tierfs.keeper import keeper_pid
 
 PROTOCOL_VERSION = 1
 #: A live mount accepts at once; one that does not is hanging, and `doctor` is told so.
 CONNECT_TIMEOUT_S = 5.0
+#: How long a live keeper may take to start a control plane that died: its longest wait before it
+#: does (`Timing.backoff_most_s`), and the start.
+RESTART_S = 20.0
+_RETRY_S = 0.1
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -109,8 +115,9 @@ def call(
 ) -> dict[str, Any]:
     """Run *command* on a live mount and return its answer; *progress* sees what comes before it.
 
-    Waits as long as the command takes unless *timeout_s* bounds each line. Raises what the mount
-    raised, and MountError when it cannot be reached.
+    Waits as long as the command takes unless *timeout_s* bounds each line, and for a control plane
+    that its keeper is starting again. Raises what the mount raised, and MountError when it cannot
+    be reached.
     """
     request = {"v": PROTOCOL_VERSION, "command": command, "args": args or {}}
     with _connect(mount, runtime_dir) as connection:
@@ -139,33 +146,47 @@ def call(
 
 
 def _connect(mount: Mount, runtime_dir: Path | None) -> socket.socket:
-    reason = "no control socket"
-    for state_dir in mount.state_dirs(runtime_dir):
-        path = state_dir / "control.sock"
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        connection.settimeout(CONNECT_TIMEOUT_S)
-        try:
-            _check_owner(path, mount)
-            with address_of(path) as address:
-                connection.connect(address)
-        except PermissionError:
-            connection.close()
-            hint = "ask root or the user who mounted it, or use sudo"
-            raise MountError("not allowed to control", str(mount.mountpoint), hint) from None
-        except OSError as error:
-            connection.close()
-            if not isinstance(error, FileNotFoundError):
+    state_dirs = mount.state_dirs(runtime_dir)
+    deadline = time.monotonic() + RESTART_S
+    while True:
+        reason = "no control socket"
+        for state_dir in state_dirs:
+            path = state_dir / "control.sock"
+            try:
+                return _connected(path, mount)
+            except FileNotFoundError:
+                continue
+            except PermissionError:
+                hint = "ask root or the user who mounted it, or use sudo"
+                raise MountError("not allowed to control", str(mount.mountpoint), hint) from None
+            except OSError as error:
                 reason = f"{path}: {error.strerror or error}"
-            continue
-        except TierfsError:
-            connection.close()
-            raise
-        return connection
-    hint = (
-        "if it was mounted with --runtime-dir, give the same here;"
-        f" if its processes are gone: tierfs umount {mount.mountpoint}"
-    )
+        kept = any(keeper_pid(state_dir) is not None for state_dir in state_dirs)
+        if not kept or time.monotonic() >= deadline:
+            break
+        time.sleep(_RETRY_S)
+    if kept:
+        hint = f"its control plane was not started again within {RESTART_S:.0f} s; see its log"
+    else:
+        hint = (
+            "if it was mounted with --runtime-dir, give the same here;"
+            f" if its processes are gone: tierfs umount {mount.mountpoint}"
+        )
     raise MountError(f"cannot reach the mount ({reason})", str(mount.mountpoint), hint)
+
+
+def _connected(path: Path, mount: Mount) -> socket.socket:
+    """A connection to the socket *path*. Raises OSError if nobody listens there."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    connection.settimeout(CONNECT_TIMEOUT_S)
+    try:
+        _check_owner(path, mount)
+        with address_of(path) as address:
+            connection.connect(address)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _check_owner(path: Path, mount: Mount) -> None:

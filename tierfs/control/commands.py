@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 from collections.abc import Awaitable, Callable
@@ -23,6 +24,7 @@ from tierfs.front.port import FrontPort
 from tierfs.index import Index
 from tierfs.lake.protocol import Lake
 from tierfs.namespace import Namespace
+from tierfs.writeback.service import WriteBackService
 
 #: How many keys that cannot be shown `status` lists; all of them are counted.
 HIDDEN_LISTED = 100
@@ -57,6 +59,7 @@ class Commands:
         namespace: Namespace,
         front: FrontPort,
         planner: Planner,
+        writing: WriteBackService | None = None,
     ) -> None:
         self._config = config
         self._lake = lake
@@ -64,6 +67,7 @@ class Commands:
         self._namespace = namespace
         self._front = front
         self._planner = planner
+        self._writing = writing
         self._serving: Serving | None = None
         self._caches: _Caches | None = None
         self._started_s = trio.current_time()
@@ -76,6 +80,8 @@ class Commands:
             "evict": self._evict,
             "refresh": self._refresh,
             "plan": self._plan,
+            "flush": self._flush,
+            "unmount": self._unmount,
         }
 
     def attach(self, serving: Serving, caches: _Caches) -> None:
@@ -107,7 +113,7 @@ class Commands:
             "front": serving.name if serving is not None else None,
             "front_details": front,
             "kernel": platform.release(),
-            "read_only": True,
+            "read_only": self._writing is None,
             **keeper,
             "pids": pids,
             "uptime_s": round(trio.current_time() - self._started_s, 3),
@@ -123,6 +129,7 @@ class Commands:
             },
             "cache": self._front.stats(),
             "reading": self._planner.describe(),
+            **({} if self._writing is None else {"writing": self._writing.describe()}),
             "namespace": {
                 "entries": self._namespace.entry_count(),
                 "open_directories": serving.open_directories if serving else 0,
@@ -173,6 +180,34 @@ class Commands:
             append = bool(args.get("append", False))
             await tell_order(self._namespace, self._planner, paths, append)
         return self._planner.describe_order()
+
+    async def _flush(self, args: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        if self._writing is None:
+            hint = "nothing is ever dirty; mount with --write-back to write"
+            raise InvalidRequest("flush", "this mount is read-only", hint)
+        action = str(args.get("action") or "")
+        if action not in ("", "retry", "skip"):
+            raise InvalidRequest("read the request", "action", "it is retry or skip")
+        timeout_s = args.get("timeout_s")
+        answer: dict[str, Any] = {"durable": False}
+        with trio.move_on_after(math.inf if timeout_s is None else float(timeout_s)):
+            for path in _paths(args):
+                answer = await self._writing.flush(
+                    path, wait=bool(args.get("wait")), action=action, told=progress
+                )
+                if not answer["durable"]:
+                    return answer
+            return answer
+        return {**self._writing.describe(), "durable": False}
+
+    async def _unmount(self, args: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        if self._writing is None:
+            return {}
+        return await self._writing.leave(
+            wait=bool(args.get("wait", True)),
+            discard=bool(args.get("discard")),
+            told=progress,
+        )
 
 
 def _paths(args: dict[str, Any]) -> list[bytes]:

@@ -3,7 +3,9 @@
 Started by the keeper with inherited descriptors: the configuration (JSON), the report pipe
 (`tierfs.control.report`), and either ``/dev/fuse``, already mounted, or what it has in common with
 a native front: a socket for upcalls and some memory. It serves until the kernel ends the connection
-(an unmount) or SIGTERM asks it to drain; it never unmounts by itself, the keeper does.
+(an unmount) or SIGTERM asks it to drain; it never unmounts by itself, the keeper does. With the
+mount gone, what was written goes into the lake first, for as long as ``unmount_flush`` says;
+SIGUSR1 ends that.
 
 Order of start: lake checked, index opened (which takes the cache's lock), namespace, front, control
 socket, and only then the loop of requests or upcalls. Order of stop: the reverse; what the index
@@ -23,6 +25,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 import trio
 
 from tierfs import log as tierfs_log
+from tierfs.cache.completion import boot_id
 from tierfs.clock import SystemClock
 from tierfs.config import Config
 from tierfs.control.commands import Commands
@@ -33,18 +36,27 @@ from tierfs.control.remembered import Remembered
 from tierfs.control.report import Reporter
 from tierfs.control.server import serve_control
 from tierfs.control.upcall_channel import UpcallChannel
-from tierfs.control.upcalls import Rules, UpcallServer
+from tierfs.control.upcalls import Rules, UpcallServer, Writing
 from tierfs.errors import CacheError, MountError, TierfsError
 from tierfs.front.native import NativeFront
 from tierfs.front.port import FrontPort
 from tierfs.front.python import PythonFront
 from tierfs.index import Index
 from tierfs.lake.open import open_lake
-from tierfs.lake.protocol import Lake, LakeCounters
+from tierfs.lake.pace import Pace
+from tierfs.lake.protocol import LakeCounters
+from tierfs.lake.writing import WritableLake
 from tierfs.namespace import Namespace
 from tierfs.readahead.policy import AdaptivePolicy
 from tierfs.readahead.processes import is_running
 from tierfs.readahead.rules import Rule
+from tierfs.writeback.directories import WriteBack
+from tierfs.writeback.journal import Journal
+from tierfs.writeback.on_durable import OnDurable
+from tierfs.writeback.passed import ByFront, PassedThrough, SharedDisk
+from tierfs.writeback.reading import Reading
+from tierfs.writeback.rules import Rules as WriteBackRules
+from tierfs.writeback.service import WriteBackService
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +149,7 @@ class _Parts(NamedTuple):
 
     config: Config
     directory: Path
-    lake: Lake
+    lake: WritableLake
     lake_index: Index
     namespace: Namespace
     policy: AdaptivePolicy
@@ -153,10 +165,11 @@ class _Front(FrontPort, Protocol):
 
 
 class _Wired(NamedTuple):
-    """A front, and what serves until the mount ends."""
+    """A front, what serves until the mount ends, and what writes, if anything does."""
 
     front: _Front
     serve: Callable[[Commands], Awaitable[None]]
+    writing: WriteBackService | None = None
 
 
 #: One of the two ways to be between the kernel and the domain functions.
@@ -200,7 +213,7 @@ async def _serve(config: Config, wire: _Wire, reporter: Reporter) -> None:
                 policy = _policy(config, index)
                 remembered = Remembered(index.names, policy.jobs)
                 remembered.recall()
-                front, serve = wire(
+                front, serve, writing = wire(
                     _Parts(config, directory, lake, index, namespace, policy, background, reporter)
                 )
                 planner = Planner(
@@ -212,12 +225,17 @@ async def _serve(config: Config, wire: _Wire, reporter: Reporter) -> None:
                 background.start_soon(remembered.run)
                 background.start_soon(_report_alive, reporter)
                 background.start_soon(_trim_when_quiet, lake.counters)
-                commands = Commands(config, lake, index, namespace, front, planner)
+                commands = Commands(config, lake, index, namespace, front, planner, writing)
                 background.start_soon(serve_control, config.control_socket, commands)
                 try:
-                    await serve(commands)
+                    if writing is None:
+                        await serve(commands)
+                    else:
+                        await _serve_and_flush(serve, commands, writing)
                 finally:
                     with trio.CancelScope(shield=True, deadline=trio.current_time() + DRAIN_S):
+                        if writing is not None:
+                            writing.aclose()
                         await front.aclose()
                         await remembered.save()
                     background.cancel_scope.cancel()
@@ -247,12 +265,49 @@ def _pyfuse3(fuse_fd: int) -> _Wire:
             policy=parts.policy,
         )
 
-        async def serve(commands: Commands) -> None:
-            await _serve_fuse(fuse_fd, front, commands, parts)
+        writing = _writing(parts, front)
 
-        return _Wired(front, serve)
+        async def serve(commands: Commands) -> None:
+            if writing is not None:
+                await writing.start(parts.background)
+            await _serve_fuse(fuse_fd, front, writing, commands, parts)
+
+        return _Wired(front, serve, writing)
 
     return wire
+
+
+def _writing(
+    parts: _Parts, front: Reading, directories: type[WriteBack] = WriteBack
+) -> WriteBackService | None:
+    """What serves write-back directories, if the configuration has rules for them."""
+    rules = parts.config.write_back
+    journal = Journal(parts.lake_index.journal)
+    if not rules:
+        if waiting := journal.read(lambda work: work.count_log()):
+            log.warning(
+                "%d changes from an earlier mount are not in the lake yet, and stay in %s: mount"
+                " with the same write_back again",
+                waiting,
+                parts.directory / "staging",
+            )
+        return None
+    limit = parts.config.upload_limit
+    return WriteBackService(
+        WriteBackRules(rules),
+        journal,
+        parts.directory,
+        parts.lake,
+        parts.namespace,
+        parts.lake_index.inodes,
+        front,
+        directories=directories,
+        on_durable=OnDurable(parts.config.on_durable or (), parts.config.mountpoint),
+        unmount_flush_s=parts.config.unmount_flush,
+        max_unflushed_age_s=parts.config.max_unflushed_age,
+        pace=Pace(limit) if limit else None,
+        staging_size=parts.config.staging_size,
+    )
 
 
 def _native(upcall_fd: int, shared_fd: int) -> _Wire:
@@ -268,17 +323,31 @@ def _native(upcall_fd: int, shared_fd: int) -> _Wire:
             cache_size=parts.config.cache_size,
             policy=parts.policy,
         )
+        disk = SharedDisk(front, parts.directory, parts.config.min_free)
+        reading = ByFront(front, parts.namespace, parts.lake, disk)
+        writing = _writing(parts, reading, PassedThrough)
 
         async def serve(commands: Commands) -> None:
-            await _serve_upcalls(channel, front, commands, parts)
+            await _serve_upcalls(channel, front, writing, mount_of(shared_fd), commands, parts)
 
-        return _Wired(front, serve)
+        return _Wired(front, serve, writing)
 
     return wire
 
 
+def mount_of(shared_fd: int) -> bytes:
+    """What a mount is known by (16 bytes): this boot, and the memory that its keeper holds for all
+    its fronts."""
+    return boot_id() + os.fstat(shared_fd).st_ino.to_bytes(8, "little")
+
+
 async def _serve_upcalls(
-    channel: UpcallChannel, front: NativeFront, commands: Commands, parts: _Parts
+    channel: UpcallChannel,
+    front: NativeFront,
+    service: WriteBackService | None,
+    mount: bytes,
+    commands: Commands,
+    parts: _Parts,
 ) -> None:
     """Serve upcalls until SIGTERM: the keeper sends it when the mount is gone."""
     config, namespace = parts.config, parts.namespace
@@ -295,8 +364,11 @@ async def _serve_upcalls(
         lake_directory=os.fsencode(parts.directory),
         fuse_mask=config.fuse_mask,
     )
+    writing = None
+    if service is not None and isinstance(service.directories, PassedThrough):
+        writing = Writing(service, service.directories, mount, parts.background)
     server = UpcallServer(
-        channel, namespace, front, parts.lake, rules, parts.lake_index.reap_readers
+        channel, namespace, front, parts.lake, rules, parts.lake_index.reap_readers, writing
     )
     caches = KernelCaches(channel.forget_entry, channel.forget_content)
     try:
@@ -320,17 +392,27 @@ async def _serve_upcalls(
         channel.close()
 
 
-async def _serve_fuse(fuse_fd: int, front: PythonFront, commands: Commands, parts: _Parts) -> None:
+async def _serve_fuse(
+    fuse_fd: int,
+    front: PythonFront,
+    writing: WriteBackService | None,
+    commands: Commands,
+    parts: _Parts,
+) -> None:
     """Run pyfuse3's loop on the inherited descriptor until an unmount or a signal ends it."""
     # Imported here so that everything above can be tested where libfuse3 is not installed.
     import pyfuse3
 
     from tierfs.fs import receiving
     from tierfs.fs.operations import Operations
+    from tierfs.fs.writing import WritingOperations
 
     namespace = parts.namespace
     session = _Session(parts.reporter)
-    operations = Operations(namespace, front, on_init=session.begun)
+    if writing is None:
+        operations = Operations(namespace, front, on_init=session.begun)
+    else:
+        operations = WritingOperations(writing.directories, front, on_init=session.begun)
     pyfuse3.init(operations, f"/dev/fd/{fuse_fd}", {"default_permissions"})
     caches = KernelCaches(pyfuse3.invalidate_entry, pyfuse3.invalidate_inode)
     try:
@@ -386,6 +468,30 @@ class _Session:
                 "/dev/fuse",
                 "somebody unmounted or aborted it; mount again",
             )
+
+
+async def _serve_and_flush(
+    serve: Callable[[Commands], Awaitable[None]], commands: Commands, writing: WriteBackService
+) -> None:
+    """Serve; then, with the mount gone and all who wrote, bring what is left into the lake, until
+    the deadline or SIGUSR1. SIGTERM, which the keeper sends when it has unmounted, may come after
+    the kernel has said so: it changes nothing then."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGUSR1) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def listen() -> None:
+                async for number in signals:
+                    if number == signal.SIGUSR1:
+                        log.info("not waiting for the lake any longer")
+                        writing.hurry()
+
+            nursery.start_soon(listen)
+            await serve(commands)
+            await writing.end()
+            nursery.cancel_scope.cancel()
+    # What is left is to commit; whoever cannot wait for that has SIGKILL.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 async def _report_alive(reporter: Reporter) -> None:

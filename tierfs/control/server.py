@@ -25,7 +25,7 @@ from typing import Any, Protocol
 import trio
 
 from tierfs.control.address import address_of
-from tierfs.errors import InvalidRequest, TierfsError, show
+from tierfs.errors import InvalidRequest, TierfsError, first_of, show
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ async def _one_request(stream: trio.SocketStream, handler: Handler) -> None:
         if answer is not None:
             await send({"ok": answer})
     except* TierfsError as group:
-        error = _leaf(group)
+        error = first_of(group)
         with contextlib.suppress(trio.BrokenResourceError):
             await send(
                 {
@@ -145,11 +145,6 @@ async def _one_request(stream: trio.SocketStream, handler: Handler) -> None:
                     }
                 }
             )
-
-
-def _leaf(group: BaseExceptionGroup[TierfsError]) -> TierfsError:
-    inner = group.exceptions[0]
-    return _leaf(inner) if isinstance(inner, BaseExceptionGroup) else inner
 
 
 async def _cancel_when_closed(stream: trio.SocketStream, scope: trio.CancelScope) -> None:

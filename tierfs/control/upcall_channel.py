@@ -198,6 +198,14 @@ class UpcallChannel:
         files, freed = wire.unpack(wire.EVICTED, answer)
         return files, freed
 
+    async def adopt(self, ino: int, size: int, identity: bytes, crc64nvme: int) -> None:
+        """See `tierfs.front.native.Orders`."""
+        await self.command(Command.ADOPT, wire.pack_adopt(ino, size, identity, crc64nvme))
+
+    async def renamed(self, ino: int, old: bytes, new: bytes) -> None:
+        """See `tierfs.front.native.Orders`."""
+        await self.command(Command.RENAMED, wire.pack_renamed(ino, old, new))
+
     async def invalidate(self, ino: int) -> None:
         """See `tierfs.front.native.Orders`."""
         await self.command(Command.INVALIDATE, wire.PARENT.pack(ino))
@@ -210,6 +218,12 @@ class UpcallChannel:
         """Tell the front of this session, if there is one, where the lake's bytes come from."""
         if self.session:
             self.send(wire.pack_command(Command.SOURCE, self.session, 0, source))
+
+    def tell_space(self, total_bytes: int, free_bytes: int) -> None:
+        """Tell the front of this session, if there is one, what `df` is to show."""
+        if self.session:
+            tail = wire.SPACE.pack(total_bytes, free_bytes)
+            self.send(wire.pack_command(Command.SPACE, self.session, 0, tail))
 
     def forget_entry(self, parent: int, name: bytes) -> None:
         """Have the kernel forget a name. For threads: waits for it."""

@@ -3,8 +3,11 @@
 ::
 
     UpcallChannel.receive() --> START: _begin()    a session; all handlers of the last one end
-                                tells:  at once     ACCESSES, DONE
+                                tells:  at once     ACCESSES, DONE, HANDLES, RELEASED
                                 asks:   a task      _handle() --> one domain call --> _answer()
+
+Where there are write-back directories, nothing is served before the front has said which handles
+are open (HANDLES): what is open is left as it is when the journal and the disk are made to agree.
 
 The front fills the cache. Where it can read the lake by itself it is told how (`Lake.source`), at
 the beginning of each session and whenever that changes; otherwise it asks for bytes here.
@@ -14,8 +17,8 @@ Invariants (U1 and U3 are in ``native/front/src/upcall/client.rs``, U2 is in
 
 U4. Nothing ends the loop but the end of the mount: what a handler raises becomes an errno, a
     message that cannot be read is logged and dropped.
-U5. What changes the lake would be made exactly once, by (mount id, unique), in the transaction that
-    makes it. This mount is read-only, so a change that is asked for again is refused again.
+U5. What changes something is done once: U7, U8 in `tierfs.control.handed`. On a mount without
+    write-back directories it is refused, however often it is asked for.
 U6. Handlers of an earlier session are cancelled. One whose last wait was over by then still runs,
     and is stopped by U2.
 """
@@ -27,6 +30,7 @@ import logging
 import os
 import struct
 from collections.abc import Awaitable, Callable
+from errno import E2BIG
 from typing import Any, NamedTuple
 
 import trio
@@ -34,6 +38,7 @@ import trio
 from tierfs.cache.completion import same_version
 from tierfs.cache.fetch import WHOLE_OBJECT_BYTES
 from tierfs.control import wire
+from tierfs.control.handed import HandedOver
 from tierfs.control.upcall_channel import SessionOver, UpcallChannel
 from tierfs.control.wire import AccessKind, Ask, Command, Request
 from tierfs.errors import (
@@ -45,13 +50,18 @@ from tierfs.errors import (
     TierfsError,
 )
 from tierfs.front.native import NativeFront
+from tierfs.fs.changes import Changes
 from tierfs.fs.errno import errno_of, is_quiet
-from tierfs.fs.view import KIND_BITS, Opened, View
+from tierfs.fs.view import KIND_BITS, Names, Opened, View
 from tierfs.index.records import ObjectRef
 from tierfs.index.schema import unpack_object
 from tierfs.lake.protocol import Body, Checksum, ChecksumKind, Lake
 from tierfs.namespace import Absent, Attributes, Namespace
 from tierfs.readahead.policy import Incoming
+from tierfs.writeback.passed import PassedThrough
+from tierfs.writeback.reading import OpenHandle
+from tierfs.writeback.room import Space
+from tierfs.writeback.service import WriteBackService
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +70,8 @@ STATS_S = 1.0
 #: How often it is looked whether the front needs other credentials. Those that expire are renewed
 #: ten minutes or more before they do.
 SOURCE_INTERVAL_S = 30.0
+#: How often it is looked whether `df` has to show something else.
+SPACE_INTERVAL_S = 0.5
 #: How long the first session may wait for the lake's whereabouts; until they are known, the front
 #: asks for bytes here.
 SOURCE_S = 1.0
@@ -102,6 +114,16 @@ class Rules(NamedTuple):
     fuse_mask: str = ""
 
 
+class Writing(NamedTuple):
+    """The write-back directories of a mount, what the mount is known by (16 bytes), and where what
+    outlives the serving of it runs."""
+
+    service: WriteBackService
+    directories: PassedThrough
+    mount: bytes
+    background: trio.Nursery
+
+
 class UpcallServer:
     """Serves the front at the other end of *channel*. *on_session* is called when another front, or
     the same one anew, begins a session: the last one may be dead."""
@@ -119,12 +141,30 @@ class UpcallServer:
         lake: Lake,
         rules: Rules,
         on_session: Callable[[], None],
+        writing: Writing | None = None,
     ) -> None:
         self._channel = channel
         self._namespace = namespace
+        self._names: Names = namespace if writing is None else writing.directories.union
         self._front = front
         self._lake = lake
-        self._view = View(namespace, front, self._opened)
+        self._view = View(self._names, front, self._opened)
+        self._writing = writing
+        self._changes: Changes | None = None
+        self._handed: HandedOver | None = None
+        if writing is not None:
+            self._view = View(
+                self._names, front, self._opened,
+                why_read_only="no write-back rule matches it (option write_back)",
+            )  # fmt: skip
+            self._changes = Changes(writing.directories, self._view)
+        #: What the front has said of its handles, so far.
+        self._handles: list[OpenHandle] = []
+        #: Set once what is written back can be served.
+        self._ready = trio.Event()
+        #: Held by the session that sees to that.
+        self._meeting = trio.Lock()
+        self._nursery: trio.Nursery | None = None
         self._rules = rules
         self._on_session = on_session
         #: Handlers of this session.
@@ -143,6 +183,8 @@ class UpcallServer:
             Ask.READDIR: self._readdir,
             Ask.GETXATTR: self._getxattr,
             Ask.CHANGE: self._change,
+            Ask.READLINK: self._readlink,
+            Ask.LISTXATTR: self._listxattr,
         }
 
     # ---- the loop ------------------------------------------------------------------------------
@@ -152,6 +194,9 @@ class UpcallServer:
         with trio.move_on_after(SOURCE_S):
             await self._look_for_source()
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            if self._writing is None:
+                self._ready.set()
             nursery.start_soon(self._channel.send_outgoing)
             nursery.start_soon(self._follow_source)
             self._channel.send(wire.pack_command(Command.READY, 0, 0))
@@ -169,12 +214,20 @@ class UpcallServer:
             self._accesses(request.tail)
         elif request.ask is Ask.DONE:
             self._channel.done(request)
+        elif request.ask is Ask.RELEASED:
+            nursery.start_soon(self._released, request.offset)
+        elif request.ask is Ask.HANDLES:
+            self._handles += wire.handles(request.tail)
+            if request.size:
+                handles, self._handles = self._handles, []
+                nursery.start_soon(self._meet, request, handles)
 
     def _begin(self, start: Request) -> None:
         """A front, or the same one anew, begins a session."""
         for scope in self._running:
             scope.cancel()  # U6
         self._running.clear()
+        self._handles.clear()
         self._on_session()
         self._front.begin_session()
         rules = self._rules
@@ -189,6 +242,7 @@ class UpcallServer:
             memory=rules.memory,
             cache_limit=self._front.limit_bytes,
             min_free=rules.min_free,
+            writes=self._writing is not None,
             lake_directory=rules.lake_directory,
         )
         self._channel.begin(start, hello, self._source)
@@ -200,6 +254,7 @@ class UpcallServer:
         with trio.CancelScope() as scope:
             self._running.add(scope)
             try:
+                await self._ready.wait()
                 await self._asks[request.ask](request)
             except SessionOver:
                 return
@@ -225,13 +280,81 @@ class UpcallServer:
         tail: bytes = b"",
     ) -> None:
         message = wire.pack_answer(request, errno=errno, count=count, ttl_s=ttl_s, tail=tail)
+        if len(message) > wire.LONGEST:
+            # The front would not understand what it got of it, and whoever asked would wait on.
+            log.warning("%s: an answer of %d bytes", request.ask.name.lower(), len(message))
+            message = wire.pack_answer(request, errno=E2BIG)
         self._channel.send(message)
+
+    # ---- what is written back ------------------------------------------------------------------
+
+    async def _meet(self, last: Request, handles: list[OpenHandle]) -> None:
+        """The front of a session that begins has *handles*, as it has said with *last*."""
+        if self._writing is None:
+            return
+        if not self._ready.is_set():
+            async with self._meeting:
+                await self._start(self._writing, last, handles)
+        # Nothing waits in between: what this front opens from now on is not closed with the rest.
+        if self._handed is not None and self._channel.is_current(last):
+            await self._handed.reconcile(handles)
+
+    async def _start(self, writing: Writing, last: Request, handles: list[OpenHandle]) -> None:
+        """Serve what is written back, once. A front that dies meanwhile is followed by one with
+        other handles, which takes its turn here, and is the one that is served."""
+        if self._changes is None or self._nursery is None or not self._channel.is_current(last):
+            return
+        if self._handed is None:
+            open_ = {handle.ino for handle in handles if handle.ino}
+            await writing.service.start(writing.background, in_use=open_)
+            self._nursery.start_soon(writing.directories.expire)
+            self._nursery.start_soon(self._follow_space, writing)
+            self._handed = HandedOver(
+                writing.directories, writing.service.journal, self._changes, writing.mount
+            )
+        if not self._ready.is_set():
+            await self._handed.restore(handles)
+            if self._channel.is_current(last):
+                self._ready.set()
+
+    async def _follow_space(self, writing: Writing) -> None:
+        """What there is room for, as far as a front has to know it to answer `df`."""
+        told: tuple[int, Space] | None = None
+        while True:
+            now = self._channel.session, writing.directories.staging.room.space()
+            if now != told:
+                self._channel.tell_space(*now[1])
+                told = now
+            await trio.sleep(SPACE_INTERVAL_S)
+
+    async def _released(self, unique: int) -> None:
+        await self._ready.wait()
+        if self._handed is not None:
+            await self._handed.released(unique)
+
+    async def _change(self, request: Request) -> None:
+        if self._handed is None or self._nursery is None:
+            self._view.refuse_change(request.ino, _CHANGES.get(request.size, "change"))
+            return
+        answer = await self._handed.act(request, self._nursery)
+        self._answer(
+            request, errno=answer.errno, count=answer.count, ttl_s=answer.ttl_s, tail=answer.tail
+        )
+
+    async def _readlink(self, request: Request) -> None:
+        if self._writing is None:
+            raise InvalidRequest("read a link", f"inode {request.ino}", "it is none")
+        self._answer(request, tail=self._writing.directories.read_link(request.ino))
+
+    async def _listxattr(self, request: Request) -> None:
+        names = [] if self._writing is None else self._writing.directories.xattrs(request.ino)
+        self._answer(request, tail=b"".join(name + b"\0" for name in names))
 
     # ---- what is asked -------------------------------------------------------------------------
 
     async def _lookup(self, request: Request) -> None:
         try:
-            found = await self._namespace.lookup(request.ino, request.tail)
+            found = await self._names.lookup(request.ino, request.tail)
         except Absent as absent:
             self._answer(request, errno=errno.ENOENT, ttl_s=absent.ttl_s)
         else:
@@ -242,7 +365,7 @@ class UpcallServer:
         self._answer(request, ttl_s=found.ttl_s, tail=_pack(found))
 
     async def _confirm(self, request: Request) -> None:
-        await self._namespace.open_object(request.ino)
+        await self._names.open_object(request.ino)
         self._answer(request)
 
     async def _room(self, request: Request) -> None:
@@ -286,18 +409,16 @@ class UpcallServer:
         self._answer(request, tail=_pack_checksum(info.checksum))
 
     async def _readdir(self, request: Request) -> None:
-        entries = await self._namespace.readdir(request.ino, request.offset, request.size)
+        entries = await self._names.readdir(request.ino, request.offset, request.size)
         packed = b"".join(wire.pack_entry(_pack(found), name) for _, name, found in entries)
         self._channel.put(request, packed)
         ttl_s = min((found.ttl_s for _, _, found in entries), default=0.0)
         self._answer(request, count=len(entries), ttl_s=ttl_s)
 
     async def _getxattr(self, request: Request) -> None:
-        value = await self._view.xattr(request.ino, request.tail, request.uid)
+        source = self._view if self._changes is None else self._changes
+        value = await source.xattr(request.ino, request.tail, request.uid)
         self._answer(request, tail=value)
-
-    async def _change(self, request: Request) -> None:
-        self._view.refuse_change(request.ino, _CHANGES.get(request.size, "change"))  # U5
 
     # ---- what is told --------------------------------------------------------------------------
 

@@ -15,15 +15,16 @@ from typing import NamedTuple
 from tierfs.cache.eviction import Victim
 from tierfs.errors import InvalidRequest
 from tierfs.lake.protocol import Checksum, Source
+from tierfs.writeback.reading import OpenHandle
 
-VERSION = 3
+VERSION = 4
 #: No message is longer; larger things go through the arena.
 LONGEST = 64 << 10
 
 REQUEST = Struct("<HHIQQQQIIQQ")
 ANSWER = Struct("<HHIQQIIQ")
 ATTRIBUTES = Struct("<QQqIII4x")
-RULES = Struct("<QQqIIIIQQd")
+RULES = Struct("<QQqIIIIQQdI4x")
 ENTRY_NAME = Struct("<H")
 ACCESS = Struct("<QqII")
 PARENT = Struct("<Q")
@@ -37,6 +38,11 @@ LIMIT = Struct("<Q")
 INO = Struct("<Q")
 FILLED = Struct("<Q")
 TEXT_LENGTH = Struct("<H")
+ADOPT = Struct("<QQ16sQ")
+RENAMED = Struct("<Q16s16s")
+SPACE = Struct("<QQ")
+HANDLE = Struct("<QQI4x")
+CALLER = Struct("<II")
 
 FOREVER_NS = (1 << 64) - 1
 #: A limit that is none.
@@ -61,6 +67,10 @@ class Ask(enum.IntEnum):
     CHANGE = 10
     ACCESSES = 11
     DONE = 13
+    RELEASED = 14
+    HANDLES = 15
+    READLINK = 16
+    LISTXATTR = 17
 
 
 class Command(enum.IntEnum):
@@ -77,6 +87,9 @@ class Command(enum.IntEnum):
     INVALIDATE = 0x4009
     RESIZE = 0x400A
     FILL = 0x400B
+    ADOPT = 0x400C
+    RENAMED = 0x400D
+    SPACE = 0x400E
 
 
 class AccessKind(enum.IntEnum):
@@ -172,6 +185,7 @@ def pack_rules(
     memory: int,
     cache_limit: int | None,
     min_free: float,
+    writes: bool,
     lake_directory: bytes,
 ) -> bytes:
     """The tail of HELLO."""
@@ -186,6 +200,7 @@ def pack_rules(
         memory,
         _limit(cache_limit),
         min_free,
+        writes,
     )
     return head + lake_directory
 
@@ -239,6 +254,16 @@ def pack_fill(inos: Iterable[int]) -> bytes:
     return b"".join(map(INO.pack, inos))
 
 
+def pack_adopt(ino: int, size: int, identity: bytes, crc64nvme: int) -> bytes:
+    """The tail of ADOPT."""
+    return ADOPT.pack(ino, size, identity, crc64nvme)
+
+
+def pack_renamed(ino: int, old: bytes, new: bytes) -> bytes:
+    """The tail of RENAMED."""
+    return RENAMED.pack(ino, old, new)
+
+
 def pack_limit(limit_bytes: int | None) -> bytes:
     """The tail of RESIZE."""
     return LIMIT.pack(_limit(limit_bytes))
@@ -270,6 +295,14 @@ def accesses(tail: bytes) -> Iterator[Access]:
     for ino, at_ns, kind, pid in ACCESS.iter_unpack(tail[: len(tail) - len(tail) % ACCESS.size]):
         if kind in AccessKind.__members__.values():
             yield Access(ino, at_ns, AccessKind(kind), pid)
+
+
+def handles(tail: bytes) -> list[OpenHandle]:
+    """Those in the tail of HANDLES."""
+    whole = tail[: len(tail) - len(tail) % HANDLE.size]
+    return [
+        OpenHandle(ino, unique, bool(writes)) for ino, unique, writes in HANDLE.iter_unpack(whole)
+    ]
 
 
 def to_ns(seconds: float) -> int:

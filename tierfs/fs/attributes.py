@@ -19,24 +19,24 @@ from tierfs.index.records import ObjectRef
 #: FUSE carries timeouts as seconds in 64 bits; ten years stand for "for ever".
 MAX_TTL_S = 10 * 365 * 86400.0
 
-_PREFIX = b"user.tierfs."
-_STATE = _PREFIX + b"state"
-_ETAG = _PREFIX + b"etag"
-_VERSION_ID = _PREFIX + b"version_id"
-_CACHED_BYTES = _PREFIX + b"cached_bytes"
-_CACHE_PATH = _PREFIX + b"cache_path"
-XATTR_NAMES = frozenset({_STATE, _ETAG, _VERSION_ID, _CACHED_BYTES, _CACHE_PATH})
+PREFIX = b"user.tierfs."
+STATE = PREFIX + b"state"
+ETAG = PREFIX + b"etag"
+VERSION_ID = PREFIX + b"version_id"
+_CACHED_BYTES = PREFIX + b"cached_bytes"
+_CACHE_PATH = PREFIX + b"cache_path"
+XATTR_NAMES = frozenset({STATE, ETAG, VERSION_ID, _CACHED_BYTES, _CACHE_PATH})
 
 
 def file_xattr(name: bytes, reference: ObjectRef, state: FileState, uid: int) -> bytes | None:
     """The value of one of `XATTR_NAMES` for a caller with *uid*, or None where it has none."""
-    if name == _STATE:
+    if name == STATE:
         if state.complete:
             return b"cached"
         return b"partial" if state.cached_bytes else b"lake"
-    if name == _ETAG:
+    if name == ETAG:
         return reference.version.etag
-    if name == _VERSION_ID:
+    if name == VERSION_ID:
         return reference.version.version_id or None
     if name == _CACHED_BYTES:
         return str(state.cached_bytes).encode()

@@ -9,6 +9,8 @@ Debatable choices:
   restored before it can be read.
 * ``StaleVersion`` and ``PreconditionFailed`` are ESTALE: on OPEN the kernel then looks the path up
   again and opens the new version; on READ the application learns that its file is gone, as on NFS.
+* ``CacheFull`` is ENOSPC. Who reads bytes never meets it, they come from the lake then; a name that
+  cannot be written down, in the index or the journal, has no other place.
 """
 
 from __future__ import annotations
@@ -28,6 +30,11 @@ ERRNO: dict[type[errors.TierfsError], int] = {
     errors.IsADirectory: errno.EISDIR,
     errors.NameTooLong: errno.ENAMETOOLONG,
     errors.ReadOnly: errno.EROFS,
+    errors.AlreadyExists: errno.EEXIST,
+    errors.NotEmpty: errno.ENOTEMPTY,
+    errors.CrossRoot: errno.EXDEV,
+    errors.Refused: errno.EPERM,
+    errors.Unsupported: errno.EOPNOTSUPP,
     errors.InvalidRequest: errno.EINVAL,
     errors.NoAttribute: errno.ENODATA,
     errors.StaleVersion: errno.ESTALE,
@@ -40,8 +47,9 @@ ERRNO: dict[type[errors.TierfsError], int] = {
     errors.PreconditionFailed: errno.ESTALE,
     errors.IntegrityError: errno.EIO,
     errors.CacheError: errno.EIO,
-    errors.CacheFull: errno.EIO,
+    errors.CacheFull: errno.ENOSPC,
     errors.CacheBusy: errno.EBUSY,
+    errors.StagingFull: errno.ENOSPC,
     errors.IndexDamaged: errno.EIO,
 }
 
@@ -54,6 +62,11 @@ QUIET: frozenset[int] = frozenset(
         errno.ENAMETOOLONG,
         errno.EINVAL,
         errno.ENODATA,
+        errno.EEXIST,
+        errno.ENOTEMPTY,
+        errno.EXDEV,
+        errno.EPERM,
+        errno.EOPNOTSUPP,
         errno.EROFS,  # `Operations` says it itself, once a mount and with the path.
     }
 )

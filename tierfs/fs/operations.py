@@ -1,7 +1,7 @@
 """The pyfuse3 front: each FUSE request becomes one call of a domain function, and its answer a
 reply.
 
-Nothing is decided here. The boundary is `_boundary`: a `TierfsError` becomes its errno, anything
+Nothing is decided here. The boundary is `boundary`: a `TierfsError` becomes its errno, anything
 unexpected is logged with its trace and becomes EIO; neither ends pyfuse3's loop, which would hang
 the mount.
 
@@ -30,8 +30,8 @@ from tierfs.front.python import PythonFront
 from tierfs.fs.attributes import MAX_TTL_S
 from tierfs.fs.errno import errno_of, is_quiet
 from tierfs.fs.handles import DirectoryHandle, HandleTable
-from tierfs.fs.view import KIND_BITS, Opened, View
-from tierfs.namespace import Absent, Attributes, Namespace
+from tierfs.fs.view import KIND_BITS, Names, Opened, View
+from tierfs.namespace import Absent, Attributes
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ T = TypeVar("T")
 S = TypeVar("S", bound="Operations")
 
 
-def _boundary(
+def boundary(
     handler: Callable[Concatenate[S, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
     """Let nothing but FUSEError (and trio's cancellation) out of a request handler."""
@@ -77,16 +77,16 @@ class Operations(pyfuse3.Operations):
     name = "python"
     supports_dot_lookup = True
     enable_writeback_cache = False
+    #: What a refused change is told.
+    why_read_only = "this mount shows the lake read-only"
 
-    def __init__(
-        self, namespace: Namespace, front: PythonFront, on_init: Callable[[], None]
-    ) -> None:
+    def __init__(self, namespace: Names, front: PythonFront, on_init: Callable[[], None]) -> None:
         super().__init__()
         self._namespace = namespace
         self._front = front
         self._on_init = on_init
         self._directories = HandleTable()
-        self._view = View(namespace, front, self._opened)
+        self._view = View(namespace, front, self._opened, why_read_only=self.why_read_only)
 
     @property
     def open_directories(self) -> int:
@@ -106,7 +106,7 @@ class Operations(pyfuse3.Operations):
 
     # ---- names -------------------------------------------------------------------------------
 
-    @_boundary
+    @boundary
     async def lookup(
         self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
@@ -119,20 +119,20 @@ class Operations(pyfuse3.Operations):
                 entry.st_ino = 0  # F4
                 entry.entry_timeout = min(absent.ttl_s, MAX_TTL_S)
                 return entry
-        return _fill(pyfuse3.EntryAttributes(), attributes)
+        return fill(pyfuse3.EntryAttributes(), attributes)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         """Inode numbers are stable and never reused, so nothing hangs on the kernel's counts."""
 
-    @_boundary
+    @boundary
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
-        return _fill(pyfuse3.EntryAttributes(), self._view.attributes(inode))
+        return fill(pyfuse3.EntryAttributes(), self._view.attributes(inode))
 
-    @_boundary
+    @boundary
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
         return self._directories.add(DirectoryHandle(inode))
 
-    @_boundary
+    @boundary
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         handle = self._directories.get(fh)
         if handle is None:
@@ -144,7 +144,7 @@ class Operations(pyfuse3.Operations):
             own = self._namespace.attributes(handle.ino)
             for number, name in ((_DOT, b"."), (_DOT_DOT, b"..")):
                 if position < number:
-                    if not reply(token, name, _fill(entry, own), number):
+                    if not reply(token, name, fill(entry, own), number):
                         return
                     position = number
         if position == _DOT_DOT:
@@ -154,25 +154,25 @@ class Operations(pyfuse3.Operations):
             if found is None:
                 return
             position, name, attributes = found
-            if not reply(token, name, _fill(entry, attributes), position):
+            if not reply(token, name, fill(entry, attributes), position):
                 return
             handle.accept(found)
 
-    @_boundary
+    @boundary
     async def releasedir(self, fh: int) -> None:
         self._directories.remove(fh)
 
-    @_boundary
+    @boundary
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         """Nothing is dirty."""
 
-    @_boundary
+    @boundary
     async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
         raise pyfuse3.FUSEError(errno.EINVAL)
 
     # ---- bytes -------------------------------------------------------------------------------
 
-    @_boundary
+    @boundary
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         if flags & _WRITE_FLAGS:
             self._view.refuse_change(inode, "open for writing")
@@ -183,48 +183,54 @@ class Operations(pyfuse3.Operations):
         fh = await self._front.open(inode, reference, size, ctx.pid)
         return pyfuse3.FileInfo(fh=fh, keep_cache=True)  # F2
 
-    @_boundary
+    @boundary
     async def read(self, fh: int, off: int, size: int) -> bytes:
         # pyfuse3 takes any buffer, and copies it to the kernel before anything else runs.
         return cast(bytes, await self._front.read(fh, off, size))
 
-    @_boundary
+    @boundary
     async def flush(self, fh: int) -> None:
         """Answered 0, always (F1)."""
 
-    @_boundary
+    @boundary
     async def fsync(self, fh: int, datasync: bool) -> None:
         """Nothing is dirty."""
 
-    @_boundary
+    @boundary
     async def release(self, fh: int) -> None:
         await self._front.release(fh)
 
     # ---- attributes --------------------------------------------------------------------------
 
-    @_boundary
+    @boundary
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
         data = pyfuse3.StatvfsData()
         data.f_bsize = data.f_frsize = _STATFS_BLOCK
-        data.f_blocks = data.f_bfree = data.f_bavail = _STATFS_BYTES // _STATFS_BLOCK
+        total_bytes, free_bytes = self._space()
+        data.f_blocks = total_bytes // _STATFS_BLOCK
+        data.f_bfree = data.f_bavail = free_bytes // _STATFS_BLOCK
         known = self._namespace.entry_count()
         data.f_files = known + (1 << 32)
         data.f_ffree = data.f_favail = 1 << 32
         data.f_namemax = 255
         return data
 
-    @_boundary
+    def _space(self) -> tuple[int, int]:
+        """How much there is room for in all, and how much of it is free, in bytes."""
+        return _STATFS_BYTES, _STATFS_BYTES
+
+    @boundary
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
         return await self._view.xattr(inode, name, ctx.uid)
 
-    @_boundary
+    @boundary
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
         """Empty on purpose: what a listing shows, ``cp -a`` and ``rsync -X`` copy."""
         return ()
 
     # ---- everything that would change the lake -----------------------------------------------
 
-    @_boundary
+    @boundary
     async def setattr(
         self,
         inode: int,
@@ -239,39 +245,39 @@ class Operations(pyfuse3.Operations):
     async def _refuse_in(self, parent: int, op: str) -> Any:
         self._view.refuse_change(parent, op)
 
-    @_boundary
+    @boundary
     async def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
     ) -> Any:
         return await self._refuse_in(parent_inode, "create a file")
 
-    @_boundary
+    @boundary
     async def mknod(
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
     ) -> Any:
         return await self._refuse_in(parent_inode, "create a node")
 
-    @_boundary
+    @boundary
     async def mkdir(
         self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
     ) -> Any:
         return await self._refuse_in(parent_inode, "make a directory")
 
-    @_boundary
+    @boundary
     async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> Any:
         return await self._refuse_in(parent_inode, "remove a file")
 
-    @_boundary
+    @boundary
     async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> Any:
         return await self._refuse_in(parent_inode, "remove a directory")
 
-    @_boundary
+    @boundary
     async def symlink(
         self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
     ) -> Any:
         return await self._refuse_in(parent_inode, "make a symbolic link")
 
-    @_boundary
+    @boundary
     async def rename(
         self,
         parent_inode_old: int,
@@ -283,24 +289,24 @@ class Operations(pyfuse3.Operations):
     ) -> Any:
         return await self._refuse_in(parent_inode_old, "rename")
 
-    @_boundary
+    @boundary
     async def link(
         self, inode: int, new_parent_inode: int, new_name: bytes, ctx: pyfuse3.RequestContext
     ) -> Any:
         return await self._refuse_in(new_parent_inode, "make a hard link")
 
-    @_boundary
+    @boundary
     async def setxattr(
         self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext
     ) -> Any:
         return await self._refuse_in(inode, "set an extended attribute")
 
-    @_boundary
+    @boundary
     async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> Any:
         return await self._refuse_in(inode, "remove an extended attribute")
 
 
-def _fill(entry: pyfuse3.EntryAttributes, attributes: Attributes) -> pyfuse3.EntryAttributes:
+def fill(entry: pyfuse3.EntryAttributes, attributes: Attributes) -> pyfuse3.EntryAttributes:
     """Write *attributes* into *entry*, fresh or with its reply already copied out; returns it."""
     ttl_s = attributes.ttl_s
     if ttl_s > MAX_TTL_S:

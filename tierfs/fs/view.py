@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import stat
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from tierfs.errors import NoAttribute, NotFound, ReadOnly, StaleVersion, show
 from tierfs.front.port import FrontPort
 from tierfs.fs.attributes import XATTR_NAMES, file_xattr
 from tierfs.index.records import Kind, ObjectRef
-from tierfs.namespace import Attributes, Namespace
+from tierfs.namespace import Attributes
 
 log = logging.getLogger(__name__)
 
@@ -33,15 +33,38 @@ class Opened(NamedTuple):
     size: int
 
 
+class Names(Protocol):
+    """The tree that a front shows: `Namespace`, or with write-back what is made of it."""
+
+    def lookup_cached(self, parent: int, name: bytes) -> Attributes | None: ...
+    async def lookup(self, parent: int, name: bytes) -> Attributes: ...
+    def attributes(self, ino: int) -> Attributes: ...
+    def detached_attributes(self, ino: int, size: int) -> Attributes: ...
+    def path_of(self, ino: int) -> bytes: ...
+    def entry_count(self) -> int: ...
+    def object_cached(self, ino: int) -> tuple[ObjectRef, int] | None: ...
+    async def open_object(self, ino: int) -> tuple[ObjectRef, int]: ...
+    async def readdir(
+        self, ino: int, after_ino: int, limit: int = ...
+    ) -> list[tuple[int, bytes, Attributes]]: ...
+
+
 class View:
-    """One mount's. *opened* says what an inode is open as, or None."""
+    """One mount's. *opened* says what an inode is open as, or None; *why_read_only* why a change is
+    refused."""
 
     def __init__(
-        self, namespace: Namespace, front: FrontPort, opened: Callable[[int], Opened | None]
+        self,
+        namespace: Names,
+        front: FrontPort,
+        opened: Callable[[int], Opened | None],
+        *,
+        why_read_only: str = "this mount shows the lake read-only",
     ) -> None:
         self._namespace = namespace
         self._front = front
         self._opened = opened
+        self._why_read_only = why_read_only
         self._read_only_said = False
 
     def attributes(self, ino: int) -> Attributes:
@@ -81,9 +104,10 @@ class View:
             except NotFound:
                 path = f"inode {ino}"  # Open still, but without a name by now.
             log.warning(
-                "/%s: %s: refused with EROFS, because this mount shows the lake read-only; "
+                "/%s: %s: refused with EROFS, because %s; "
                 "write to another file system (said once a mount)",
                 path,
                 op,
+                self._why_read_only,
             )
-        raise ReadOnly(op, "", "this mount is read-only")
+        raise ReadOnly(op, "", self._why_read_only)

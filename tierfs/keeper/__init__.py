@@ -38,13 +38,13 @@ from tierfs.keeper.mountpoint import clear_mountpoint
 from tierfs.keeper.native import NativeSupervisor
 from tierfs.keeper.notify import Notifier
 from tierfs.keeper.process import close_all_but, fill_standard_streams
-from tierfs.keeper.runtime import Runtime, keeper_pid, wait_until_gone
+from tierfs.keeper.runtime import Runtime, keeper_pid, wait_until_gone, writes
 from tierfs.keeper.signals import hold_signals, let_signals
 from tierfs.keeper.stored import Stored
 from tierfs.keeper.supervise import Supervisor
 from tierfs.keeper.timing import Timing
 
-__all__ = ["Timing", "keeper_pid", "run", "spawn", "wait_until_gone"]
+__all__ = ["Timing", "keeper_pid", "run", "spawn", "wait_until_gone", "writes"]
 
 
 #: What the native front asks of the kernel (FUSE 7.31).
@@ -122,7 +122,8 @@ class _Keeper:
             notifier=self._notifier,
             on_answer=on_answer,
             control_argv=control_argv,
-            timing=timing,
+            timing=(timing or Timing()).of(self._config),
+            writes=self._config.write_back is not None,
         )
         return supervisor.run(), supervisor.error
 
@@ -136,6 +137,8 @@ def _choose_front(config: Config) -> tuple[Path | None, str]:
     """
     if config.front == "python":
         return None, ""
+    if config.write_back is not None and config.front == "auto":
+        return None, "the native front serves write-back directories only if it is asked for"
     program = native_front()
     if program is None:
         what = "there is no native front on this machine"

@@ -329,7 +329,7 @@ class NativeSupervisor(Supervisor):
             self._end(message, 0)
         elif role == "front":
             self._tell_to_end()
-            self._after("kill", self._timing.stop_s)
+            self._after("kill", self._timing.end_s)
 
     def _replace_soon(self, role: str, child: Child) -> None:
         reason = (self._reason if role == "control" else self._front_reason) or child.ending()
@@ -430,6 +430,9 @@ class NativeSupervisor(Supervisor):
     def _renew(self) -> None:
         """Replace the next process: the control plane first, which may commit what it has."""
         if "control" in self._renewed and self._child is not None:
+            if self._timing.flush_s:
+                # The mount goes on, and with it what is on its way into the lake.
+                self._child.signal(signal.SIGUSR1)
             self._child.signal(signal.SIGTERM)
             self._after("kill", self._timing.stop_s)
         elif "front" in self._renewed and self._front is not None:

@@ -27,6 +27,7 @@ from tierfs.keeper.mountpoint import unmount
 from tierfs.keeper.native import NativeSupervisor
 from tierfs.keeper.notify import Notifier
 from tierfs.keeper.runtime import Runtime
+from tierfs.keeper.timing import Timing
 
 #: How long a control plane may take to commit what it has.
 END_S = 20.0
@@ -105,6 +106,8 @@ def _go_on(state: dict[str, Any], config: Config, spec: MountSpec, log: Log) -> 
         config.to_json().encode(),
         log=log,
         notifier=Notifier.resume(*state["notifier"]),
+        timing=Timing().of(config),
+        writes=config.write_back is not None,
         front=program,
         fuse_mask=config.fuse_mask,
         memory=config.memory,

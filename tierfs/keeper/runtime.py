@@ -3,7 +3,8 @@
 The directory (`Config.state_dir`) holds::
 
     keeper.pid     the keeper's pid; an exclusive flock(2) on it is the proof of life
-    mount.json     mount point, lake, pid, log file, start, deaths of the control plane
+    mount.json     mount point, lake, pid, log file, start, deaths of the control plane, and whether
+                   the mount writes
     control.sock   the control plane's socket
     tierfs.log     the log of a keeper in the background, and tierfs.log.1 the one before
 
@@ -60,6 +61,15 @@ def wait_until_gone(directory: Path, timeout_s: float) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def writes(directory: Path) -> bool:
+    """Whether the mount of the runtime *directory* is one that writes, as its keeper, also one that
+    was killed since, has noted."""
+    try:
+        return bool(json.loads((directory / "mount.json").read_bytes())["writes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 class Runtime:

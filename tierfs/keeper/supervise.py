@@ -45,6 +45,8 @@ from tierfs.keeper.runtime import Runtime
 from tierfs.keeper.signals import SignalPipe
 from tierfs.keeper.timing import Deaths, Timing
 
+#: What the service manager is told instead of "for ever".
+LONGEST_S = 10 * 365 * 86400.0
 _READ_MASK = select.POLLIN | select.POLLHUP | select.POLLERR
 
 
@@ -73,9 +75,10 @@ class Supervisor:
         on_answer: Callable[[], None] = lambda: None,
         control_argv: Sequence[str] = CONTROL_ARGV,
         timing: Timing | None = None,
+        writes: bool = False,
     ) -> None:
         """*config* is what each control plane is handed; *on_answer* runs when the mount first
-        answers."""
+        answers; *writes* is noted for those who unmount."""
         self._mount = mount
         self._runtime = runtime
         self._config = config
@@ -84,6 +87,7 @@ class Supervisor:
         self._on_answer = on_answer
         self._argv = control_argv
         self._timing = timing or Timing()
+        self._writes = writes
         self._deaths = Deaths(self._timing)
         self._state = State.STARTING
         self._child: Child | None = None
@@ -93,6 +97,7 @@ class Supervisor:
         self._answered = False
         self._limits_told = False
         self._told_to_end = 0
+        self._hurried = False
         self._connected = True
         self._timers: dict[str, float] = {}
         self._exit_code = 0
@@ -131,7 +136,7 @@ class Supervisor:
             # With an empty mask /dev/fuse reports only that the connection has ended (POLLERR).
             poller.register(self._mount.fuse_fd, 0)
         now = time.monotonic()
-        due = min(self._timers.values(), default=now + 3600.0)
+        due = min([now + 3600.0, *self._timers.values()])
         events = dict(poller.poll(max(0.0, due - now) * 1000 + 1))
         for child in children:
             if events.get(child.report_fd, 0) & _READ_MASK:
@@ -340,7 +345,7 @@ class Supervisor:
         self._connected = False
         self._timers.pop("silence", None)
         self._timers.pop("answer", None)
-        self._after("kill", self._timing.stop_s)
+        self._after("kill", self._timing.end_s)
 
     # Stopping.
 
@@ -350,10 +355,15 @@ class Supervisor:
         self._state = State.STOPPING
         self._timers.clear()
         self._log.info(f"{name}: " + ("stopping at once" if hurry else "draining"))
-        self._notifier.send(STOPPING=1, STATUS="unmounting")
+        self._notifier.send(STOPPING=1, STATUS="unmounting", **self._extension())
         child = self._child
         if child is None:
             self._end("stopped", 0)
+        elif hurry and self._flushes(child):
+            # It says what stays, and ends; a third signal kills it.
+            self._hurried = True
+            self._after("kill", self._timing.stop_s)
+            child.signal(signal.SIGUSR1)
         elif hurry or not self._answered:
             self._mount.unmount(lazily=True)
             child.kill()
@@ -361,6 +371,18 @@ class Supervisor:
             # The child goes on serving who still reads; SIGTERM would end its loop.
             self._after("drain", self._timing.drain_s)
             self._try_unmount(lazily=False)
+
+    def _flushes(self, child: Child) -> bool:
+        """Whether *child* may be waiting for the lake, with the mount gone; SIGUSR1 ends that."""
+        told = self._told_to_end == child.pid or not self._connected
+        return self._timing.flush_s > 0 and told and not self._hurried
+
+    def _extension(self) -> dict[str, int]:
+        """How long the service manager is to wait for the end, whatever TimeoutStopSec says."""
+        if not self._timing.flush_s:
+            return {}
+        most_s = self._timing.drain_s + self._timing.end_s + self._timing.abort_s
+        return {"EXTEND_TIMEOUT_USEC": int(min(most_s, LONGEST_S) * 1e6)}
 
     def _tell_to_end(self) -> None:
         """Have the control plane end, once: a second SIGTERM would strike it while it commits."""
@@ -372,7 +394,7 @@ class Supervisor:
         if self._mount.unmount(lazily=lazily) or lazily:
             self._timers.pop("unmount", None)
             self._timers.pop("drain", None)
-            self._after("kill", self._timing.stop_s)
+            self._after("kill", self._timing.end_s)
             self._tell_to_end()
         else:
             self._after("unmount", min(0.25, self._timing.drain_s / 4))
@@ -454,5 +476,6 @@ class Supervisor:
                 "deaths": self._death_count,
                 "pids": self._pids,
                 "outlives_keeper": self._outlives_us,
+                "writes": self._writes,
             }
         )

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tierfs.config import Config
 
 
 @dataclass(frozen=True)
 class Timing:
     """Deadlines in seconds.
 
-    The service's TimeoutStopSec must exceed ``drain_s + stop_s``, and its WatchdogSec
-    ``watchdog_s + abort_s``: a keeper that is replacing its control plane is well.
+    The service's TimeoutStopSec must exceed ``drain_s + end_s``, or the service manager take a
+    notice of that (EXTEND_TIMEOUT_USEC); its WatchdogSec ``watchdog_s + abort_s``: a keeper that is
+    replacing its control plane is well.
     """
 
     watchdog_s: float = 30.0
@@ -27,6 +33,8 @@ class Timing:
     """From SIGTERM until a mount in use is detached under its users; until then it is served."""
     stop_s: float = 30.0
     """From the unmount, when the control plane gets SIGTERM, until it is killed."""
+    flush_s: float = 0.0
+    """How much longer that is, where it brings what was written into the lake first."""
     abort_s: float = 2.0
     """From SIGABRT (which lets it dump its stacks) to SIGKILL."""
     backoff_first_s: float = 0.1
@@ -37,6 +45,17 @@ class Timing:
     crash_window_s: float = 60.0
     crash_limit: int = 5
     """This many deaths within the window end the keeper."""
+
+    def of(self, config: Config) -> Timing:
+        """These deadlines for a mount with *config*."""
+        if config.write_back is None:
+            return self
+        return dataclasses.replace(self, flush_s=config.unmount_flush)
+
+    @property
+    def end_s(self) -> float:
+        """From the unmount until the control plane is killed."""
+        return self.flush_s + self.stop_s
 
 
 class Deaths:
