@@ -66,6 +66,8 @@ pub struct Rules {
     pub gid: u32,
     pub umask: u32,
     pub directory_mtime_ns: i64,
+    /// There are write-back directories.
+    pub writes: bool,
 }
 
 impl Rules {
@@ -111,7 +113,15 @@ mod tests {
 
     fn rules(ttl: Ttl) -> Rules {
         let negative_ttl = Ttl::from_ns(5);
-        Rules { ttl, negative_ttl, uid: 10, gid: 20, umask: 0o022, directory_mtime_ns: 99 }
+        Rules {
+            ttl,
+            negative_ttl,
+            uid: 10,
+            gid: 20,
+            umask: 0o022,
+            directory_mtime_ns: 99,
+            writes: false,
+        }
     }
 
     #[test]

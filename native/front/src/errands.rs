@@ -13,6 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::attributes::{Rules, Ttl};
+use crate::cache::adopt::Adoption;
 use crate::cache::evict::Victim;
 use crate::cache::fetch::wait_until_landed;
 use crate::cache::flight::Flight;
@@ -20,8 +21,10 @@ use crate::cache::objects::Object;
 use crate::cache::read::PART_BYTES;
 use crate::cache::table::Held;
 use crate::front::Front;
+use crate::index::cache::CacheReader;
 use crate::queue::Priority;
 use crate::serve::Worker;
+use crate::space::Need;
 use crate::upcall::client::Command;
 
 /// Parts of one object that a fetch keeps in flight: at 90 MB/s each, four fill the standard link.
@@ -36,6 +39,8 @@ pub enum Errand {
     Resize { command: Option<Command>, limit: Option<u64> },
     Fetch { command: Command, ino: u64, lo: u64, hi: u64, priority: Priority },
     Fill { command: Command, inos: Vec<u64> },
+    Adopt { command: Command, adoption: Adoption },
+    Renamed { command: Command, ino: u64, old: [u8; 16], new: [u8; 16] },
 }
 
 /// Objects whose last user has left, until the end of the process.
@@ -100,6 +105,23 @@ fn run_one(front: &Arc<Front>, worker: &mut Worker, errand: Errand) {
         }
         Errand::Fill { command, inos } => {
             beside(front, command, move |front| Ok(fill(front, &inos).to_le_bytes().to_vec()));
+        }
+        Errand::Renamed { command, ino, old, new } => {
+            beside(front, command, move |front| {
+                let mut index = front.cache.index.reader();
+                front.cache.renamed(&mut index, ino, old, new).map(|()| Vec::new())
+            });
+        }
+        Errand::Adopt { command, adoption } => {
+            beside(front, command, move |front| {
+                if front.opened.is_open(adoption.ino) {
+                    return Err((libc::EBUSY, "it is open".into()));
+                }
+                let mut index = front.cache.index.reader();
+                let make_room =
+                    |index: &mut CacheReader, need: Need| front.make_room(index, need.bytes, None);
+                front.cache.adopt(&mut index, &adoption, make_room).map(|()| Vec::new())
+            });
         }
     }
 }

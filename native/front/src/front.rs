@@ -15,18 +15,19 @@ use crate::errands::Errand;
 use crate::fuse::abi::init_flag;
 use crate::fuse::init;
 use crate::index::cache::CacheReader;
+use crate::index::journal::Journal;
 use crate::index::names::Names;
 use crate::lake::{Counters, Lake, Source};
 use crate::log;
 use crate::opened::{Means, OpenInodes};
 use crate::run::index_numbers;
-use crate::serve::Then;
-use crate::shared::{Opened, Shared, Slot};
+use crate::serve::{Opening, Then};
+use crate::shared::{Opened, Shared, row_flag};
 use crate::space::Evicted;
 use crate::stats::Stats;
 use crate::sys::device::Device;
 use crate::upcall::client::Client;
-use crate::upcall::wire::{self, Ask, Hello};
+use crate::upcall::wire::{self, Ask, Hello, OpenHandle, Space};
 
 /// How long a fetch waits to be told whom to evict; then it does without room on disk.
 const ROOM_PATIENCE: Duration = Duration::from_secs(2);
@@ -38,8 +39,8 @@ pub struct Senders {
     /// What the kernel is to forget.
     pub notices: Sender<Errand>,
     pub others: Sender<Errand>,
-    /// OPENs whose version the control plane has confirmed.
-    pub confirmed: Sender<Slot>,
+    /// OPENs and CREATEs that go on.
+    pub opening: Sender<Opening>,
 }
 
 /// Everything that the threads share.
@@ -51,6 +52,8 @@ pub struct Front {
     pub rules: Rules,
     pub names: Names,
     pub cache: Cache,
+    /// Where there are write-back directories.
+    pub journal: Option<Journal>,
     pub stats: Arc<Stats>,
     /// INIT flags that are switched off.
     pub masked: u64,
@@ -61,6 +64,8 @@ pub struct Front {
     /// Handles of OPENs that the last front recorded and perhaps did not answer, by `unique`.
     pub pending_rows: HashMap<u64, Opened>,
     pub lake_directory: PathBuf,
+    /// What the control plane said of the room for what is written; `None`: nothing so far.
+    space: Mutex<Option<Space>>,
     /// The lake, where we have a client for it.
     lake: RwLock<Option<Arc<Lake>>>,
     errands: Mutex<Senders>,
@@ -81,6 +86,7 @@ impl Front {
         index_numbers: Vec<Option<u64>>,
         names: Names,
         cache: Cache,
+        journal: Option<Journal>,
         masked: u64,
         unverified: SyncSender<u64>,
         errands: Senders,
@@ -93,6 +99,7 @@ impl Front {
             names,
             stats: cache.stats.clone(),
             cache,
+            journal,
             device,
             shared,
             client,
@@ -102,6 +109,7 @@ impl Front {
             pending_rows,
             index_numbers,
             lake_directory,
+            space: Mutex::default(),
             lake: RwLock::default(),
             errands: Mutex::new(errands),
             refused_errno: AtomicU64::new(0),
@@ -127,6 +135,16 @@ impl Front {
     /// The lake, where we have a client for it.
     pub fn lake(&self) -> Option<Arc<Lake>> {
         self.lake.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The control plane says how much room there is for what is written.
+    pub fn set_space(&self, space: Space) {
+        *self.space.lock().unwrap_or_else(PoisonError::into_inner) = Some(space);
+    }
+
+    /// What it said last.
+    pub fn space(&self) -> Option<Space> {
+        *self.space.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The control plane says where the lake is, and who we are there.
@@ -181,10 +199,10 @@ impl Front {
         let _ = sender.send(errand); // Whoever does them ends with this process.
     }
 
-    /// Go on with an OPEN whose version is confirmed, in a thread that may wait for the disk.
-    pub fn open_soon(&self, slot: Slot) {
+    /// Go on with an OPEN or a CREATE in a thread that may wait for the disk.
+    pub fn open_soon(&self, opening: Opening) {
         let errands = self.errands.lock().unwrap_or_else(PoisonError::into_inner);
-        let _ = errands.confirmed.send(slot);
+        let _ = errands.opening.send(opening);
     }
 
     /// Evict what was open until now.
@@ -240,7 +258,28 @@ impl Front {
 
     /// Tell the control plane which files this front keeps in use; it may be a new one.
     pub fn tell_what_is_open(&self) {
-        self.opened.for_each(|ino, _| self.client.usage(ino, true));
+        self.opened.for_each(|ino, inode| {
+            if !inode.staged {
+                self.client.usage(ino, true);
+            }
+        });
+        if self.journal.is_none() {
+            return;
+        }
+        // What is answered meanwhile is in one of them, or in both.
+        let waiting = self.shared.under_way();
+        let staged = self.shared.open_rows();
+        let staged = staged.iter().filter(|row| row.flags & row_flag::STAGED != 0);
+        let handles: Vec<OpenHandle> = waiting
+            .into_iter()
+            .map(|unique| OpenHandle { ino: 0, unique, writes: false })
+            .chain(staged.map(|row| OpenHandle {
+                ino: row.ino,
+                unique: row.unique,
+                writes: row.flags & row_flag::WRITES != 0,
+            }))
+            .collect();
+        self.client.tell_handles(&handles);
     }
 
     pub fn open_backing(&self, file: &std::fs::File) -> i32 {

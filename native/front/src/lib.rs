@@ -10,8 +10,8 @@
 //!
 //! - `fuse/` what the kernel's messages look like
 //! - `shared` what outlives this process: requests without an answer, files that are open
-//! - `serve/` from a request to its answer; `front` what its threads share
-//! - `index/` LMDB: names as the control plane writes them, the cache as we do; `attributes` what
+//! - `serve/` from a request to its answer (`write`: of what is written back); `front` what its threads share
+//! - `index/` LMDB: names and the journal as the control plane writes them, the cache as we do; `attributes` what
 //!   is shown of it
 //! - `cache/` cached copies: verified, filled, evicted; `opened` how each open inode is read
 //! - `lake/` the object store; `queue` in which order it is asked, and with how much memory;

@@ -23,7 +23,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::cache::table::Held;
 use crate::index::names::Openable;
-use crate::shared::{Opened, Shared};
+use crate::shared::{Opened, Shared, row_flag};
 use crate::sys::device::Device;
 use crate::upcall::client::Client;
 
@@ -52,6 +52,8 @@ pub struct Inode {
     pub object: Option<Held>,
     /// Its copy is to be evicted after the last RELEASE.
     pub doomed: bool,
+    /// It is a staging file.
+    pub staged: bool,
 }
 
 /// A handle for the answer to OPEN.
@@ -72,7 +74,9 @@ impl OpenInodes {
         let opened = Self::default();
         for row in rows {
             let mut shard = opened.shard(row.ino);
-            let inode = shard.entry(row.ino).or_insert_with(|| Inode::new(row.backing));
+            let staged = row.flags & row_flag::STAGED != 0;
+            let inode =
+                shard.entry(row.ino).or_insert_with(|| Inode { staged, ..Inode::new(row.backing) });
             inode.handles += 1;
         }
         let last = shared.saw_backing(0);
@@ -105,6 +109,11 @@ impl OpenInodes {
         self.shard(ino).contains_key(&ino)
     }
 
+    /// Whether `ino` is open as a staging file.
+    pub fn is_staged(&self, ino: u64) -> bool {
+        self.shard(ino).get(&ino).is_some_and(|inode| inode.staged)
+    }
+
     /// Have the copy of an inode evicted after its last RELEASE; false if it is not open.
     pub fn doom(&self, ino: u64) -> bool {
         let mut shard = self.shard(ino);
@@ -117,31 +126,33 @@ impl OpenInodes {
     pub fn join(&self, shared: &Shared, ino: u64, unique: u64) -> Option<Option<Handle>> {
         let mut shard = self.shard(ino);
         let inode = shard.get_mut(&ino)?;
-        Some(inode.add_handle(shared, ino, unique))
+        Some(inode.add_handle(shared, ino, (unique, 0)))
     }
 
-    /// The first handle of an inode, or one more if another thread was faster. Where `backing`
-    /// gives 0, the inode is asked for.
+    /// The first handle of an inode, or one more if another thread was faster; `row`: the `unique`
+    /// and the flags of its row. Where `backing` gives 0, the inode is asked for.
     pub fn add<T>(
         &self,
         means: &Means<'_, T>,
         ino: u64,
-        unique: u64,
+        row: (u64, u32),
         new: Inode,
         backing: impl FnOnce() -> i32,
     ) -> Option<Handle> {
         let mut shard = self.shard(ino);
         match shard.entry(ino) {
-            Entry::Occupied(mut entry) => entry.get_mut().add_handle(means.shared, ino, unique),
+            Entry::Occupied(mut entry) => entry.get_mut().add_handle(means.shared, ino, row),
             Entry::Vacant(entry) => {
                 let mut inode = Inode { backing: backing(), ..new };
                 if inode.backing > 0 {
                     inode.object = None; // The kernel has it; a descriptor here would take room.
                 }
-                let handle = inode.add_handle(means.shared, ino, unique);
+                let handle = inode.add_handle(means.shared, ino, row);
                 if handle.is_some() {
+                    if !inode.staged {
+                        means.client.usage(ino, true); // O3
+                    }
                     entry.insert(inode);
-                    means.client.usage(ino, true); // O3
                 } else if inode.backing > 0 {
                     means.device.close_backing(inode.backing);
                 }
@@ -183,18 +194,21 @@ impl OpenInodes {
         if entry.get().handles > 0 {
             return None;
         }
-        client.usage(ino, false); // O3
+        if !entry.get().staged {
+            client.usage(ino, false); // O3
+        }
         Some(entry.remove())
     }
 }
 
 impl Inode {
     pub fn new(backing: i32) -> Self {
-        Self { handles: 0, backing, version: None, object: None, doomed: false }
+        Self { handles: 0, backing, version: None, object: None, doomed: false, staged: false }
     }
 
-    fn add_handle(&mut self, shared: &Shared, ino: u64, unique: u64) -> Option<Handle> {
-        let fh = shared.open_row(ino, unique, self.backing)?;
+    fn add_handle(&mut self, shared: &Shared, ino: u64, row: (u64, u32)) -> Option<Handle> {
+        let (unique, flags) = row;
+        let fh = shared.open_row(ino, unique, self.backing, flags)?;
         self.handles += 1;
         Some(Handle { fh, backing: self.backing })
     }

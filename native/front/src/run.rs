@@ -4,7 +4,7 @@
 //! Threads: `WORKERS` that read requests; one, the main one, that has the control plane's answers
 //! and reports to the keeper; one for each request to the lake that may be under way; one that
 //! records what they brought, some that compare it with the lake's checksums; some that open what
-//! was just confirmed, one that verifies; one that sees objects off that nobody uses any more; one
+//! the control plane has decided about, one that verifies; one that sees objects off that nobody uses any more; one
 //! for errands, and one that tells the kernel what to forget, which may wait for requests that the
 //! others answer.
 
@@ -21,10 +21,11 @@ use crate::errands::{self, Errand};
 use crate::front::{Front, Senders};
 use crate::fuse::abi::opcode;
 use crate::fuse::init;
+use crate::index::journal::Journal;
 use crate::index::names::Names;
 use crate::log;
 use crate::options::Options;
-use crate::serve::{Then, Worker};
+use crate::serve::{Opening, Then, Worker};
 use crate::shared::{Shared, Slot};
 use crate::sys::device::Device;
 use crate::sys::socket::Socket;
@@ -39,7 +40,7 @@ const WORKERS: usize = 8;
 const TURN: Duration = Duration::from_millis(500);
 /// Comparisons with the lake's checksums at one time: each waits for a HEAD.
 const COMPARISONS: usize = 8;
-/// OPENs at one time whose version the control plane has just confirmed.
+/// OPENs at one time that the control plane has just decided about.
 const OPENERS: usize = 2;
 /// How often fetching goes on with other threads, because the disk holds up all there are.
 const REPLACEMENTS: u32 = 4;
@@ -62,7 +63,8 @@ pub fn run(options: Options) -> Result<u8, Box<dyn std::error::Error>> {
     let device = Device::new(options.fuse);
     let shared = Shared::map(options.shared)?;
     let client = Client::new(Socket::new(options.upcall));
-    let Begun { hello, met, index_numbers, names, cache, waiting } = begin(&client, &shared)?;
+    let Begun { hello, met, index_numbers, names, cache, journal, waiting } =
+        begin(&client, &shared)?;
     let left = shared.scan(|unique| device.waits_for(unique));
     let uniques: Vec<u64> = left.iter().map(|slot| unique_of(&shared, slot)).collect();
     let (rows, pending) = shared.rows(|unique| uniques.contains(&unique));
@@ -70,7 +72,7 @@ pub fn run(options: Options) -> Result<u8, Box<dyn std::error::Error>> {
     let (unverified, to_verify) = sync_channel(UNVERIFIED);
     let (notices, to_notify) = channel();
     let (others, to_do) = channel();
-    let (confirmed, to_open) = channel();
+    let (opening, to_open) = channel();
     let front = Front::new(
         device,
         shared,
@@ -81,9 +83,10 @@ pub fn run(options: Options) -> Result<u8, Box<dyn std::error::Error>> {
         index_numbers,
         names,
         cache,
+        journal,
         options.masked,
         unverified,
-        Senders { notices, others, confirmed },
+        Senders { notices, others, opening },
     );
     let front = Arc::new(front);
     if met {
@@ -122,7 +125,7 @@ fn help(
     front: &Arc<Front>,
     waiting: cache::Waiting,
     to_verify: Receiver<u64>,
-    to_open: Receiver<Slot>,
+    to_open: Receiver<Opening>,
     errands: [Receiver<Errand>; 2],
 ) -> io::Result<()> {
     let start = |name: &str, work: Work| {
@@ -136,9 +139,9 @@ fn help(
         let open = move |front: &Arc<Front>| {
             let mut worker = Worker::new(front.clone());
             loop {
-                let slot = to_open.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                let Ok(slot) = slot else { return };
-                worker.confirmed(slot);
+                let opening = to_open.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                let Ok(opening) = opening else { return };
+                worker.go_on_opening(opening);
             }
         };
         start("open", Box::new(open))?;
@@ -180,6 +183,7 @@ struct Begun {
     index_numbers: Vec<Option<u64>>,
     names: Names,
     cache: Cache,
+    journal: Option<Journal>,
     waiting: cache::Waiting,
 }
 
@@ -191,7 +195,9 @@ fn begin(client: &Client<Then>, shared: &Shared) -> Result<Begun, Box<dyn std::e
         let index_numbers = index_numbers(&hello.lake_directory);
         let names = Names::open(&hello.lake_directory)?;
         let (cache, waiting) = Cache::open(&hello.lake_directory, hello.limits, Arc::default())?;
-        let begun = Begun { hello, met, index_numbers, names, cache, waiting };
+        let journal = hello.rules.writes.then(|| Journal::open(&hello.lake_directory));
+        let journal = journal.transpose()?;
+        let begun = Begun { hello, met, index_numbers, names, cache, journal, waiting };
         Ok::<_, Box<dyn std::error::Error>>(begun)
     };
     client.start(shared.next_session());
@@ -344,6 +350,7 @@ fn attend(
                 }
             }
             Event::Source(tail) => front.set_source(tail),
+            Event::Space(space) => front.set_space(space),
             Event::ForgetEntry { command, parent, name } => {
                 front.send(Errand::ForgetEntry { command, parent, name: name.to_vec() });
             }
@@ -354,6 +361,10 @@ fn attend(
                 front.send(Errand::Fetch { command, ino, lo, hi, priority });
             }
             Event::Fill { command, inos } => front.send(Errand::Fill { command, inos }),
+            Event::Adopt { command, adoption } => front.send(Errand::Adopt { command, adoption }),
+            Event::Renamed { command, ino, old, new } => {
+                front.send(Errand::Renamed { command, ino, old, new });
+            }
             Event::Evict { command, victims } => {
                 front.send(Errand::Evict { command: Some(command), victims });
             }

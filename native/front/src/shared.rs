@@ -56,10 +56,10 @@ pub const ARENA_AT: usize = SLOTS_AT + SLOTS * SLOT_BYTES;
 const LENGTH: usize = ARENA_AT + ARENA_BYTES;
 
 /// Says that the layout is the one above, and HELLO the one of `crate::upcall::wire`.
-const LAYOUT: u64 = u64::from_le_bytes(*b"TFSHARE2");
-/// The same before HELLO had a place, which was not used: a front that follows one of that time
-/// goes on with it.
-const WITHOUT_HELLO: u64 = u64::from_le_bytes(*b"TFSHARE1");
+const LAYOUT: u64 = u64::from_le_bytes(*b"TFSHARE3");
+/// The same with another HELLO, or with none yet: a front that follows one of that time goes on with
+/// it, and waits to be told.
+const OTHER_HELLO: [u64; 2] = [u64::from_le_bytes(*b"TFSHARE1"), u64::from_le_bytes(*b"TFSHARE2")];
 const UNIQUE_AT: usize = 8;
 const ROW_BITS: u32 = ROWS.trailing_zeros();
 
@@ -93,11 +93,32 @@ struct Row {
     unique: AtomicU64,
     /// The backing id that the inode passes through to; 0: reads come to us.
     backing: AtomicI32,
-    reserved: AtomicU32,
+    /// See `row_flag`.
+    flags: AtomicU32,
+}
+
+/// What is special about a handle.
+pub mod row_flag {
+    /// It is one of a staging file.
+    pub const STAGED: u32 = 1;
+    /// It may be written through.
+    pub const WRITES: u32 = 2;
 }
 
 // SAFETY: nothing but atomics, without padding.
 unsafe impl Atomics for Row {}
+
+impl Row {
+    fn opened(&self, fh: u64) -> Opened {
+        Opened {
+            fh,
+            ino: self.ino.load(Ordering::Relaxed),
+            unique: self.unique.load(Ordering::Relaxed),
+            backing: self.backing.load(Ordering::Relaxed),
+            flags: self.flags.load(Ordering::Relaxed),
+        }
+    }
+}
 
 /// A slot that somebody is answerable for. Dropping one without `Shared::release` leaves its
 /// request to the next front.
@@ -109,7 +130,9 @@ pub struct Slot(usize);
 pub struct Opened {
     pub fh: u64,
     pub ino: u64,
+    pub unique: u64,
     pub backing: i32,
+    pub flags: u32,
 }
 
 #[derive(Default)]
@@ -139,10 +162,9 @@ impl Shared {
         let layout = &shared.ledger().layout;
         let take =
             |from| layout.compare_exchange(from, LAYOUT, Ordering::AcqRel, Ordering::Acquire);
-        if take(0).is_err()
-            && take(WITHOUT_HELLO).is_err()
-            && layout.load(Ordering::Acquire) != LAYOUT
-        {
+        if OTHER_HELLO.into_iter().any(|older| take(older).is_ok()) {
+            shared.set_hello(&[]);
+        } else if take(0).is_err() && layout.load(Ordering::Acquire) != LAYOUT {
             return Err(std::io::Error::other("shared memory of another layout"));
         }
         shared.memory.touch(SLOTS_AT, SLOTS * SLOT_BYTES); // S4
@@ -268,14 +290,9 @@ impl Shared {
                 free.push(number);
                 continue;
             }
-            let opened = Opened {
-                fh,
-                ino: row.ino.load(Ordering::Relaxed),
-                backing: row.backing.load(Ordering::Relaxed),
-            };
-            let unique = row.unique.load(Ordering::Relaxed);
-            if is_pending(unique) {
-                pending.insert(unique, opened);
+            let opened = row.opened(fh);
+            if is_pending(opened.unique) {
+                pending.insert(opened.unique, opened);
             }
             open.push(opened);
         }
@@ -283,8 +300,25 @@ impl Shared {
         (open, pending)
     }
 
+    /// The rows of all handles that are open now.
+    pub fn open_rows(&self) -> Vec<Opened> {
+        (0..ROWS)
+            .filter_map(|number| {
+                let row = self.row(number);
+                let fh = row.fh.load(Ordering::Acquire);
+                (fh != 0).then(|| row.opened(fh))
+            })
+            .collect()
+    }
+
+    /// The `unique` of each request that is not answered yet.
+    pub fn under_way(&self) -> Vec<u64> {
+        let uniques = (0..SLOTS).map(|slot| self.unique(slot).load(Ordering::Acquire));
+        uniques.filter(|&unique| unique != 0).collect()
+    }
+
     /// A new handle of `ino`, recorded (S5); `None` if too many are open.
-    pub fn open_row(&self, ino: u64, unique: u64, backing: i32) -> Option<u64> {
+    pub fn open_row(&self, ino: u64, unique: u64, backing: i32, flags: u32) -> Option<u64> {
         let number = self.free_rows.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
         let count = self.ledger().opened.fetch_add(1, Ordering::AcqRel) + 1;
         let fh = count << ROW_BITS | number as u64; // S6
@@ -292,6 +326,7 @@ impl Shared {
         row.ino.store(ino, Ordering::Relaxed);
         row.unique.store(unique, Ordering::Relaxed);
         row.backing.store(backing, Ordering::Relaxed);
+        row.flags.store(flags, Ordering::Relaxed);
         row.fh.store(fh, Ordering::Release);
         Some(fh)
     }
@@ -300,6 +335,12 @@ impl Shared {
     pub fn has_row(&self, fh: u64) -> bool {
         let number = usize::try_from(fh).unwrap_or(0) & (ROWS - 1);
         fh != 0 && self.row(number).fh.load(Ordering::Acquire) == fh
+    }
+
+    /// What the row of a handle says, if it is open.
+    pub fn row_of(&self, fh: u64) -> Option<Opened> {
+        let number = usize::try_from(fh).unwrap_or(0) & (ROWS - 1);
+        self.has_row(fh).then(|| self.row(number).opened(fh))
     }
 
     /// Empty the row of a handle (S5); false if it has none (S6).
@@ -363,18 +404,20 @@ mod tests {
         let fd = memfd();
         let shared = Shared::map(fd.try_clone().unwrap()).unwrap();
         shared.rows(|_| false);
-        let first = shared.open_row(16, 2, 0).unwrap();
+        let first = shared.open_row(16, 2, 0, 0).unwrap();
         assert!(shared.close_row(first));
         assert!(!shared.close_row(first));
-        let second = shared.open_row(17, 4, 9).unwrap();
+        let second = shared.open_row(17, 4, 9, row_flag::STAGED).unwrap();
         assert_ne!(first, second);
         assert!(!shared.close_row(first));
         let successor = Shared::map(fd).unwrap();
         let (open, pending) = successor.rows(|unique| unique == 4);
-        let opened = Opened { fh: second, ino: 17, backing: 9 };
+        let flags = row_flag::STAGED;
+        let opened = Opened { fh: second, ino: 17, unique: 4, backing: 9, flags };
         assert_eq!(open, [opened]);
         assert_eq!(pending[&4], opened);
-        assert!(successor.open_row(18, 6, 0).unwrap() > second);
+        assert_eq!(successor.row_of(second), Some(opened));
+        assert!(successor.open_row(18, 6, 0, 0).unwrap() > second);
     }
 
     #[test]

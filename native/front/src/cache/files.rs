@@ -61,6 +61,17 @@ impl Files {
         Ok(Copy::new(made, size))
     }
 
+    /// The file at `path`, which holds all of an object, becomes its cache file, in the place of
+    /// one that is there; what its verification is recorded as. The caller has recorded it (C3).
+    pub fn take_in(&self, ino: u64, size: u64, path: &Path) -> io::Result<Stamp> {
+        let place = file::path(&self.directory, ino);
+        file::make_directories(place.parent().unwrap_or(&self.directory))?;
+        std::fs::rename(path, &place)?;
+        let copy = self.open(ino, size)?;
+        let stamp = self.stamp(&copy)?;
+        if stamp.size == size { Ok(stamp) } else { Err(ErrorKind::UnexpectedEof.into()) }
+    }
+
     /// Remove the cache file of `ino`, if there is one.
     pub fn unlink(&self, ino: u64) -> io::Result<()> {
         match std::fs::remove_file(file::path(&self.directory, ino)) {

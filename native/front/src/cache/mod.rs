@@ -14,6 +14,7 @@
 //!        |            whom to evict, and what is not worth it, is the control plane's
 //!        |            decision; how it is done, is in                                (evict)
 //!        |- filled()  the whole compared with the lake's checksum                 (complete)
+//!        |- adopt()   a staging file becomes a copy                                     (adopt)
 //!        `- Recorder  what changed in the objects in use, committed in groups       (record)
 //! ```
 //!
@@ -46,6 +47,7 @@
 //! C11. A cache file that the kernel may read by itself is never written again, but for a block that
 //!     was found to be wrong: a copy that starts over is another file (`Files::create`).
 
+pub mod adopt;
 pub mod buffers;
 pub mod complete;
 pub mod copy;

@@ -141,6 +141,30 @@ wire! {
     }
 }
 wire! {
+    pub struct FlushIn {
+        pub fh: u64,
+        pub unused: u32,
+        pub padding: u32,
+        pub lock_owner: u64,
+    }
+}
+wire! {
+    pub struct FsyncIn {
+        pub fh: u64,
+        pub fsync_flags: u32,
+        pub padding: u32,
+    }
+}
+wire! {
+    pub struct FallocateIn {
+        pub fh: u64,
+        pub offset: u64,
+        pub length: u64,
+        pub mode: u32,
+        pub padding: u32,
+    }
+}
+wire! {
     pub struct GetxattrIn {
         pub size: u32,
         pub padding: u32,
@@ -259,6 +283,7 @@ pub mod opcode {
 /// INIT flags; the ones from bit 32 on travel in `flags2`.
 pub mod init_flag {
     pub const ASYNC_READ: u64 = 1 << 0;
+    pub const ATOMIC_O_TRUNC: u64 = 1 << 3;
     pub const EXPORT_SUPPORT: u64 = 1 << 4;
     pub const BIG_WRITES: u64 = 1 << 5;
     pub const DO_READDIRPLUS: u64 = 1 << 13;
@@ -298,6 +323,9 @@ mod tests {
         assert_eq!(size_of::<OpenOut>(), 16);
         assert_eq!(size_of::<ReadIn>(), 40);
         assert_eq!(size_of::<ReleaseIn>(), 24);
+        assert_eq!(size_of::<FlushIn>(), 24);
+        assert_eq!(size_of::<FsyncIn>(), 16);
+        assert_eq!(size_of::<FallocateIn>(), 32);
         assert_eq!(size_of::<StatfsOut>(), 80);
         assert_eq!(size_of::<Dirent>(), 24);
         assert_eq!(size_of::<BackingMap>(), 16);

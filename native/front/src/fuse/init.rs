@@ -5,8 +5,8 @@ use super::abi::{InitOut, KERNEL_MINOR_VERSION, KERNEL_VERSION, OLDEST_MINOR_VER
 
 /// The largest READ: 256 pages, the kernel's `fs.fuse.max_pages_limit`.
 pub const MAX_PAGES: u16 = 256;
-/// The least that the kernel takes. Nothing is written through this front, and a request buffer has
-/// to hold one WRITE.
+/// The least that the kernel takes. Nothing is written through this front: what can be written
+/// passes through. A request buffer has to hold one WRITE.
 pub const MAX_WRITE_BYTES: u32 = 4096;
 /// Buffered reads under way at once; `MAX_BACKGROUND` of the keeper says why so many.
 const MAX_BACKGROUND: u16 = 512;
@@ -29,7 +29,7 @@ const FEATURES: &[Feature] = &[
     Feature { name: "handle_killpriv_v2", flags: init_flag::HANDLE_KILLPRIV_V2 },
 ];
 /// Taken wherever they are offered.
-const ALWAYS: u64 = init_flag::BIG_WRITES | init_flag::EXPORT_SUPPORT;
+const ALWAYS: u64 = init_flag::BIG_WRITES | init_flag::EXPORT_SUPPORT | init_flag::ATOMIC_O_TRUNC;
 
 /// The INIT flags that `--fuse-mask NAME,...` takes away. The error is the unknown name.
 pub fn mask(names: &str) -> Result<u64, String> {

@@ -4,7 +4,8 @@
 use zerocopy::FromBytes;
 
 use super::abi::{
-    GetxattrIn, InHeader, InitIn, LseekIn, OpenIn, ReadIn, ReleaseIn, init_flag, opcode,
+    FallocateIn, FlushIn, FsyncIn, GetxattrIn, InHeader, InitIn, LseekIn, OpenIn, ReadIn,
+    ReleaseIn, init_flag, opcode,
 };
 
 /// One request: who asks, and what.
@@ -12,6 +13,8 @@ use super::abi::{
 pub struct Request<'a> {
     pub header: InHeader,
     pub operation: Operation<'a>,
+    /// What follows the header.
+    pub body: &'a [u8],
 }
 
 /// What is asked of inode `header.nodeid`.
@@ -47,7 +50,12 @@ pub enum Operation<'a> {
         plus: bool,
     },
     Lseek(LseekIn),
-    /// Flush, fsync, and what else is done when it is asked for.
+    /// FLUSH, FSYNC.
+    Flush {
+        fh: u64,
+    },
+    Fallocate(FallocateIn),
+    /// Done when it is asked for.
     Nothing,
     /// No answer is expected, and nothing hangs on it: inode numbers are stable.
     Unanswered,
@@ -63,7 +71,7 @@ impl<'a> Request<'a> {
         let (header, rest) = InHeader::read_from_prefix(message).ok()?;
         let body = rest.get(..(header.len as usize).checked_sub(size_of::<InHeader>())?)?;
         let operation = Operation::parse(header.opcode, body).unwrap_or(Operation::Malformed);
-        Some(Self { header, operation })
+        Some(Self { header, operation, body })
     }
 }
 
@@ -103,9 +111,10 @@ impl<'a> Operation<'a> {
                 Self::Readdir { offset: read.offset, size: read.size, plus }
             }
             opcode::LSEEK => Self::Lseek(LseekIn::read_from_prefix(body).ok()?.0),
-            opcode::FLUSH
-            | opcode::FSYNC
-            | opcode::FSYNCDIR
+            opcode::FLUSH => Self::Flush { fh: FlushIn::read_from_prefix(body).ok()?.0.fh },
+            opcode::FSYNC => Self::Flush { fh: FsyncIn::read_from_prefix(body).ok()?.0.fh },
+            opcode::FALLOCATE => Self::Fallocate(FallocateIn::read_from_prefix(body).ok()?.0),
+            opcode::FSYNCDIR
             | opcode::RELEASEDIR
             | opcode::ACCESS
             | opcode::SYNCFS
@@ -124,7 +133,6 @@ impl<'a> Operation<'a> {
             | opcode::SETXATTR
             | opcode::REMOVEXATTR
             | opcode::CREATE
-            | opcode::FALLOCATE
             | opcode::COPY_FILE_RANGE
             | opcode::TMPFILE => Self::Change,
             _ => Self::Unknown,

@@ -14,27 +14,30 @@
 //!                -> Copy::read              verified
 //! ```
 //!
-//! `names`, `open` and `read` have the operations.
+//! `names`, `open`, `read` and `write` have the operations.
 //!
 //! The promises are those of `tierfs/fs/operations.py`; so are the facts F1..F4 that it names.
 
 mod names;
 mod open;
 mod read;
+mod write;
 
 use std::sync::Arc;
 
 use read::Reading;
+use write::{after_change, hand_over};
 use zerocopy::IntoBytes;
 
 use crate::attributes::{Rules, Ttl};
 use crate::cache::flight::{Flight, Until, Waiting};
 use crate::cache::table::Held;
 use crate::front::Front;
-use crate::fuse::abi::{OpenOut, ROOT_ID};
+use crate::fuse::abi::{InHeader, OpenOut, ROOT_ID, init_flag};
 use crate::fuse::request::{Operation, Request};
 use crate::fuse::{init, reply};
 use crate::index::cache::CacheReader;
+use crate::index::journal::{Journal, JournalReader};
 use crate::index::names::{NamesReader, Openable};
 use crate::index::records::ROOT_INO;
 use crate::log;
@@ -54,12 +57,39 @@ pub enum Then {
     Attributes,
     /// The version is confirmed: open it.
     Open,
+    /// An OPEN that the control plane decides about.
+    Handed {
+        flags: u32,
+    },
+    Created,
+    /// A directory or a link.
+    Made,
+    /// A link's target.
+    Target,
     Readdir(reply::DirectoryRequest),
     Xattr {
         size: u32,
     },
     /// Only an errno.
     Nothing,
+}
+
+/// An OPEN or a CREATE that goes on where its upcall is answered.
+pub enum Opening {
+    /// The version is confirmed.
+    Confirmed(Slot),
+    /// The control plane has decided about it.
+    Told(Slot, Told),
+}
+
+/// What the control plane has decided about an OPEN or a CREATE. It counts for as long as the
+/// session goes on: the next control plane knows of a handle only if it was there when it asked.
+pub struct Told {
+    session: u64,
+    then: Then,
+    count: u32,
+    ttl: Ttl,
+    tail: Vec<u8>,
 }
 
 /// What becomes of a request when the flights that it waits for are over.
@@ -82,6 +112,8 @@ pub struct Worker {
     front: Arc<Front>,
     names: NamesReader,
     cache: CacheReader,
+    /// Where there are write-back directories.
+    journal: Option<JournalReader>,
     /// For the bytes of a READ, and for blocks that are verified.
     buffer: Vec<u8>,
     scratch: Vec<u8>,
@@ -90,7 +122,8 @@ pub struct Worker {
 impl Worker {
     pub fn new(front: Arc<Front>) -> Self {
         let (names, cache) = (front.names.reader(), front.cache.index.reader());
-        Self { front, names, cache, buffer: Vec::new(), scratch: Vec::new() }
+        let journal = front.journal.as_ref().map(Journal::reader);
+        Self { front, names, cache, journal, buffer: Vec::new(), scratch: Vec::new() }
     }
 
     /// Free what a large request has left; there are many threads that see one now and then.
@@ -169,21 +202,35 @@ impl Worker {
         }
     }
 
-    /// Go on with an OPEN whose version was just confirmed.
-    pub fn confirmed(&mut self, slot: Slot) {
+    /// Go on with an OPEN or a CREATE whose upcall is answered; may wait for the disk.
+    pub fn go_on_opening(&mut self, opening: Opening) {
+        let (Opening::Confirmed(slot) | Opening::Told(slot, _)) = &opening;
         let front = self.front.clone();
-        let Some(request) = Request::parse(front.shared.message(&slot)) else {
+        let Some(request) = Request::parse(front.shared.message(slot)) else {
+            let (Opening::Confirmed(slot) | Opening::Told(slot, _)) = opening;
             front.shared.release(slot);
             return;
         };
-        let header = &request.header;
+        // What came of it is the request's, whose slot is the one that it came in.
+        let outcome = match &opening {
+            Opening::Confirmed(_) => self.confirmed(&request.header),
+            Opening::Told(_, told) => match told.then {
+                Then::Handed { flags } => self.handed_back(&request, flags, told),
+                _ => self.created(&request, told),
+            },
+        };
+        let (Opening::Confirmed(slot) | Opening::Told(slot, _)) = opening;
+        self.settle(slot, outcome);
+    }
+
+    fn confirmed(&mut self, header: &InHeader) -> Outcome {
+        let front = self.front.clone();
         // However short the TTL is, what was just confirmed may be opened.
         let rules = Rules { ttl: Ttl::FOREVER, ..front.rules.clone() };
-        let outcome = match self.names.openable(&rules, header.nodeid) {
+        match self.names.openable(&rules, header.nodeid) {
             Some(openable) => self.open_confirmed(header, openable),
             None => self.refuse(header.unique, libc::ESTALE), // F3
-        };
-        self.settle(slot, outcome);
+        }
     }
 
     /// Go on with a request whose flights are over.
@@ -213,21 +260,23 @@ impl Worker {
             }
             &Operation::Lookup { name } => self.lookup(unique, ino, name),
             Operation::Getattr => self.getattr(unique, ino),
-            Operation::Readlink => self.refuse(unique, libc::EINVAL),
-            &Operation::Open { flags } => self.open(header, flags),
+            Operation::Readlink => self.readlink(unique, ino),
+            &Operation::Open { flags } => self.open(request, flags),
             Operation::Read(read) => self.read(unique, ino, read),
             Operation::Release(release) => self.release(unique, ino, release),
             Operation::Statfs => self.statfs(unique),
             &Operation::Getxattr { name, size } => self.getxattr(header, name, size),
-            &Operation::Listxattr { size } => self.listxattr(unique, size),
+            &Operation::Listxattr { size } => self.listxattr(unique, ino, size),
             Operation::Opendir => self.answer(unique, &[OpenOut::default().as_bytes()]),
             &Operation::Readdir { offset, size, plus } => {
                 self.readdir(unique, ino, offset, size, plus)
             }
             Operation::Lseek(lseek) => self.lseek(unique, ino, lseek),
+            &Operation::Flush { fh } => self.flush(request, fh),
+            Operation::Fallocate(asked) => self.allocate(request, asked),
             Operation::Nothing => self.answer(unique, &[]), // F1
             Operation::Unanswered => Answered,
-            Operation::Change => change(ino, header.opcode),
+            Operation::Change => hand_over(request, after_change(header.opcode)),
             Operation::Unknown => self.refuse(unique, libc::ENOSYS),
             Operation::Malformed => {
                 Stats::count(&self.front.stats.malformed);
@@ -256,6 +305,13 @@ impl Worker {
             log::error(&format!("the kernel speaks FUSE 7.{minor}; 7.31 is needed (Linux 5.4)"));
             return self.refuse(unique, libc::EPROTO);
         };
+        if self.front.journal.is_some() && agreed & init_flag::PASSTHROUGH == 0 {
+            log::error(
+                "write-back directories need a kernel that passes files through (Linux 6.9, \
+                 CAP_SYS_ADMIN); mount with front=python",
+            );
+            return self.refuse(unique, libc::EPROTO);
+        }
         self.front.shared.set_init_flags(agreed);
         let outcome = self.answer(unique, &[out.as_bytes()]);
         log::info(&format!("the kernel and we use {}", init::names(agreed)));
@@ -266,7 +322,7 @@ impl Worker {
     /// Go on with a request whose upcall is answered.
     pub fn answered(&mut self, pending: Pending<Then>, answer: &Answer<'_>) {
         let front = self.front.clone();
-        let Pending { slot, part, then } = pending;
+        let Pending { slot, part, then, session } = pending;
         let Some(request) = Request::parse(front.shared.message(&slot)) else {
             front.shared.release(slot);
             return;
@@ -278,7 +334,7 @@ impl Worker {
                 self.answer(unique, &[reply::absence(answer.ttl).as_bytes()])
             }
             _ if answer.errno != 0 => self.refuse(unique, answer.errno),
-            Then::Entry => match wire::attributes(answer.tail) {
+            Then::Entry | Then::Made => match wire::attributes(answer.tail) {
                 Some((found, _)) => {
                     self.answer(unique, &[reply::entry(&found, answer.ttl).as_bytes()])
                 }
@@ -290,7 +346,14 @@ impl Worker {
                 }
                 None => self.refuse(unique, libc::EIO),
             },
-            Then::Open => return front.open_soon(slot), // It has no part of the arena.
+            // These have no part of the arena.
+            Then::Open => return front.open_soon(Opening::Confirmed(slot)),
+            Then::Handed { .. } | Then::Created => {
+                let Answer { count, ttl, tail, .. } = *answer;
+                let told = Told { session, then, count, ttl, tail: tail.into() };
+                return front.open_soon(Opening::Told(slot, told));
+            }
+            Then::Target => self.answer(unique, &[answer.tail]),
             Then::Readdir(asked) => self.readdir_answered(unique, ino, asked, answer, bytes),
             Then::Xattr { size } => self.xattr(unique, size, answer.tail),
             Then::Nothing => self.answer(unique, &[]),
@@ -300,11 +363,6 @@ impl Worker {
         }
         self.settle(slot, outcome);
     }
-}
-
-fn change(ino: u64, code: u32) -> Outcome {
-    let request = wire::Request { size: code, ..wire::Request::of(ino) };
-    Upcall(Ask::Change, request, Then::Nothing)
 }
 
 const _: () = assert!(ROOT_ID == ROOT_INO);

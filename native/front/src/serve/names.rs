@@ -3,20 +3,24 @@
 use zerocopy::IntoBytes;
 
 use super::Outcome::{self, Upcall};
+use super::write::{absent, own_directory};
 use super::{Then, Worker};
 use crate::attributes::{Attributes, Ttl};
 use crate::fuse::abi::{GetxattrOut, InHeader, StatfsOut};
 use crate::fuse::reply;
+use crate::index::journal::Whose;
 use crate::index::names::Lookup;
-use crate::upcall::wire::{self, Answer, Ask};
+use crate::upcall::wire::{self, Answer, Ask, Space};
 
 const XATTR_PREFIX: &[u8] = b"user.tierfs.";
+const USER_PREFIX: &[u8] = b"user.";
 /// Offsets of the two entries that are in every directory; real ones are inode numbers >= 16.
 const DOT: u64 = 1;
 const DOT_DOT: u64 = 2;
 const LONGEST_NAME: usize = 255;
+const STATFS_BLOCK: u64 = 4096;
 /// The lake has no capacity: `df` shows 1 PiB, all of it free.
-const STATFS_BLOCKS: u64 = (1 << 50) / 4096;
+const STATFS_BYTES: u64 = 1 << 50;
 /// Entries in one answer of the control plane.
 const MOST_ENTRIES: u32 = 1000;
 /// Attributes, the length of a name, and the longest name.
@@ -38,15 +42,19 @@ impl Worker {
         if name.len() > LONGEST_NAME {
             return self.refuse(unique, libc::ENAMETOOLONG);
         }
+        match self.journal.as_mut().map_or(Whose::Lakes, |journal| journal.whose(parent, name)) {
+            Whose::Lakes => {}
+            Whose::Journals => return ask_for(parent, name),
+            Whose::Nobodys => {
+                return self.answer(unique, &[reply::absence(absent()).as_bytes()]); // F4
+            }
+        }
         match self.names.lookup(&front.rules, parent, name) {
             Lookup::Found(found, ttl) => {
                 self.answer(unique, &[reply::entry(&found, ttl).as_bytes()])
             }
             Lookup::Absent(ttl) => self.answer(unique, &[reply::absence(ttl).as_bytes()]), // F4
-            Lookup::Ask => {
-                let request = wire::Request { tail: name.to_vec(), ..wire::Request::of(parent) };
-                Upcall(Ask::Lookup, request, Then::Entry)
-            }
+            Lookup::Ask => ask_for(parent, name),
         }
     }
 
@@ -62,6 +70,9 @@ impl Worker {
 
     pub(super) fn getattr(&mut self, unique: u64, ino: u64) -> Outcome {
         let front = self.front.clone();
+        if self.is_journals(ino) {
+            return Upcall(Ask::Getattr, wire::Request::of(ino), Then::Attributes);
+        }
         let named = self.names.attributes(&front.rules, ino).map(|(found, _)| found);
         let found = named.or_else(|| Some(self.known(ino)?.version?.attributes));
         match found {
@@ -71,6 +82,13 @@ impl Worker {
             }
             None => Upcall(Ask::Getattr, wire::Request::of(ino), Then::Attributes),
         }
+    }
+
+    pub(super) fn readlink(&mut self, unique: u64, ino: u64) -> Outcome {
+        if self.is_journals(ino) {
+            return Upcall(Ask::Readlink, wire::Request::of(ino), Then::Target);
+        }
+        self.refuse(unique, libc::EINVAL)
     }
 
     pub(super) fn readdir(
@@ -83,8 +101,9 @@ impl Worker {
     ) -> Outcome {
         let front = self.front.clone();
         let mut directory = reply::Directory::new(size, plus);
+        let journals = self.journal.as_mut().is_some_and(|journal| journal.has_entries(ino));
         if offset < DOT_DOT {
-            let Some((own, _)) = self.names.attributes(&front.rules, ino) else {
+            let Some(own) = self.directory_itself(ino, journals) else {
                 return self.refuse(unique, libc::ENOENT);
             };
             if !add_dots(&mut directory, &own, offset) {
@@ -92,9 +111,10 @@ impl Worker {
             }
         }
         let after = if offset <= DOT_DOT { 0 } else { offset };
-        let listed = self.names.readdir(&front.rules, ino, after, |name, found, ttl| {
-            directory.add(name, found, ttl, found.ino)
-        });
+        let listed = !journals
+            && self.names.readdir(&front.rules, ino, after, |name, found, ttl| {
+                directory.add(name, found, ttl, found.ino)
+            });
         if listed {
             return self.answer(unique, &[directory.bytes()]);
         }
@@ -109,11 +129,19 @@ impl Worker {
         Upcall(Ask::Readdir, request, Then::Readdir(asked))
     }
 
+    fn directory_itself(&mut self, ino: u64, journals: bool) -> Option<Attributes> {
+        let front = self.front.clone();
+        let named = self.names.attributes(&front.rules, ino).map(|(own, _)| own);
+        named.or_else(|| journals.then(|| own_directory(ino)))
+    }
+
     pub(super) fn statfs(&mut self, unique: u64) -> Outcome {
+        let endless = Space { total: STATFS_BYTES, free: STATFS_BYTES };
+        let space = self.front.space().unwrap_or(endless);
         let out = StatfsOut {
-            blocks: STATFS_BLOCKS,
-            bfree: STATFS_BLOCKS,
-            bavail: STATFS_BLOCKS,
+            blocks: space.total / STATFS_BLOCK,
+            bfree: space.free / STATFS_BLOCK,
+            bavail: space.free / STATFS_BLOCK,
             files: self.names.entry_count() + (1 << 32),
             ffree: 1 << 32,
             bsize: 4096,
@@ -125,7 +153,8 @@ impl Worker {
     }
 
     pub(super) fn getxattr(&self, header: &InHeader, name: &[u8], size: u32) -> Outcome {
-        if !name.starts_with(XATTR_PREFIX) {
+        let own = self.journal.is_some() && name.starts_with(USER_PREFIX);
+        if !own && !name.starts_with(XATTR_PREFIX) {
             // Also security.capability, which the kernel asks for before it runs a file.
             return self.refuse(header.unique, libc::ENODATA);
         }
@@ -137,8 +166,11 @@ impl Worker {
         Upcall(Ask::Getxattr, request, Then::Xattr { size })
     }
 
-    /// Empty on purpose: what a listing shows, `cp -a` copies.
-    pub(super) fn listxattr(&self, unique: u64, size: u32) -> Outcome {
+    /// Of what is only read empty on purpose: what a listing shows, `cp -a` copies.
+    pub(super) fn listxattr(&self, unique: u64, ino: u64, size: u32) -> Outcome {
+        if self.journal.is_some() {
+            return Upcall(Ask::Listxattr, wire::Request::of(ino), Then::Xattr { size });
+        }
         if size == 0 {
             return self.answer(unique, &[GetxattrOut::default().as_bytes()]);
         }
@@ -156,7 +188,7 @@ impl Worker {
         let front = self.front.clone();
         let mut directory = reply::Directory::new(asked.size, asked.plus);
         if asked.offset < DOT_DOT
-            && let Some((own, _)) = self.names.attributes(&front.rules, ino)
+            && let Some(own) = self.directory_itself(ino, front.journal.is_some())
         {
             add_dots(&mut directory, &own, asked.offset);
         }
@@ -183,6 +215,11 @@ impl Worker {
         }
         self.answer(unique, &[value])
     }
+}
+
+fn ask_for(parent: u64, name: &[u8]) -> Outcome {
+    let request = wire::Request { tail: name.to_vec(), ..wire::Request::of(parent) };
+    Upcall(Ask::Lookup, request, Then::Entry)
 }
 
 /// `.` and `..`, of those that come after `offset`; whether there was room for them.

@@ -6,17 +6,20 @@ use std::sync::atomic::Ordering;
 use zerocopy::IntoBytes;
 
 use super::Outcome::{self, Upcall, Wait};
-use super::{After, Then, Worker, change};
+use super::write::{hand_over, writes};
+use super::{After, Then, Worker};
 use crate::attributes::{Rules, Ttl, now_ns};
 use crate::cache::copy::Copy;
 use crate::cache::flight::{Flight, Until};
 use crate::cache::read::ObjectRecords;
 use crate::cache::table::Held;
-use crate::fuse::abi::{InHeader, OpenOut, ReleaseIn, opcode, open_flag};
+use crate::fuse::abi::{InHeader, OpenOut, ReleaseIn, open_flag};
+use crate::fuse::request::Request;
 use crate::index::names::Openable;
 use crate::index::records::{self, BLOCK_SIZE};
 use crate::opened::{Handle, Inode};
 use crate::queue::Priority;
+use crate::shared::row_flag;
 use crate::stats::Stats;
 use crate::upcall::wire::{self, Ask};
 
@@ -26,14 +29,18 @@ const VERIFY_AT_ONCE_BYTES: u64 = 8 << 20;
 /// A file up to this size is fetched while its OPEN waits, so that it passes through: few programs
 /// open what they do not read.
 const FETCH_AT_ONCE_BYTES: u64 = BLOCK_SIZE;
-const WRITE_FLAGS: i32 = libc::O_WRONLY | libc::O_RDWR | libc::O_TRUNC | libc::O_APPEND;
 
 impl Worker {
-    pub(super) fn open(&mut self, header: &InHeader, flags: u32) -> Outcome {
-        let (unique, ino) = (header.unique, header.nodeid);
-        if flags.cast_signed() & WRITE_FLAGS != 0 {
-            return change(ino, opcode::OPEN);
+    pub(super) fn open(&mut self, request: &Request<'_>, flags: u32) -> Outcome {
+        if writes(flags) || self.is_journals(request.header.nodeid) {
+            return hand_over(request, Then::Handed { flags });
         }
+        self.open_lakes(&request.header)
+    }
+
+    /// Open a file of the lake's.
+    pub(super) fn open_lakes(&mut self, header: &InHeader) -> Outcome {
+        let (unique, ino) = (header.unique, header.nodeid);
         let front = self.front.clone();
         if let Some(known) = front.pending_rows.get(&unique)
             && front.shared.has_row(known.fh)
@@ -187,7 +194,7 @@ impl Worker {
             if front.passes_through() { front.open_backing(&copy.file) } else { 0 }
         };
         // Of one that the kernel does not pass through, the object is looked up at the first READ.
-        let handle = front.opened.add(&front.means(), ino, unique, inode, backing);
+        let handle = front.opened.add(&front.means(), ino, (unique, 0), inode, backing);
         self.give(unique, ino, handle)
     }
 
@@ -203,7 +210,7 @@ impl Worker {
             .as_ref()
             .is_some_and(|object| object.size > VERIFY_AT_ONCE_BYTES && object.state().complete);
         let inode = Inode { version: Some(version), object, ..Inode::new(0) };
-        let handle = front.opened.add(&front.means(), ino, unique, inode, || 0);
+        let handle = front.opened.add(&front.means(), ino, (unique, 0), inode, || 0);
         if unverified {
             // Whoever finds the queue full tries again at its next OPEN.
             let _ = front.unverified.try_send(ino);
@@ -275,11 +282,15 @@ impl Worker {
 
     pub(super) fn release(&self, unique: u64, ino: u64, release: &ReleaseIn) -> Outcome {
         let front = &self.front;
+        let row = front.shared.row_of(release.fh);
         if let Some(inode) = front.opened.release(&front.means(), ino, release.fh)
             && inode.doomed
         {
             drop(inode); // Who uses it no more.
             front.evict_soon(ino);
+        }
+        if let Some(row) = row.filter(|row| row.flags & row_flag::STAGED != 0) {
+            front.client.released(ino, row.unique);
         }
         self.answer(unique, &[])
     }

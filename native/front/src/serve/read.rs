@@ -33,6 +33,9 @@ pub(super) struct Reading {
 impl Worker {
     pub(super) fn read(&mut self, unique: u64, ino: u64, read: &ReadIn) -> Outcome {
         let front = self.front.clone();
+        if front.opened.is_staged(ino) {
+            return self.read_staging(unique, ino, read);
+        }
         let inode = self.known(ino);
         let Some(version) = inode.as_ref().and_then(|inode| inode.version.as_ref()) else {
             return self.refuse(unique, libc::ESTALE);
@@ -174,6 +177,9 @@ impl Worker {
 
     pub(super) fn lseek(&mut self, unique: u64, ino: u64, lseek: &LseekIn) -> Outcome {
         let front = self.front.clone();
+        if front.opened.is_staged(ino) {
+            return self.seek_staging(unique, ino, lseek);
+        }
         let size = match front.opened.get(ino).and_then(|inode| inode.version) {
             Some(version) => version.attributes.size,
             None => match self.names.attributes(&front.rules, ino) {

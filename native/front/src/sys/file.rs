@@ -17,6 +17,16 @@ pub fn path(lake_directory: &Path, ino: u64) -> PathBuf {
     lake_directory.join(format!("objects/{third:02x}/{second:02x}/{ino:016x}"))
 }
 
+/// Where the staging file of `ino` is, or would be.
+pub fn staging(lake_directory: &Path, ino: u64) -> PathBuf {
+    lake_directory.join(format!("staging/{ino:016x}"))
+}
+
+/// Where the records of its blocks are, or would be.
+pub fn sealed(lake_directory: &Path, ino: u64) -> PathBuf {
+    lake_directory.join(format!("staging/{ino:016x}.blocks"))
+}
+
 pub fn open(path: &Path) -> io::Result<File> {
     File::options().read(true).custom_flags(libc::O_NOFOLLOW).open(path)
 }
@@ -45,11 +55,15 @@ pub fn write(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
 
 /// Free the bytes `[lo, hi)`: they read as zeros from now on, and the file keeps its size.
 pub fn punch(file: &File, lo: u64, hi: u64) -> io::Result<()> {
-    let (Ok(start), Ok(length)) = (libc::off_t::try_from(lo), libc::off_t::try_from(hi - lo))
+    allocate(file, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, lo, hi - lo)
+}
+
+/// fallocate(2).
+pub fn allocate(file: &File, mode: i32, offset: u64, length: u64) -> io::Result<()> {
+    let (Ok(start), Ok(length)) = (libc::off_t::try_from(offset), libc::off_t::try_from(length))
     else {
         return Err(io::Error::from_raw_os_error(libc::EFBIG));
     };
-    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
     loop {
         // SAFETY: numbers and a descriptor that is open.
         let code = unsafe { libc::fallocate(file.as_raw_fd(), mode, start, length) };
@@ -60,6 +74,30 @@ pub fn punch(file: &File, lo: u64, hi: u64) -> io::Result<()> {
             _ => return Err(error),
         }
     }
+}
+
+/// lseek(2) in a descriptor that nobody else has.
+pub fn seek(file: &File, offset: u64, whence: i32) -> io::Result<u64> {
+    let Ok(offset) = libc::off_t::try_from(offset) else {
+        return Err(io::Error::from_raw_os_error(libc::ENXIO));
+    };
+    // SAFETY: numbers and a descriptor that is open.
+    let found = unsafe { libc::lseek(file.as_raw_fd(), offset, whence) };
+    u64::try_from(found).map_err(|_| io::Error::last_os_error())
+}
+
+/// Fill `buffer` from `offset` as far as the file goes; how far.
+pub fn read_some(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut got = 0;
+    while got < buffer.len() {
+        match file.read_at(&mut buffer[got..], offset + got as u64) {
+            Ok(0) => break,
+            Ok(length) => got += length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(got)
 }
 
 /// Have the kernel read nothing of `file` but what it is asked for.

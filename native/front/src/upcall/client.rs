@@ -26,9 +26,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::wire::{
-    AccessKind, Answer, Ask, Hello, Incoming, Request, What, push_access, set_session,
+    AccessKind, Answer, Ask, Hello, Incoming, OpenHandle, Request, Space, What, push_access,
+    push_handle, set_session,
 };
 use crate::arena::{Arena, Part};
+use crate::cache::adopt::Adoption;
 use crate::cache::evict::Victim;
 use crate::gate::Gate;
 use crate::queue::Priority;
@@ -38,6 +40,8 @@ use crate::sys::{self, socket::Socket};
 /// Accesses in one message.
 const ACCESSES: usize = 1024;
 const ACCESS_BYTES: usize = 24;
+/// Handles in one message.
+const HANDLES: usize = 1024;
 /// Messages taken in a row before whoever pumps does something else.
 const MESSAGES: usize = 256;
 
@@ -46,6 +50,8 @@ pub struct Pending<T> {
     pub slot: Slot,
     pub part: Option<Part>,
     pub then: T,
+    /// In which it was answered.
+    pub session: u64,
 }
 
 /// An answer to a thread that waited for it. Whoever has it gives the part of the arena back.
@@ -123,6 +129,17 @@ pub enum Event<'a, T> {
         command: Command,
         inos: Vec<u64>,
     },
+    Adopt {
+        command: Command,
+        adoption: Adoption,
+    },
+    Renamed {
+        command: Command,
+        ino: u64,
+        old: [u8; 16],
+        new: [u8; 16],
+    },
+    Space(Space),
 }
 
 struct State<T> {
@@ -203,6 +220,12 @@ impl<T> Client<T> {
         }
     }
 
+    /// Whether no session has begun since `session` did: whoever answered in it is there, as far as
+    /// is known, and a later one has not been told yet what is open.
+    pub fn is_current(&self, session: u64) -> bool {
+        self.lock().session == session
+    }
+
     // Out.
 
     /// Ask the control plane, for the request in `slot`. The answer comes out of `pump`.
@@ -279,6 +302,38 @@ impl<T> Client<T> {
             }
         }
         self.send_accesses(state);
+    }
+
+    /// Say that a handle of a staging file is closed.
+    pub fn released(&self, ino: u64, unique: u64) {
+        let mut state = self.lock();
+        // Who begins the next session hears of all that are open.
+        if state.met {
+            let request = Request { offset: unique, ..Request::of(ino) };
+            let message = request.encode(Ask::Released, state.session, 0);
+            self.send(&mut state, message);
+        }
+    }
+
+    /// Say, at the beginning of a session, which handles of staging files are open, and which
+    /// requests are under way. Between HELLO and `resume`.
+    pub fn tell_handles(&self, handles: &[OpenHandle]) {
+        let mut state = self.lock();
+        let mut pages = handles.chunks(HANDLES).peekable();
+        loop {
+            let page = pages.next().unwrap_or_default();
+            let mut tail = Vec::with_capacity(page.len() * ACCESS_BYTES);
+            for &handle in page {
+                push_handle(&mut tail, handle);
+            }
+            let last = pages.peek().is_none();
+            let request = Request { size: last.into(), tail, ..Default::default() };
+            let message = request.encode(Ask::Handles, state.session, 0);
+            self.send(&mut state, message);
+            if last {
+                return;
+            }
+        }
     }
 
     fn send_accesses(&self, state: &mut State<T>) {
@@ -390,11 +445,15 @@ impl<T> Client<T> {
             What::Invalidate { ino } => Some(Event::Invalidate { command, ino }),
             What::Resize { limit } => Some(Event::Resize { command, limit }),
             What::Fill(inos) => Some(Event::Fill { command, inos }),
+            What::Adopt(adoption) => Some(Event::Adopt { command, adoption }),
+            What::Renamed { ino, old, new } => Some(Event::Renamed { command, ino, old, new }),
+            What::Space(space) => Some(Event::Space(space)),
             What::Answer(answer) => {
                 let Call { caller, part, .. } = state.pending.remove(&id)?;
                 match caller {
                     Caller::Request { slot, then } => {
-                        Some(Event::Answered(Pending { slot, part, then }, answer))
+                        let session = incoming.session;
+                        Some(Event::Answered(Pending { slot, part, then, session }, answer))
                     }
                     Caller::Thread(gate) => {
                         let Answer { errno, count, tail, .. } = answer;

@@ -4,7 +4,7 @@
 //! All fields are little-endian. From the front (64 bytes, then a tail):
 //!
 //! ```text
-//!  0  2  version (3)     2  2  kind          4  4  length of the whole message
+//!  0  2  version (4)     2  2  kind          4  4  length of the whole message
 //!  8  8  session        16  8  id (0: no answer is expected)
 //! 24  8  ino            32  8  offset       40  4  size      44  4  uid
 //! 48  8  arena: where   56  8  arena: how many bytes          64 .  tail
@@ -21,22 +21,33 @@
 //! HEAD      7  tail: a record in names/objects                 -> tail: checksum, if it has one
 //! READDIR   8  offset: the last ino seen; size: most entries   -> count: entries in the arena, ttl
 //! GETXATTR  9  uid; tail: name                                 -> tail: value
-//! CHANGE   10  size: the FUSE opcode                           -> nothing
+//! CHANGE   10  a request of the kernel's; size: its opcode;    -> attributes and ttl of what was
+//!              offset: its unique; uid; tail: 0 4 gid             made or changed (CREATE, MKDIR,
+//!              4 4 pid   8 . what follows its header              SYMLINK, SETATTR); of OPEN below
 //! ACCESSES 11  tail: accesses                                     no answer
 //! DONE     13  id: a command's; size: errno; tail: its answer
+//! RELEASED 14  ino; offset: the unique of the request that        no answer
+//!              opened the handle
+//! HANDLES  15  tail: handles; size: 1 if these are the last       no answer
+//! READLINK 16                                                  -> tail: the target
+//! LISTXATTR 17                                                 -> tail: names, a zero behind each
+//!
+//! The answer to an OPEN has as its count 0: it is the lake's, open it as such; 1: a staging file;
+//! 2: the lake's, and tail: attributes, then its record as in names/objects.
 //! ```
 //!
 //! From the control plane (40 bytes, then a tail); an answer's kind is the request's plus 0x8000:
 //!
 //! ```text
-//!  0  2  version (3)     2  2  kind          4  4  length of the whole message
+//!  0  2  version (4)     2  2  kind          4  4  length of the whole message
 //!  8  8  session        16  8  id           24  4  errno     28  4  count
 //! 32  8  ttl_ns (all ones: for ever)        40  .  tail
 //!
 //! HELLO          0x4001  tail:  0 8 ttl_ns   8 8 negative_ttl_ns   16 8 directory_mtime_ns
 //!                              24 4 uid     28 4 gid   32 4 umask  36 4 most requests to the lake
 //!                              40 8 memory  48 8 cache limit (all ones: none)
-//!                              56 8 min_free (f64)     64 . the lake's directory in the cache
+//!                              56 8 min_free (f64)     64 4 whether it is written to
+//!                              68 4 reserved           72 . the lake's directory in the cache
 //! READY          0x4002  session 0: a control plane has started, and knows no session
 //! FORGET_ENTRY   0x4003  tail:  0 8 parent   8 . name
 //! FORGET_CONTENT 0x4004  tail:  0 8 ino
@@ -47,8 +58,13 @@
 //! EVICT          0x4008  tail: victims -> 0 8 files   8 8 bytes
 //! INVALIDATE     0x4009  tail:  0 8 ino
 //! RESIZE         0x400A  tail:  0 8 cache limit (all ones: none)
+//! ADOPT          0x400C  tail:  0 8 ino   8 8 size   16 16 identity   32 8 crc64nvme of all of it
+//! RENAMED        0x400D  tail:  0 8 ino   8 16 identity until now   24 16 identity from now on
+//! SPACE          0x400E  tail:  0 8 bytes that there is room for   8 8 that are free   no answer
 //! FILL           0x400B  tail: 8 bytes each: ino -> 0 8 files not worth what would have to go
 //!
+//! handles, each:  0 8 ino (0: a request that is not answered yet)   8 8 unique   16 4 1: it writes
+//!                20 4 reserved
 //! accesses, each: 0 8 ino   8 8 at_ns   16 4 what it was   20 4 pid (0: not known)
 //! victims, each:  0 8 ino   8 4 number of extents (0: all of it)   12 4 reserved   16 . extents
 //! an extent:      0 8 lo    8 8 hi
@@ -65,11 +81,12 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::attributes::{Attributes, Rules, Ttl};
 use crate::cache::Limits;
+use crate::cache::adopt::Adoption;
 use crate::cache::evict::Victim;
 use crate::checksum::{Checksum, ChecksumKind};
 use crate::queue::Priority;
 
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 /// No message is longer; larger things go through the arena.
 pub const LONGEST: usize = 64 << 10;
 
@@ -91,6 +108,10 @@ pub enum Ask {
     Change = 10,
     Accesses = 11,
     Done = 13,
+    Released = 14,
+    Handles = 15,
+    Readlink = 16,
+    Listxattr = 17,
 }
 
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
@@ -147,6 +168,8 @@ struct WireRules {
     memory: U64,
     cache_limit: U64,
     min_free: U64,
+    writes: U32,
+    reserved: U32,
 }
 
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
@@ -173,6 +196,23 @@ struct WireChecksum {
     kind: U32,
     reserved: U32,
     value: U64,
+}
+
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+struct WireAdopt {
+    ino: U64,
+    size: U64,
+    identity: [u8; 16],
+    crc64nvme: U64,
+}
+
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+struct WireRenamed {
+    ino: U64,
+    old: [u8; 16],
+    new: [u8; 16],
 }
 
 /// What the front asks; fields that a kind does not use are 0.
@@ -253,7 +293,21 @@ pub enum What<'a> {
         limit: Option<u64>,
     },
     Fill(Vec<u64>),
+    Adopt(Adoption),
+    Renamed {
+        ino: u64,
+        old: [u8; 16],
+        new: [u8; 16],
+    },
+    Space(Space),
     Answer(Answer<'a>),
+}
+
+/// What is to be shown of the room that there is for what is written, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    pub total: u64,
+    pub free: u64,
 }
 
 /// What a session begins with.
@@ -275,6 +329,7 @@ impl Hello {
             gid: wire.gid.get(),
             umask: wire.umask.get(),
             directory_mtime_ns: wire.directory_mtime_ns.get(),
+            writes: wire.writes.get() != 0,
         };
         let limits = Limits {
             cache: limit(wire.cache_limit.get()),
@@ -329,6 +384,24 @@ impl<'a> Incoming<'a> {
             0x400A => What::Resize { limit: limit(U64::read_from_prefix(tail).ok()?.0.get()) },
             0x400B => {
                 What::Fill(<[U64]>::ref_from_bytes(tail).ok()?.iter().map(|n| n.get()).collect())
+            }
+            0x400C => {
+                let adopt = WireAdopt::read_from_bytes(tail).ok()?;
+                What::Adopt(Adoption {
+                    ino: adopt.ino.get(),
+                    size: adopt.size.get(),
+                    identity: adopt.identity,
+                    crc64nvme: adopt.crc64nvme.get(),
+                })
+            }
+            0x400D => {
+                let renamed = WireRenamed::read_from_bytes(tail).ok()?;
+                What::Renamed { ino: renamed.ino.get(), old: renamed.old, new: renamed.new }
+            }
+            0x400E => {
+                let (total, rest) = U64::read_from_prefix(tail).ok()?;
+                let free = U64::read_from_bytes(rest).ok()?;
+                What::Space(Space { total: total.get(), free: free.get() })
             }
             kind if kind & 0x8000 != 0 => {
                 let errno = i32::try_from(header.errno.get()).ok()?;
@@ -408,6 +481,22 @@ pub fn push_access(tail: &mut Vec<u8>, ino: u64, at_ns: i64, kind: AccessKind, p
     tail.extend(at_ns.to_le_bytes());
     tail.extend((kind as u32).to_le_bytes());
     tail.extend(pid.to_le_bytes());
+}
+
+/// A handle in HANDLES, or with an inode number of 0 a request that may still become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenHandle {
+    pub ino: u64,
+    pub unique: u64,
+    pub writes: bool,
+}
+
+/// Append one handle to a tail.
+pub fn push_handle(tail: &mut Vec<u8>, handle: OpenHandle) {
+    tail.extend(handle.ino.to_le_bytes());
+    tail.extend(handle.unique.to_le_bytes());
+    tail.extend(u32::from(handle.writes).to_le_bytes());
+    tail.extend([0; 4]);
 }
 
 #[cfg(test)]

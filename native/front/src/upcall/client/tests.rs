@@ -66,7 +66,7 @@ impl World {
     }
 
     fn hello(&mut self, session: u64) {
-        self.say(0x4001, session, 0, &[0; 64]);
+        self.say(0x4001, session, 0, &[0; 72]);
         let mut met = false;
         let take = |event: Event<'_, u32>| met = matches!(event, Event::Hello(..));
         self.client.pump(&mut self.buffer, 1000, take).unwrap();
@@ -128,11 +128,38 @@ fn the_next_control_plane_gets_what_the_last_one_did_not_answer() {
 }
 
 #[test]
+fn who_was_answered_knows_whether_another_session_has_begun() {
+    let mut world = World::new();
+    world.client.start(1);
+    world.heard();
+    world.hello(1);
+    world.call(16, 0);
+    let call = world.heard().unwrap();
+    // The answer, and right behind it another control plane.
+    world.say(0x8006, 1, call.2, b"");
+    world.say(0x4002, 0, 0, b"");
+    let World { client, shared, buffer, .. } = &mut world;
+    let mut answered = None;
+    let take = |event: Event<'_, u32>| match event {
+        Event::Answered(pending, _) => {
+            answered = Some(pending.session);
+            assert!(client.is_current(1));
+            shared.release(pending.slot);
+        }
+        Event::Ready => client.start(2),
+        _ => panic!(),
+    };
+    client.pump(buffer, 1000, take).unwrap();
+    assert_eq!(answered, Some(1));
+    assert!(!client.is_current(1));
+}
+
+#[test]
 fn what_is_said_behind_hello_is_not_lost() {
     let mut world = World::new();
     world.client.start(1);
     world.heard();
-    world.say(0x4001, 1, 0, &[0; 64]);
+    world.say(0x4001, 1, 0, &[0; 72]);
     world.say(0x4004, 1, 7, &16u64.to_le_bytes());
     let mut taken = Vec::new();
     let take = |event: Event<'_, u32>| {

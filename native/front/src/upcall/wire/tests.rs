@@ -33,6 +33,21 @@ fn requests() {
     assert_eq!(room.encode(Ask::Room, 7, 13), golden("room for a file"));
     let xattr = Request { uid: 1000, tail: b"user.tierfs.etag".to_vec(), ..Request::of(77) };
     assert_eq!(xattr.encode(Ask::Getxattr, 7, 10), golden("getxattr"));
+    let change = Request {
+        offset: 0x0102_0304_0506_0708,
+        size: 35,
+        uid: 1000,
+        tail: golden("change")[64..].to_vec(),
+        ..Request::of(16)
+    };
+    assert_eq!(change.encode(Ask::Change, 7, 14), golden("change"));
+    let released = Request { offset: 0x0102, ..Request::of(77) };
+    assert_eq!(released.encode(Ask::Released, 7, 0), golden("released"));
+    let mut tail = Vec::new();
+    push_handle(&mut tail, OpenHandle { ino: 77, unique: 0x0102, writes: true });
+    push_handle(&mut tail, OpenHandle { ino: 0, unique: 0x0104, writes: false });
+    let handles = Request { size: 1, tail, ..Default::default() };
+    assert_eq!(handles.encode(Ask::Handles, 7, 0), golden("handles"));
     let mut tail = Vec::new();
     push_access(&mut tail, 77, -1, AccessKind::Read, 4242);
     push_access(&mut tail, 78, 1_700_000_000_000_000_000, AccessKind::Released, 0);
@@ -88,6 +103,14 @@ fn what_is_to_be_done() {
     let bytes = golden("fill");
     let What::Fill(inos) = Incoming::parse(&bytes).unwrap().what else { panic!() };
     assert_eq!(inos, [77, 78]);
+    let bytes = golden("adopt");
+    let What::Adopt(found) = Incoming::parse(&bytes).unwrap().what else { panic!() };
+    let identity = *b"0123456789abcdef";
+    let expected = Adoption { ino: 77, size: 1 << 40, identity, crc64nvme: 0x0102_0304 };
+    assert_eq!(found, expected);
+    let bytes = golden("renamed");
+    let What::Renamed { ino, old, new } = Incoming::parse(&bytes).unwrap().what else { panic!() };
+    assert_eq!((ino, old, new), (77, identity, *b"fedcba9876543210"));
     let bytes = golden("evict");
     let What::Evict(found) = Incoming::parse(&bytes).unwrap().what else { panic!() };
     assert_eq!(found, two_victims());
@@ -97,6 +120,9 @@ fn what_is_to_be_done() {
     let bytes = golden("resize");
     let What::Resize { limit } = Incoming::parse(&bytes).unwrap().what else { panic!() };
     assert_eq!(limit, Some(1 << 40));
+    let bytes = golden("space");
+    let What::Space(space) = Incoming::parse(&bytes).unwrap().what else { panic!() };
+    assert_eq!(space, Space { total: 1 << 40, free: 1 << 39 });
     let bytes = golden("source");
     let What::Source(tail) = Incoming::parse(&bytes).unwrap().what else { panic!() };
     let source = Source::parse(tail).unwrap();
@@ -114,6 +140,7 @@ fn commands() {
     assert_eq!(rules.ttl, Ttl::FOREVER);
     assert_eq!(rules.negative_ttl, Ttl::from_ns(5));
     assert_eq!((rules.uid, rules.gid, rules.umask), (1000, 100, 0o027));
+    assert!(rules.writes);
     assert_eq!(rules.directory_mtime_ns, 1_700_000_000_000_000_000);
     assert_eq!(lake_directory.as_os_str().as_bytes(), b"/nvme/caf\xff");
     let expected = Limits { cache: None, min_free: 0.1, memory: 1 << 30, max_requests: 64 };
