@@ -60,8 +60,8 @@ check: $(VENV)/.dev $(if $(HAS_RUST),check-native) ## lint, format, types
 demo: $(VENV)/.built ## see it work, in under five minutes (LAKE=s3://... reads your own data)
 	$(BIN)/python -m bench.demo $(if $(LAKE),--lake $(LAKE))
 
-bench: $(VENV)/.dev native ## how fast it is beside the others: all scenarios, a table and a page (hours)
-	$(BIN)/python -m bench run --json bench.json --html bench.html
+bench: $(VENV)/.dev native ## how fast it is beside the others: all scenarios, a table and a page (hours; goes on where it was cut off)
+	$(BIN)/python -m bench run --resume --json bench.json --html bench.html
 
 bench-quick: $(VENV)/.dev native ## the same in ten minutes: smaller data, fewer rounds
 	$(BIN)/python -m bench run --quick --json bench-quick.json --html bench-quick.html

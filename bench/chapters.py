@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from bench import figures, ratios
 from bench.results import Better, Metric, Run
 
-NOTE = (
+_NOTE = (
     "Every figure is the median of its rounds, (min..max) behind it. A ratio is the median of the"
     " ratios of neighbouring rounds, turned so that more than 1 is better; (low..high) holds the"
     " true median with at least 95 % confidence, or with the percentage behind it where there were"
@@ -46,6 +46,15 @@ class Chapter:
     #: How much of what was read, in one line.
     sizes: str
     parts: tuple[Part, ...]
+
+
+def note(run: Run) -> str:
+    """How to read the grids of *run*, and what is not among them."""
+    asked = run.options.get("scenarios", [])
+    missing = [name for name in asked if name not in run.scenarios]
+    if not missing:
+        return _NOTE
+    return f"{_NOTE} The run was cut off: {', '.join(missing)} had not been measured by then."
 
 
 def chapters(run: Run) -> Iterator[Chapter]:

@@ -89,7 +89,7 @@ def render(run: Run) -> str:
 
 def _body(run: Run) -> Iterator[str]:
     told = list(chapters.chapters(run))
-    yield f'<p class="faint">{_text(chapters.NOTE)} Dots are single rounds.</p>'
+    yield f'<p class="faint">{_text(chapters.note(run))} Dots are single rounds.</p>'
     links = [("summary", "Summary"), *((f"scenario-{c.scenario}", c.scenario) for c in told)]
     links += [("settings", "Settings"), ("machine", "Machine"), ("rounds", "Every round")]
     yield '<nav aria-label="Contents">'

@@ -25,7 +25,7 @@ def _lines(run: Run) -> Iterator[str]:
     version = run.versions.get("tierfs", "not among the subjects")
     yield f"tierfs {_text(version)}, measured {run.started}."
     yield "Every figure of the run is below, those that look bad too."
-    yield from ("", chapters.NOTE, "", "## Machine", "")
+    yield from ("", chapters.note(run), "", "## Machine", "")
     yield from _facts(run.machine)
     if run.options:
         yield f"- options of the run: {_text(figures.facts(run.options))}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
+import json
 import os
 import signal
 import sys
@@ -55,7 +56,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=1, help="of the data and of the orders")
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write the run here, after each scenario"
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="write the run here; until it has ended, what there is is in FILE.partial",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on where a run that was cut off has left FILE.partial; without one, begin",
     )
     parser.add_argument("--html", type=Path, metavar="FILE", help="draw the run here")
     parser.add_argument(
@@ -75,6 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     scenarios = _scenarios(parser, arguments)
     subjects = _subjects(parser, arguments)
+    if arguments.resume and not arguments.json:
+        parser.error("--resume goes on with the file of --json: name it")
     if os.geteuid() != 0:
         parser.error("run as root: the page cache is dropped between rounds")
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -95,6 +106,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             versions=versions,
             settings={subject.name: dataclasses.asdict(subject.settings) for subject in subjects},
         )
+        if arguments.resume:
+            record = _resumed(parser, _partial(arguments.json), record)
         lab = Lab(work, server, loadgen, arguments.link, arguments.quick, arguments.seed)
         lab.create_bucket()
 
@@ -104,7 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 record.write(_partial(arguments.json))
 
         try:
-            runner.run(lab, scenarios, subjects, record, _say, keep)
+            left = [scenario for scenario in scenarios if scenario.name not in record.scenarios]
+            runner.run(lab, left, subjects, record, _say, keep)
         except WrongBytesError as error:
             print(f"bench: WRONG BYTES, the run is worth nothing: {error}", file=sys.stderr)
             return EXIT_WRONG_BYTES
@@ -147,6 +161,31 @@ def _subjects(parser: argparse.ArgumentParser, arguments: argparse.Namespace) ->
         else:
             subjects.append(subject)
     return subjects
+
+
+def _resumed(parser: argparse.ArgumentParser, partial: Path, now: Run) -> Run:
+    """What *partial* has measured, or *now* where there is no such file. Figures of another
+    machine, version or setting do not come into one record: that is an error of the command
+    line."""
+    if not partial.exists():
+        return now
+    try:
+        before = Run.read(partial)
+    except (OSError, ValueError) as error:
+        parser.error(f"{error}; without --resume the run begins anew")
+    resumed = before.options.pop("resumed", [])
+    then, today = before.to_json(), json.loads(json.dumps(now.to_json()))
+    today["machine"]["load_before"] = then["machine"].get("load_before")
+    for part in ("options", "machine", "versions", "settings"):
+        keys = sorted(then[part].keys() | today[part].keys())
+        differing = [key for key in keys if then[part].get(key) != today[part].get(key)]
+        if differing:
+            parser.error(
+                f"{partial} has other {part} ({', '.join(differing)}): without --resume the run"
+                " begins anew"
+            )
+    before.options["resumed"] = [*resumed, now.started]
+    return before
 
 
 def _partial(path: Path) -> Path:

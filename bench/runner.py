@@ -3,8 +3,10 @@
 The order is turned by one each round: nobody is always the one who runs after the noisy one.
 
 A subject that is slow does not make everybody wait: it sits out the rounds that are left when it
-has had `Scenario.patience_s` and at least `FEWEST_ROUNDS`, or twice as long. Its ratios are those
-of the rounds that it had, against the others in the same ones.
+has had `Scenario.patience_s` and at least `FEWEST_ROUNDS`, or twice as long. So does one of which
+`DECISIVE_ROUNDS` have shown that none of its ratios to `local` and to `client` is near 1: twenty
+pairs tell 0.97 from 1, and 0.3 needs no more than seven. Its ratios are those of the rounds that it
+had, against the others in the same ones.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
+from bench import ratios
 from bench.lab import Lab
 from bench.results import Cannot, Run
 from bench.scenarios.base import EXCUSES, Measure, PartlyError, Scenario
@@ -22,6 +25,11 @@ Say = Callable[[str], None]
 
 #: Pairs of which a median says something.
 FEWEST_ROUNDS = 3
+#: Pairs after which it counts whether the interval of a ratio comes near 1, and what near is.
+DECISIVE_ROUNDS = 7
+NEAR = 1.25
+#: What the ratios are to.
+REFERENCES = (ratios.LOCAL, ratios.CLIENT)
 
 
 class Clock:
@@ -97,7 +105,10 @@ def _run_scenario(
             step()
         names = [subject.name for subject in subjects]
         spent_s = dict.fromkeys(names, 0.0)
+        compared = measures.keys() - set(REFERENCES)
         for n in range(rounds):
+            if compared and not compared & measures.keys():
+                break
             turn = n % len(names)
             for name in names[turn:] + names[:turn]:
                 if name in measures:
@@ -117,7 +128,9 @@ def _run_scenario(
                     else:
                         record.record(scenario.name, name, n, values)
                     spent_s[name] += time.monotonic() - began
-                    if _has_had_its_time(scenario, n + 1, spent_s[name]):
+                    if _has_had_its_time(scenario, n + 1, spent_s[name]) or (
+                        n + 1 >= DECISIVE_ROUNDS and _is_decided(record, scenario.name, name)
+                    ):
                         measures.pop(name, None)
                 step()
 
@@ -135,3 +148,19 @@ def _has_had_its_time(scenario: Scenario, rounds: int, spent_s: float) -> bool:
     """Whether a subject that took part in *rounds* sits out what is left."""
     enough = scenario.patience_s if rounds >= FEWEST_ROUNDS else 2 * scenario.patience_s
     return spent_s > enough
+
+
+def _is_decided(record: Run, scenario: str, name: str) -> bool:
+    """Whether none of the ratios of *name* to a reference is near 1. A reference never is: the
+    others are measured against it."""
+    if name in REFERENCES:
+        return False
+    found = [
+        ratios.ratio(record, scenario, series.metric, name, reference)
+        for series in record.series
+        if series.scenario == scenario and series.subject == name and series.metric.headline
+        for reference in REFERENCES
+    ]
+    return not any(
+        ratio is not None and ratio.low < NEAR and ratio.high > 1 / NEAR for ratio in found
+    )

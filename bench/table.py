@@ -19,7 +19,7 @@ def render(run: Run) -> str:
     lines = []
     for chapter in chapters.chapters(run):
         lines += [*_chapter(chapter), ""]
-    return "\n".join([*lines, *textwrap.wrap(chapters.NOTE, WIDTH)]) + "\n"
+    return "\n".join([*lines, *textwrap.wrap(chapters.note(run), WIDTH)]) + "\n"
 
 
 def grid_lines(grid: Grid, width: int = WIDTH) -> Iterator[str]:

@@ -13,12 +13,25 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import trio
 import trio.testing
 
 # Suites that test modules import: their assertions say as much as a test module's own.
-pytest.register_assert_rewrite("tests.lake_conformance", "tests.s3_conformance")
+pytest.register_assert_rewrite(
+    "tests.lake_conformance", "tests.lake_writing_conformance", "tests.s3_conformance"
+)
+
+# How long an example takes says nothing on a machine that others use as well, and CI finds the same
+# as whoever repeats it.
+hypothesis.settings.register_profile(
+    "tierfs",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("tierfs")
 
 
 @pytest.hookimpl(tryfirst=True)

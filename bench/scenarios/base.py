@@ -66,7 +66,7 @@ class Scenario(abc.ABC):
     #: About how long one subject takes in all its rounds, for the first guess of the time left.
     expected_s = 60.0
     #: How long one subject is waited for in all its rounds; see `bench.runner`.
-    patience_s = 40.0
+    patience_s = 30.0
 
     @property
     def question(self) -> str:

@@ -32,7 +32,7 @@ class ColdSmall(Scenario):
 
     name = "cold-small"
     expected_s = 40.0
-    patience_s = 80.0
+    patience_s = 60.0
 
     def rounds(self, quick: bool) -> int:
         return 4 if quick else 11
@@ -43,7 +43,7 @@ class ColdSmall(Scenario):
 
     def _count(self, readers: int, quick: bool) -> int:
         # About the same time for each number of readers.
-        return readers * (45 if quick else 250)
+        return readers * (45 if quick else 150)
 
     def prepare(self, lab: Lab) -> None:
         counts = {readers: self._count(readers, lab.quick) for readers in READERS}

@@ -35,6 +35,9 @@ class Epoch(Epochs):
     def rounds(self, quick: bool) -> int:
         return 3 if quick else 4
 
+    def fractions(self, quick: bool) -> tuple[float, ...]:
+        return epochs.FRACTIONS[1:2] if quick else epochs.FRACTIONS
+
     def _orders(self, number: int, seed: int) -> Sequence[Samples]:
         return [orders.epoch(self._data.files, seed, number)]
 
@@ -61,8 +64,8 @@ class EpochWarm(Epochs):
 class EpochRanks(Epochs):
     """What do epochs cost one of 8 ranks, which reads another random eighth in each?
 
-    As `epoch`, but that a round is 8 epochs, of which the rank reads its parts; before the first
-    round every sample was read once, and 8 such parts.
+    As `epoch` with half of the data set, but that a round is 8 epochs, of which the rank reads its
+    parts; before the first round every sample was read once, and 8 such parts.
     """
 
     name = "epoch-ranks"
@@ -81,8 +84,8 @@ class EpochWeighted(Epochs):
     """What does an epoch of weighted sampling cost: as many draws as there are samples, with
     replacement, by Zipf's law with an exponent of 0.9?
 
-    As `epoch`; before the first round every sample was read once. The bound is what was drawn of
-    the samples that are rarest and have no room.
+    As `epoch` with half of the data set; before the first round every sample was read once. The
+    bound is what was drawn of the samples that are rarest and have no room.
     """
 
     name = "epoch-weighted"
@@ -102,8 +105,9 @@ class EpochShards(Epochs):
     """What does an epoch over shards cost, which four readers read in a new random order of shards,
     each from beginning to end?
 
-    As `epoch`; a shard has 64 MiB and its members the places that tar gives them, their headers are
-    not read. All readers keep their shard open and read one member at a time.
+    As `epoch` with half of the data set; a shard has 64 MiB and its members the places that tar
+    gives them, their headers are not read. All readers keep their shard open and read one member at
+    a time.
     """
 
     name = "epoch-shards"

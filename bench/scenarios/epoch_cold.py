@@ -19,7 +19,7 @@ SIZE = 110_000
 READERS = 4
 #: A subject that takes longer ends early. Who fetches nothing ahead is as fast at the end as at the
 #: beginning; who does is faster, so this must be enough for all of it.
-LIMIT_S = {True: 20.0, False: 60.0}
+LIMIT_S = {True: 20.0, False: 30.0}
 CONNECTIONS = (4, 8, 16, 32, 64)
 
 
@@ -34,7 +34,7 @@ class EpochCold(Scenario):
 
     name = "epoch-cold"
     expected_s = 120.0
-    patience_s = 100.0
+    patience_s = 60.0
 
     def rounds(self, quick: bool) -> int:
         return 3 if quick else 5

@@ -18,14 +18,14 @@ class EpochJobs(Epochs):
     """What do epochs cost two jobs that read the same data set, each in orders of its own, one at
     0.6 of the other's speed?
 
-    As `epoch`, with 10 and 6 readers, each job a process of its own that goes on from round to
-    round. A round is five epochs of the faster one and three of the other. The bound is that of
-    one job; who tells the jobs apart can do with less.
+    As `epoch` with half of the data set, with 10 and 6 readers, each job a process of its own that
+    goes on from round to round. A round is five epochs of the faster one and three of the other.
+    The bound is that of one job; who tells the jobs apart can do with less.
     """
 
     name = "epoch-jobs"
     expected_s = 300.0
-    patience_s = 150.0
+    patience_s = 90.0
     jobs = (10, 6)
     limit_s: ClassVar[dict[bool, float]] = {True: 60.0, False: 60.0}
 

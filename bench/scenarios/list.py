@@ -30,7 +30,7 @@ class List(Scenario):
     expected_s = 40.0
 
     def rounds(self, quick: bool) -> int:
-        return 3 if quick else 5
+        return 5
 
     def sizes(self, quick: bool) -> dict[str, Any]:
         return {

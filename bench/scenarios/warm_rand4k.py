@@ -16,6 +16,8 @@ from bench.subjects.base import Subject
 SIZE = 256 << 20
 FILE = File("random.bin", SIZE)
 READERS = (1, 4)
+#: Of each pass.
+SECONDS = 1.0
 
 
 class WarmRand4k(Scenario):
@@ -32,17 +34,14 @@ class WarmRand4k(Scenario):
         return 5 if quick else 21
 
     def sizes(self, quick: bool) -> dict[str, Any]:
-        return {"file_bytes": SIZE, "readers": READERS, "seconds": self._seconds(quick)}
-
-    def _seconds(self, quick: bool) -> float:
-        return 1.0 if quick else 2.0
+        return {"file_bytes": SIZE, "readers": READERS, "seconds": SECONDS}
 
     def prepare(self, lab: Lab) -> None:
         self._data = lab.dataset("random", (FILE,))
 
     @contextmanager
     def session(self, lab: Lab, subject: Subject) -> Iterator[Measure]:
-        data, seconds = self._data, self._seconds(lab.quick)
+        data = self._data
         with lab.mounted(subject, data, cache_bytes=4 * SIZE) as mounted:
             lab.loadgen.sequential(mounted.directory, data.seed, [FILE])
 
@@ -52,7 +51,7 @@ class WarmRand4k(Scenario):
                     variant = metrics.readers(readers)
                     with lab.cost(mounted) as cost:
                         answer = lab.loadgen.rand4k(
-                            mounted.directory, data.seed, FILE, readers, seconds
+                            mounted.directory, data.seed, FILE, readers, SECONDS
                         )
                     waited = answer["latency_us"]
                     figures[metrics.latency_us("p50", variant, headline=True)] = waited["p50"]

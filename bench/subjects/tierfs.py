@@ -21,11 +21,12 @@ _LONGEST_S = 3600
 
 _COMMAND = (
     "tierfs mount s3://BUCKET/PREFIX DIR --endpoint URL --cache DIR --cache-size SIZE"
-    " --metadata-ttl 10m [--memory SIZE]"
+    " --metadata-ttl 10m [--memory SIZE] [--write-back '**']"
 )
 _NOTES = [
     "everything else is the default",
     "metadata-ttl 10m: as long as the peers are told to keep metadata",
+    "write-back of everything where checkpoints are written",
 ]
 
 
@@ -100,6 +101,8 @@ class Tierfs(Subject):
         mounted = TierfsMount(place, {**os.environ, **bucket.environment()})
         options = ["--endpoint", bucket.endpoint, "--cache", str(place.cache)]
         options += ["--metadata-ttl", "10m", *self.options]
+        if place.writable:
+            options += ["--write-back", "**"]
         if place.cache_bytes is not None:
             options += ["--cache-size", f"{place.cache_bytes >> 10}K"]
         if place.memory_bytes is not None:

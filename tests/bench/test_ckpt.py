@@ -90,6 +90,7 @@ class Copier(Subject):
     def _upload(self, bucket: Bucket, directory: Path, stop: threading.Event) -> None:
         client = data.client(bucket)
         uploaded = seen = _states(directory)
+        last_s: float | None = None
         while not stop.wait(0.05):
             before, seen = seen, _states(directory)
             for path, state in seen.items():
@@ -97,13 +98,23 @@ class Copier(Subject):
                     continue
                 if self.forgets and self.forgets in path:
                     continue
-                if self.delays and self.delays in path and time.time() - state[1] / 1e9 < 0.5:
-                    continue
-                body = bytearray((directory / path).read_bytes())
+                if self.delays and self.delays in path:
+                    # After all the others of its directory, and half a second more.
+                    folder = os.path.dirname(path)
+                    others = (p for p in seen if os.path.dirname(p) == folder and p != path)
+                    if any(uploaded.get(p) != seen[p] for p in others if ".tmp" not in p):
+                        continue
+                    if last_s is None or time.monotonic() - last_s < 0.5:
+                        continue
+                try:
+                    body = bytearray((directory / path).read_bytes())
+                except FileNotFoundError:
+                    continue  # Since the look.
                 if self.damages and self.damages in path:
                     body[len(body) // 2] ^= 1
                 client.put_object(Bucket=bucket.name, Key=bucket.prefix + path, Body=bytes(body))
                 uploaded[path] = state
+                last_s = time.monotonic()
 
 
 def _states(directory: Path) -> dict[str, tuple[int, int]]:
@@ -177,12 +188,12 @@ def test_a_damaged_object_ends_the_run(lab: Lab, file: str) -> None:
 
 
 def test_what_never_comes_to_the_lake_is_said(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ckpt, "LIMIT_S", 2.5)
+    monkeypatch.setattr(ckpt, "LIMIT_S", 10)
     record = run(lab, Copier(forgets="__1_0"))
     (cannot,) = record.cannot
     assert cannot.variant == "torch DCP"
     # The older one is there, which does not count.
-    assert cannot.error == "not in the lake after 2.5 s: dcp/__1_0.distcp (20 bytes)"
+    assert cannot.error == "not in the lake after 10 s: dcp/__1_0.distcp (20 bytes)"
     assert set(HEADLINES) <= set(found(record, "copier", "safetensors"))
 
 

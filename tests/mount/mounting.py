@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -121,6 +123,11 @@ class Mount:
             self.umount()
         finally:
             detach(self.directory)
+            if kind is not None:
+                # What failed may be its end: nobody waits for that, and nobody else would end it.
+                for pid in users(self.runtime):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
             for pid in pids.values():
                 wait_until(lambda pid=pid: not _alive(pid), f"process {pid} to end")
 
@@ -153,6 +160,16 @@ class Mount:
 
     def lake_gets(self) -> int:
         return int(self.status()["lake_requests"]["get"])
+
+
+def users(directory: Path) -> list[int]:
+    """The processes that have a file below *directory* open."""
+    found = set()
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if link.readlink().is_relative_to(directory):
+                found.add(int(link.parts[2]))
+    return sorted(found)
 
 
 def _alive(pid: int) -> bool:

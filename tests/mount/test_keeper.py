@@ -382,6 +382,22 @@ def test_service_manager_is_told(kept: Kept) -> None:
         assert kept.result() == 0
 
 
+def test_service_manager_is_told_how_long_a_flush_may_take(kept: Kept) -> None:
+    name = f"tierfs-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind("\0" + name)
+        manager.settimeout(10)
+        timing = dataclasses.replace(QUICK, flush_s=3600.0)
+        kept.run(environment={"NOTIFY_SOCKET": "@" + name}, timing=timing)
+        os.kill(kept.pid, signal.SIGTERM)
+        message = ""
+        while "STOPPING=1" not in message:
+            message = manager.recv(4096).decode()
+        (told,) = [line for line in message.splitlines() if line.startswith("EXTEND_TIMEOUT_USEC")]
+        assert int(told.partition("=")[2]) > 3600_000_000
+        assert kept.result() == 0
+
+
 def test_a_slow_start_is_vouched_for_by_the_keeper(kept: Kept) -> None:
     """Until the start's own deadline: or an outage of the lake would cost the whole service."""
     name = f"tierfs-test-{os.getpid()}"
