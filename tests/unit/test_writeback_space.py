@@ -490,8 +490,8 @@ async def test_what_is_handed_over_by_others_at_once_is_cached(
     async with world(tmp_path, Lake()) as mount:
         change, adopter = mount.files.change, mount.service._adopter
 
-        async def then_adopt(work: Any) -> Any:
-            changed = await change(work)
+        async def then_adopt(work: Any, **how: Any) -> Any:
+            changed = await change(work, **how)
             if not adopting:
                 adopting.append(True)
                 await adopter.adopt_all()

@@ -52,9 +52,7 @@ class Adopter:
         if node is not None and node.flags & Flag.REMOTE and ino not in self._before:
             self._before[ino] = object_of_node(node)
 
-    def sealed(
-        self, entry: Entry, blocks: Mapping[int, BlockRecord], *, checksummed: bool
-    ) -> None:
+    def sealed(self, entry: Entry, blocks: Mapping[int, BlockRecord], *, checksummed: bool) -> None:
         """The lake has these *blocks* of *entry*'s content. Said before the journal has it, for
         from then on `adopt_all` may come first."""
         if blocks:
