@@ -96,6 +96,10 @@ def _run_scenario(
     with ExitStack() as sessions:
         measures: dict[str, Measure] = {}
         for subject in subjects:
+            if why := scenario.leaves_out(record, subject):
+                record.cannot.append(Cannot(scenario.name, subject.name, f"left out: {why}"))
+                step()
+                continue
             say(f"{scenario.name}: {subject.name} gets ready; {clock.left}")
             sessions.enter_context(_excused(record, scenario, subject))
             try:

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.lab import Lab
 from bench.loadgen import ReadFailedError
-from bench.results import Metric
+from bench.results import Metric, Run
 from bench.subjects.base import CannotError, Subject
 
 #: What a subject's turn may end with; anything else ends the run.
@@ -84,6 +84,10 @@ class Scenario(abc.ABC):
     @abc.abstractmethod
     def prepare(self, lab: Lab) -> None:
         """Make the data. Not measured."""
+
+    def leaves_out(self, record: Run, subject: Subject) -> str:
+        """Why *subject* need not take part: what *record* has of it already. "": it does."""
+        return ""
 
     @abc.abstractmethod
     def session(self, lab: Lab, subject: Subject) -> AbstractContextManager[Measure]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from bench import data, metrics, processes
+from bench.connections import CONNECTIONS, fastest
 from bench.lab import Lab, bytes_read
 from bench.loadgen import File
 from bench.results import Metric
@@ -19,7 +20,6 @@ from bench.subjects.local import Local
 FILES = 4
 #: Bytes of each file of several, which together are as many as of one alone in a full run.
 EACH = 256 << 20
-CONNECTIONS = (1, 2, 4, 8, 16, 32, 64)
 LOCAL_PASSES = 3
 
 
@@ -96,10 +96,13 @@ class ColdSeq(Scenario):
             for variant, files in self._variants.items()
         }
 
-        def rate(variant: str, connections: int) -> float:
-            answer = lab.loadgen.get(self._data.seed, objects[variant], connections)
-            return float(answer["bytes"] / answer["seconds"] / 1e6)
+        def seconds(variant: str, connections: int) -> float:
+            return float(lab.loadgen.get(self._data.seed, objects[variant], connections)["seconds"])
 
-        alone = next(iter(objects))
-        best = max(CONNECTIONS, key=lambda connections: rate(alone, connections))
-        return lambda n: {metrics.throughput(variant): rate(variant, best) for variant in objects}
+        best = fastest(lambda connections: seconds(next(iter(objects)), connections))
+        return lambda n: {
+            metrics.throughput(variant): sum(file.size for file in files)
+            / seconds(variant, best)
+            / 1e6
+            for variant, files in self._variants.items()
+        }

@@ -11,12 +11,12 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from bench import data, metrics, orders, processes, stalls
+from bench import data, metrics, orders, processes, ratios, stalls
 from bench.data import small_files
 from bench.lab import MIB, Cost, Lab
 from bench.lakesim import Link
 from bench.loadgen import File, Range, Reader, ReadFailedError
-from bench.results import Better, Metric
+from bench.results import Better, Metric, Run
 from bench.scenarios.base import Measure, Scenario
 from bench.stalls import Read
 from bench.subjects.base import CannotError, Mounted, Subject
@@ -36,6 +36,9 @@ FRACTIONS = (0.2, 0.5, 0.8)
 #: of the data in half of this time is slow: its passes end after a sixth, and its figures are of
 #: what was read.
 LIMIT_S = {True: 20.0, False: 24.0}
+#: In `TELLING` the rate of the fastest tierfs over a peer's from which on that is left out of the
+#: other scenarios: it would take most of their time to say the same again.
+FAR_OFF, TELLING = 2.0, "epoch"
 #: A shorter epoch is measured as often, one after the other, and the one in the middle counts: a
 #: second of a machine that others use as well says little.
 REPEATS, SHORT_S = 3, 2.0
@@ -93,6 +96,23 @@ class Epochs(Scenario):
     def prepare(self, lab: Lab) -> None:
         count = DATA_BYTES // SAMPLE_BYTES
         self._data = lab.dataset("epoch", small_files(count, SAMPLE_BYTES))
+
+    def leaves_out(self, record: Run, subject: Subject) -> str:
+        rate = metrics.samples_per_s(f"cache {FRACTIONS[1]}")
+        found = record.find(TELLING, subject.name, rate)
+        if self.name == TELLING or found is None or not ratios.is_peer(subject.name):
+            return ""
+        ours = [
+            series.median
+            for name in record.subjects(TELLING)
+            if ratios.is_ours(name) and (series := record.find(TELLING, name, rate)) is not None
+        ]
+        if not ours or max(ours) < FAR_OFF * found.median:
+            return ""
+        return (
+            f"in {TELLING}, {rate.variant}, it read {found.median:.0f} samples/s where tierfs read"
+            f" {max(ours):.0f}; run this scenario alone to see it here"
+        )
 
     # ---- what differs --------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench import arrival, data, runner
+from bench.connections import fastest
 from bench.lab import BUCKET, Lab
 from bench.lakesim import lakesim
 from bench.loadgen import PROGRAM, Loadgen, WrongBytesError
@@ -135,7 +136,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     need_lakesim()
     if not PROGRAM.exists():
         pytest.skip("lakesim is not built: there is no Rust toolchain")
-    monkeypatch.setattr(ckpt, "CONNECTIONS", (1, 4))
+    monkeypatch.setattr(ckpt, "fastest", lambda seconds: fastest(seconds, (4, 1)))
     monkeypatch.setattr(arrival, "_QUIET_S", 0.3)
     with lakesim(seed=1) as server:
         made = Lab(tmp_path, server, Loadgen(), "none", quick=True, seed=1)

@@ -9,10 +9,12 @@ from typing import Any, cast
 
 import pytest
 
-from bench import runner
+from bench import metrics, runner
+from bench.connections import fastest
 from bench.lab import Lab
-from bench.results import Better, Metric, Run
+from bench.results import Better, Cannot, Metric, Run
 from bench.scenarios.base import Measure, Scenario
+from bench.scenarios.epoch import Epoch, EpochRanks, EpochWarm
 from bench.subjects.base import Subject
 from bench.subjects.client import Client
 from bench.subjects.local import Local
@@ -89,6 +91,55 @@ def test_patience_is_enough_for_the_quick() -> None:
     scenario = Waiting()
     scenario.patience_s = 60
     assert rounds_of(scenario) == {"local": ROUNDS, "client": ROUNDS}
+
+
+class Leaving(Waiting):
+    """Is the client worth its time?"""
+
+    def leaves_out(self, record: Run, subject: Subject) -> str:
+        return "it never is" if isinstance(subject, Client) else ""
+
+
+def test_who_is_left_out_takes_no_time_and_is_said_to_be() -> None:
+    record = Run("2026-01-01T00:00:00+00:00", {}, {}, {}, {})
+    lab = cast(Lab, SimpleNamespace(quick=True))
+    runner.run(lab, [Leaving()], (Local(), Client()), record, lambda line: None)
+    assert record.subjects("waiting") == ["local"]
+    assert record.cannot == [Cannot("waiting", "client", "left out: it never is")]
+
+
+def test_a_peer_that_is_far_off_in_epoch_is_left_out_of_the_others() -> None:
+    record = Run("2026-01-01T00:00:00+00:00", {}, {}, {}, {})
+    rate = metrics.samples_per_s("cache 0.5")
+    for name, value in (("tierfs", 400), ("tierfs-native", 1000), ("local", 9000), ("peer", 499)):
+        record.record("epoch", name, 0, {rate: value})
+    assert "it read 499 samples/s where tierfs read 1000" in EpochRanks().leaves_out(record, Peer())
+    assert not Epoch().leaves_out(record, Peer())
+    assert not EpochWarm().leaves_out(record, Peer())
+    assert not EpochRanks().leaves_out(record, Local())
+    record.record("epoch", "peer", 1, {rate: 510})
+    assert not EpochRanks().leaves_out(record, Peer())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "best", "tried"),
+    [
+        ({64: 3.0, 32: 2.0, 16: 2.1, 8: 2.3, 4: 4.0}, 32, [64, 32, 16, 8]),
+        ({64: 1.0, 32: 1.2}, 64, [64, 32]),
+        ({64: 7, 32: 6, 16: 5, 8: 4, 4: 3, 2: 2, 1: 1}, 1, [64, 32, 16, 8, 4, 2, 1]),
+    ],
+)
+def test_connections_are_tried_from_the_most_down(
+    seconds: dict[int, float], best: int, tried: list[int]
+) -> None:
+    asked: list[int] = []
+
+    def measured(count: int) -> float:
+        asked.append(count)
+        return seconds[count]
+
+    assert fastest(measured) == best
+    assert asked == tried
 
 
 class Racing(Waiting):
