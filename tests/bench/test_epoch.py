@@ -27,14 +27,9 @@ from tests.bench.test_run import Slowed, empty_run, lab
 
 __all__ = ["lab"]
 
-EPOCHS: list[type[Scenario]] = [
-    epoch.Epoch,
-    epoch.EpochWarm,
-    epoch.EpochRanks,
-    epoch.EpochWeighted,
-    epoch.EpochShards,
-    EpochJobs,
-]
+#: What varies the first one takes minutes together, and is the same but for its orders.
+VARIANTS = [epoch.EpochWarm, epoch.EpochRanks, epoch.EpochWeighted, epoch.EpochShards, EpochJobs]
+EPOCHS = [epoch.Epoch, *(pytest.param(one, marks=pytest.mark.long) for one in VARIANTS)]
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +58,7 @@ def measured(lab: Lab, scenario: Scenario, *subjects: Subject) -> dict[tuple[str
     return {(series.subject, series.metric.name): series.median for series in record.series}
 
 
-@pytest.mark.parametrize("scenario", EPOCHS, ids=lambda scenario: scenario.name)
+@pytest.mark.parametrize("scenario", EPOCHS)
 def test_what_is_in_the_cache_neither_stalls_nor_is_fetched(
     lab: Lab, scenario: type[Scenario], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,7 +72,14 @@ def test_what_is_in_the_cache_neither_stalls_nor_is_fetched(
     assert ("local", "stalls") not in found
 
 
-@pytest.mark.parametrize("scenario", [epoch.Epoch, epoch.EpochShards, EpochJobs])
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        epoch.Epoch,
+        pytest.param(epoch.EpochShards, marks=pytest.mark.long),
+        pytest.param(EpochJobs, marks=pytest.mark.long),
+    ],
+)
 def test_what_the_cache_has_no_room_for_is_fetched_again_and_stalls(
     lab: Lab, scenario: type[Scenario], monkeypatch: pytest.MonkeyPatch
 ) -> None:
