@@ -73,8 +73,8 @@ class Played:
             tail = message[wire.ANSWER.size :]
             if found["kind"] != Command.SPACE:
                 return {**found, "tail": tail}
-            assert found["session"] == self.session
-            self.space = wire.SPACE.unpack(tail)
+            if found["session"] == self.session:  # One may be of the session before.
+                self.space = wire.SPACE.unpack(tail)
 
     def drain(self) -> None:
         """Throw away what has come, without letting anybody else run."""

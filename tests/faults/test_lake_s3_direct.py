@@ -67,7 +67,9 @@ async def test_a_connection_that_the_server_closed_is_not_used_again() -> None:
         async with lake_at(server) as lake:
             for _ in range(4):
                 assert await read(lake, "whole-direct") == BODY[10:]
-                await trio.sleep(0.05)  # Its end has arrived.
+                for connection in lake._client.direct._idle:
+                    with trio.fail_after(60):
+                        await trio.lowlevel.wait_readable(connection)  # Its end has arrived.
             assert lake.counters.retries == 0
         assert (len(server.requests), server.connections) == (4, 4)
 

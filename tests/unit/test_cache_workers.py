@@ -80,7 +80,7 @@ async def test_a_disk_that_never_answers_is_given_up_on(
     store = Store(tmp_path)
     data = noise(MIB)
     fd, _ = await store.create(16, [(0, 0, data)])
-    monkeypatch.setattr(store_module, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(store_module, "PATIENCE_S", 2.0)  # For the thread to have begun.
     monkeypatch.setattr(os, "pread", hang)
     monkeypatch.setattr(os, "preadv", not_here)
     monkeypatch.setattr(store, "_in_memory", False)

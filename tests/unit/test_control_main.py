@@ -35,7 +35,9 @@ def test_an_end_before_the_beginning_is_an_error(reporter: Reporter) -> None:
 
 
 @pytest.mark.mockclock
-async def test_a_signal_drains_and_then_gives_requests_up(reporter: Reporter) -> None:
+async def test_a_signal_drains_and_then_gives_requests_up(
+    reporter: Reporter, signals: None
+) -> None:
     session = control._Session(reporter)
     terminated = trio.Event()
     with trio.CancelScope() as requests:
@@ -49,6 +51,34 @@ async def test_a_signal_drains_and_then_gives_requests_up(reporter: Reporter) ->
     assert requests.cancelled_caught
     assert trio.current_time() - begun == pytest.approx(control.DRAIN_S, abs=1)
     session.check_end()
+
+
+async def test_a_signal_after_the_end_ends_no_commit(reporter: Reporter, signals: None) -> None:
+    """The keeper's may come when the kernel has said already that the mount is gone."""
+    session = control._Session(reporter)
+    with trio.CancelScope() as requests:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(session.end_on_signal, lambda: None, requests)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+    os.kill(os.getpid(), signal.SIGTERM)
+    await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_who_receives_signals_around_a_session_goes_on_with_that(
+    reporter: Reporter, signals: None
+) -> None:
+    """What is flushed then starts commands, which are not to ignore them."""
+    session = control._Session(reporter)
+    with control._receiving(signal.SIGTERM) as received:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(session.end_on_signal, lambda: None, trio.CancelScope())
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        os.kill(os.getpid(), signal.SIGTERM)
+        with trio.fail_after(60):
+            assert await anext(received) == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
 
 
 @pytest.mark.parametrize("name", POLICIES)

@@ -739,7 +739,10 @@ async def test_what_the_front_could_not_do_is_an_error(
             assert caught[-1].hint == (reason or os.strerror(number))
 
 
-async def test_the_front_says_what_it_counts(tmp_path: Path) -> None:
+async def test_the_front_says_what_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upcalls, "STATS_S", 60.0)  # However busy the machine is.
     said = (
         "features passthrough\nhits 3\nopens_passed_through 4\nused_bytes 5\nstreaming 1\n"
         "streaming_reason write: no space left\nlake_get_requests 6\nlake_bytes_read 7\n"

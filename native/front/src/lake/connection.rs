@@ -116,6 +116,12 @@ impl Pool {
     pub(super) fn idle(&self) -> usize {
         self.lock().len()
     }
+
+    #[cfg(test)]
+    pub(super) fn is_quiet(&self) -> bool {
+        let idle = self.lock();
+        !idle.is_empty() && idle.iter().all(Connection::is_quiet)
+    }
 }
 
 impl Connection {

@@ -103,6 +103,11 @@ impl Lake {
     }
 
     #[cfg(test)]
+    pub(super) fn is_quiet(&self) -> bool {
+        self.pool.is_quiet()
+    }
+
+    #[cfg(test)]
     pub(super) fn limit(&self) -> f64 {
         self.limiter.limit()
     }

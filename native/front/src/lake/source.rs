@@ -134,7 +134,7 @@ mod tests {
         assert_eq!(source.authority(), "[::1]:9000");
         assert_eq!(source.path, b"/bucket/a%20b/");
         assert_eq!(source.headers, [("x-secret".to_owned(), "shh".to_owned())]);
-        assert_eq!((source.connections, source.stall), (4, Duration::from_millis(300)));
+        assert_eq!((source.connections, source.stall), (4, Duration::from_secs(10)));
         assert_eq!(source.ca_bundle, None);
         let text = format!("{source:?}");
         assert!(

@@ -39,14 +39,14 @@ pub(super) fn fields(port: &str) -> [&str; 12] {
         "",
         "",
         "4",
-        "300",
+        "10000",
     ]
 }
 
 /// What a server does with one request.
 enum Step {
     Say(Vec<u8>),
-    /// Say this, and nothing for longer than the client waits.
+    /// Say this, and nothing until the client has gone.
     Stall(Vec<u8>),
     /// Say this, byte after byte, none of them late.
     Drip(Vec<u8>),
@@ -84,7 +84,7 @@ impl Server {
                         Say(bytes) => drop(say(&bytes)),
                         Stall(bytes) => {
                             let _ = say(&bytes);
-                            thread::sleep(Duration::from_millis(600));
+                            let _ = socket.read(&mut [0]);
                         }
                         Drip(bytes) => drop(bytes.iter().try_for_each(|byte| {
                             thread::sleep(Duration::from_millis(20));
@@ -100,6 +100,13 @@ impl Server {
 
     fn lake(&self) -> Lake {
         lake(&fields(&self.port))
+    }
+
+    /// One that does not wait for long.
+    fn impatient_lake(&self) -> Lake {
+        let mut fields = fields(&self.port);
+        fields[11] = "300";
+        lake(&fields)
     }
 
     fn requests(self) -> Vec<String> {
