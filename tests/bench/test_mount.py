@@ -56,7 +56,6 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
         pytest.skip("lakesim is not built: there is no Rust toolchain")
     monkeypatch.setenv(mount.ENTRIES, "0,250")
     monkeypatch.setattr(mount, "PER_DIRECTORY", 100)
-    monkeypatch.setattr(mount, "LIMIT_S", 20.0)
     with lakesim(seed=1) as server:
         made = Lab(tmp_path, server, Loadgen(), "none", quick=True, seed=1)
         made.create_bucket()

@@ -48,7 +48,7 @@ def test_a_slower_file_system_keeps_its_accelerator_less_busy(
     first = next(m for m in record.metrics("train") if m.variant == "files, first epoch")
     slower = ratios.ratio(record, "train", first, "slowed", "tierfs")
     assert slower is not None
-    assert slower.high < 0.8
+    assert slower.median < 0.8
     # What is cached stays cached: nothing is fetched in a later epoch.
     assert found["tierfs", "from the lake", "files, first epoch"] >= 30 * 0.02
     assert found["tierfs", "from the lake", "files, later epochs"] == 0

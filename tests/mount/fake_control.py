@@ -10,6 +10,7 @@ that holds this process's pid. What it does wrong is chosen by its first argumen
     crash-later       serve at the first start, afterwards exit with 3 instead of ready
     slow-later        serve at the first start, afterwards wait until the marker is gone
     silent            report ready and never alive
+    mute              report ready and alive, and answer no request
     environment       serve; ``pid`` holds the environment, argv and open files as JSON
 """
 
@@ -61,6 +62,9 @@ class FakeControl:
             if self.mode != "silent" and time.monotonic() >= next_alive:
                 next_alive = time.monotonic() + ALIVE_S
                 self.report("alive")
+            if self.mode == "mute":
+                time.sleep(ALIVE_S)
+                continue
             select.select([self.fuse_fd], [], [], ALIVE_S)
             try:
                 request = os.read(self.fuse_fd, 2 << 20)

@@ -43,7 +43,7 @@ def test_file_lake_that_does_not_exist(tmp_path: Path, target: Path) -> None:
 
 def test_a_lake_that_does_not_answer(tmp_path: Path, target: Path) -> None:
     keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "x"}
-    options = ["--endpoint", "http://127.0.0.1:1", "--request-timeout", "1s"]
+    options = ["--endpoint", "http://127.0.0.1:1", "--request-timeout", "5s"]
     line = refused(
         tmp_path, "s3://bucket/data", target, "--cache", tmp_path / "c", *options, env=keys
     )

@@ -32,8 +32,10 @@ def cached_bytes(path: Path) -> int:
 
 
 def idle(made: Mount) -> bool:
+    """Nothing is on its way, and all that came is recorded."""
     cache = made.status()["cache"]
-    return bool(cache["in_flight"] == cache["open_handles"] == 0)
+    recorded = cache["cached_bytes"] + 4096 * cache["cached_files"] == cache["used_bytes"]
+    return bool(recorded and not cache["in_flight"] and not cache["open_handles"])
 
 
 def test_room_takes_some_extents_of_a_half_read_file_and_the_rest_is_still_served(

@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from tierfs.keeper import fusectl, mounting, mountpoint
 
 FAKE = Path(__file__).with_name("fake_control.py")
 QUICK = keeper.Timing(
-    watchdog_s=1.0,
+    watchdog_s=10.0,
     start_s=10.0,
     answer_s=5.0,
     drain_s=0.5,
@@ -264,14 +263,12 @@ def test_sigterm_unmounts(kept: Kept) -> None:
 
 
 def test_sigterm_serves_readers_until_the_drain_deadline_then_detaches(kept: Kept) -> None:
-    kept.run()
+    kept.run(timing=dataclasses.replace(QUICK, drain_s=5.0))
     with held_open(kept) as held:
         os.kill(kept.pid, signal.SIGTERM)
         wait_until(lambda: "draining" in kept.said(), "draining")
         assert os.read(held, 1)
-        started = time.monotonic()
         assert kept.result() == 0
-        assert time.monotonic() - started < 5
         with pytest.raises(OSError, match="Transport endpoint"):
             os.read(held, 1)
     assert "still in use" in kept.said()
@@ -287,7 +284,7 @@ def test_second_sigterm_does_not_wait(kept: Kept) -> None:
 
 
 def test_stopped_control_plane_is_killed_and_replaced(kept: Kept) -> None:
-    kept.run()
+    kept.run(timing=dataclasses.replace(QUICK, watchdog_s=1.0))
     first = kept.control_pid()
     os.kill(first, signal.SIGSTOP)
     wait_until(gone(first), "the watchdog")
@@ -296,15 +293,15 @@ def test_stopped_control_plane_is_killed_and_replaced(kept: Kept) -> None:
 
 
 def test_control_plane_that_never_says_alive_is_replaced(kept: Kept) -> None:
-    kept.run("silent", timing=dataclasses.replace(QUICK, watchdog_s=0.1))
+    kept.run("silent", timing=dataclasses.replace(QUICK, watchdog_s=0.1), wait=False)
     assert kept.result() == 1  # Again and again, until the crash loop's bound.
     assert "said nothing for 0.1 s" in kept.said()
 
 
 def test_control_plane_that_does_not_answer_never_makes_a_mount_ready(kept: Kept) -> None:
-    kept.run(timing=keeper.Timing(answer_s=0.0, abort_s=0.0), wait=False)
+    kept.run("mute", timing=keeper.Timing(answer_s=0.5, abort_s=0.0), wait=False)
     assert kept.result() == 1
-    assert "did not answer" in kept.said() or "failed to start" in kept.said()
+    assert "did not answer" in kept.said()
 
 
 def test_sighup_is_ignored(kept: Kept) -> None:
@@ -471,7 +468,7 @@ def test_lazy_unmount_serves_open_files_to_the_end(kept: Kept) -> None:
 
 def test_umount_of_a_dead_mount_is_not_undone(kept: Kept) -> None:
     """K7: whoever unmounts while the control plane is dead means it."""
-    slow = dataclasses.replace(QUICK, backoff_first_s=1.0, backoff_most_s=1.0)
+    slow = dataclasses.replace(QUICK, backoff_first_s=8.0, backoff_most_s=8.0)
     kept.run(timing=slow)
     os.kill(kept.control_pid(), signal.SIGKILL)
     wait_until(lambda: (kept.state() or "").startswith("waiting"), "the back-off")

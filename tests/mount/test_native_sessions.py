@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import os
 import queue
+import signal
 import socket
 import stat
 import subprocess
@@ -38,8 +39,9 @@ FILES = 32
 class Control:
     """Control planes of one mount, one after the other. Every name is absent until it is made."""
 
-    def __init__(self, end: socket.socket, directory: Path) -> None:
+    def __init__(self, end: socket.socket, directory: Path, front: int) -> None:
         self._end = end
+        self._front = front
         self._directory = directory
         self._next_ino = 100
         self.session = 0
@@ -50,13 +52,15 @@ class Control:
         #: OPENs that it asks for again.
         self.opened: set[int] = set()
         self.told: set[int] = set()
+        self.told_all = False
         self.asked: set[int] = set()
 
     def serve(self, *callers: threading.Thread) -> None:
-        """Answer what is asked, until *callers* have what they want."""
+        """Answer what is asked, until *callers* have what they want and the front has told of all
+        its handles."""
         for caller in callers:
             caller.start()
-        while any(caller.is_alive() for caller in callers):
+        while any(caller.is_alive() for caller in callers) or (self.opened and not self.told_all):
             with suppress(TimeoutError):
                 self._take(wire.parse_request(self._end.recv(wire.LONGEST)))
 
@@ -67,6 +71,7 @@ class Control:
             return
         elif request.ask is Ask.HANDLES:
             self.told |= {handle.unique for handle in wire.handles(request.tail) if handle.ino}
+            self.told_all = request.size == 1
         elif request.ask is Ask.CHANGE and request.size == CREATE:
             self._create(request)
         elif request.ask is Ask.CHANGE and request.size == OPEN:
@@ -101,12 +106,16 @@ class Control:
         if len(self._held) == FILES:
             self.opened = {held.offset for held in self._held}
             self.told.clear()
+            self.told_all = False
+            # All of this is there when it looks again.
+            os.kill(self._front, signal.SIGSTOP)
             for held in self._held:
                 self._answer(held, count=STAGED)
             # It dies, and here is the next one. What the front will say first is known: that it
             # begins a session.
             self._end.send(wire.pack_command(Command.READY, 0, 0))
             self._hello(self.session + 1)
+            os.kill(self._front, signal.SIGCONT)
 
     def _answer(self, request: Request, **answer: Any) -> None:
         self._end.send(wire.pack_answer(request, **answer))
@@ -153,7 +162,7 @@ def control(tmp_path: Path, mountpoint: Path) -> Iterator[Control]:
             os.close(fd)
         stack.callback(front.wait)
         stack.callback(front.kill)
-        yield Control(end, directory)
+        yield Control(end, directory, front.pid)
 
 
 async def _make_index(directory: Path) -> None:

@@ -29,6 +29,8 @@ MNT_FORCE, MNT_DETACH, UMOUNT_NOFOLLOW = 1, 2, 8
 DAEMON_TIMEOUT_S = 90.0
 #: How often a mount is tried again that its own keeper holds.
 _AGAIN_S = 0.1
+#: So long a mount that is in use by nobody who can be seen is asked again.
+_UNSEEN_S = 5.0
 #: A mount that is asked to leave says something much more often than that, or it hangs.
 LEAVING_S = 30.0
 #: How many of the processes that keep a mount busy are named.
@@ -199,6 +201,7 @@ def _detach(
     mount: Mount, *, lazy: bool, force: bool, keepers: Sequence[Path], deadline: float
 ) -> None:
     shown = str(mount.mountpoint)
+    unseen = min(deadline, time.monotonic() + _UNSEEN_S)
     while True:
         number = (
             _umount2(mount.mountpoint, lazy=lazy, force=force)
@@ -212,13 +215,14 @@ def _detach(
         busy = list(users(mount.mountpoint))
         own = {pid for pid in map(keeper_pid, keepers) if pid}
         names = [user.shown for user in busy if not own.intersection((user.pid, user.parent))]
-        if names or not busy or time.monotonic() >= deadline:
+        if names or time.monotonic() >= (deadline if busy else unseen):
             names = names or [user.shown for user in busy]
             by = "in use by " + ", ".join(names[:NAMED_USERS]) if names else "in use"
             more = f" and {len(names) - NAMED_USERS} more" if len(names) > NAMED_USERS else ""
             hint = f"end what uses it, or detach it: tierfs umount -l {shown}"
             raise MountError(f"cannot unmount: {by}{more}", shown, hint)
-        # Its keeper has just made the mount (anew) and asks whether it answers; that passes.
+        # Its keeper has just made the mount (anew) and asks whether it answers, or whoever used it
+        # ended before we looked; that passes.
         time.sleep(_AGAIN_S)
     if number == errno.EPERM:
         raise MountError("not allowed to unmount", shown, "ask root or the user who mounted it")

@@ -109,6 +109,8 @@ def clear_mountpoint(mountpoint: bytes, *, nonempty: bool = False, probe_s: floa
                 "unmount it, or choose another directory",
             )
         answer = probe(mountpoint, probe_s)
+        if answer == errno.ECONNABORTED:
+            continue  # Its last process ended while it was asked: it is dead by now.
         if answer == errno.ETIMEDOUT:
             raise MountError(
                 "a tierfs mount that does not answer is there already",

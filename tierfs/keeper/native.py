@@ -323,13 +323,17 @@ class NativeSupervisor(Supervisor):
         self._log.debug(f"the spare control plane {child.ending()}")
 
     def _on_end_of_serving(self, role: str) -> None:
-        """The mount is gone, or going: the control plane, which commits what it has, is last."""
-        if self._child is None:
+        """The mount is gone, or going. Both commit what they have, the front at the kernel's word,
+        the control plane at ours."""
+        if self._child is None and self._front is None:
             message = "stopped" if self._state is State.STOPPING else "unmounted"
             self._end(message, 0)
         elif role == "front":
             self._tell_to_end()
             self._after("kill", self._timing.end_s)
+        else:
+            # What was detached under its users goes on with nobody: they get an error.
+            self._after("front kill", 0 if self._connected else self._timing.stop_s)
 
     def _replace_soon(self, role: str, child: Child) -> None:
         reason = (self._reason if role == "control" else self._front_reason) or child.ending()
