@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -18,6 +19,7 @@ from tierfs.errors import (
     StaleVersion,
 )
 from tierfs.index.records import ROOT_INO, Kind
+from tierfs.lake.protocol import ListPage
 from tierfs.namespace import Absent, Attributes
 from tierfs.namespace.lookup import LISTING_AFTER
 
@@ -64,6 +66,31 @@ async def test_look_ups_of_one_name_share_one_question(tmp_path: Path) -> None:
         assert len(set(found)) == 1
         assert len(found) == 20
         assert len(lake.asked) == 2
+
+
+async def test_an_answer_does_not_bring_back_what_was_removed_meanwhile(tmp_path: Path) -> None:
+    class Halting(WatchedLake):
+        go_on = trio.Event()
+
+        async def list_page(self, *args: Any, **how: Any) -> ListPage:
+            await self.go_on.wait()
+            return await super().list_page(*args, **how)
+
+    lake = Halting()
+    lake.store(b"a", b"content")
+    world = World(tmp_path, lake)
+    async with world.mount() as namespace, trio.open_nursery() as nursery:
+
+        async def look_up() -> None:
+            with pytest.raises(Absent):
+                await namespace.lookup(ROOT_INO, b"a")
+
+        nursery.start_soon(look_up)
+        await trio.testing.wait_all_tasks_blocked()
+        assert lake.asked == [("head", b"a")]  # And it was there.
+        world.clock.advance(1)
+        await namespace.vanished(ROOT_INO, b"a")
+        lake.go_on.set()
 
 
 async def test_a_cancelled_question_is_taken_over(tmp_path: Path) -> None:

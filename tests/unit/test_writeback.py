@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trio
+import trio.testing
 
-from tests.writing import GID, UID, Lake, world
-from tierfs.errors import AlreadyExists, CrossRoot, NotEmpty, NotFound, ReadOnly
+from tests.writing import GID, PATIENCE_S, UID, Lake, World, world
+from tierfs.errors import AlreadyExists, CrossRoot, NotEmpty, NotFound, ReadOnly, TierfsError
 from tierfs.namespace import Absent
+from tierfs.writeback import contents
 from tierfs.writeback.journal import Work
 
 MIB = 1 << 20
@@ -214,6 +219,82 @@ async def test_an_unlinked_file_is_read_and_written_while_it_is_open(tmp_path: P
         assert await mount.flush()
         assert list((tmp_path / "staging").iterdir()) == []
     assert lake.contents() == {}
+
+
+class _Halting:
+    """Stops the next change of the journal after it is decided and before anybody sees it."""
+
+    def __init__(self, mount: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.decided, self.go_on = threading.Event(), threading.Event()
+        change = mount.files.change
+        monkeypatch.setattr(mount.files, "change", lambda *a, **how: self._halt(change, *a, **how))
+
+    async def _halt(self, change: Any, function: Any, **how: Any) -> Any:
+        def then_wait(work: Any) -> Any:
+            done = function(work)
+            if not self.decided.is_set():
+                self.decided.set()
+                self.go_on.wait()
+            return done
+
+        return await change(then_wait, **how)
+
+
+async def test_an_open_file_is_known_to_be_to_whoever_removes_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was opened before, and is written to, or it is not there."""
+    async with world(tmp_path, Lake(), publish=False) as mount:
+        ino = await mount.write(b"a", b"1")
+        halting = _Halting(mount, monkeypatch)
+
+        async def write_on() -> None:
+            try:
+                fh = await mount.files.open(ino, os.O_WRONLY)
+            except TierfsError:
+                return
+            await mount.files.write(fh, 0, b"2")
+            await mount.files.flush(fh)
+            await mount.files.release(fh)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mount.unlink, b"a")
+            await trio.to_thread.run_sync(halting.decided.wait, PATIENCE_S)
+            nursery.start_soon(write_on)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            halting.go_on.set()
+        assert await mount.names(b"") == []
+
+
+async def test_what_is_opened_during_a_rename_does_not_change_what_was_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contents, "WRITERS_S", 0.05)
+    lake = Lake()
+    async with world(tmp_path, lake) as mount:
+        ino = await mount.write(b"x.tmp", b"whole")
+        at, going, go_on = mount.files._at, trio.Event(), trio.Event()
+
+        async def halting(*args: Any) -> Any:
+            going.set()
+            await go_on.wait()
+            return await at(*args)
+
+        monkeypatch.setattr(mount.files, "_at", halting)
+
+        async def write_on() -> None:
+            fh = await mount.files.open(ino, os.O_WRONLY)
+            await mount.files.write(fh, 0, b"longer, and not closed")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mount.rename, b"x.tmp", b"x")
+            await going.wait()
+            nursery.start_soon(write_on)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            go_on.set()
+        with trio.fail_after(PATIENCE_S):
+            assert await mount.flush()
+        assert lake.contents() == {b"x": b"whole"}
 
 
 async def test_directories(tmp_path: Path) -> None:

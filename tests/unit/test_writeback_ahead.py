@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from tests.caching import noise
 from tests.kills import WatchedLake
@@ -29,17 +30,20 @@ DATA = noise(2 * MIB + 17, 1)
 
 
 class HeldLake(Lake):
-    """The object ``first`` waits until it is let through; *asked* is set when an upload is asked
-    for, *sending* when a part is. Answers to *unanswered* requests wait, too."""
+    """The object ``first`` waits until it is let through; *came* is set when it is there, *asked*
+    when an upload is asked for, *sending* when a part is. Answers to *unanswered* requests wait,
+    too."""
 
     def __init__(self, *unanswered: str) -> None:
         super().__init__()
         self.asked, self.sending, self.go_on = trio.Event(), trio.Event(), trio.Event()
+        self.came = trio.Event()
         self._unanswered = unanswered
         self.before = self._hold
 
     async def _hold(self, op: str, key: bytes) -> None:
         if key == b"first":
+            self.came.set()  # Known to be on the disk.
             await self.go_on.wait()
 
     async def begin_upload(self, *args: Any, **how: Any) -> Upload:
@@ -59,11 +63,12 @@ class HeldLake(Lake):
         return part
 
 
-async def send_ahead(mount: World, event: trio.Event) -> int:
+async def send_ahead(mount: World, lake: HeldLake, event: trio.Event) -> int:
     """A large file whose turn has not come; its inode number."""
     await mount.write(b"first", b"1")
     ino = await mount.write(b"large", DATA)
     with trio.fail_after(PATIENCE_S):
+        await lake.came.wait()
         await event.wait()
     (state,) = mount.files.journal.read(
         lambda work: [entry.state for _, entry in work.log() if entry.path == b"large"]
@@ -88,7 +93,7 @@ async def test_attributes_that_an_upload_was_begun_without_arrive(
     lake = HeldLake(unanswered)
     async with world(tmp_path, lake) as mount:
         event = lake.asked if unanswered == "begin" else lake.sending
-        ino = await send_ahead(mount, event)
+        ino = await send_ahead(mount, lake, event)
         await mount.files.set_attributes(ino, {"mode": 0o600}, None)
         lake.go_on.set()
         assert await mount.flush()
@@ -115,11 +120,34 @@ async def test_attributes_that_are_changed_before_an_upload_is_asked_for_go_with
             ino = await mount.ino(b"large")
             await mount.files.set_attributes(ino, {"mode": 0o600}, None)
 
-        await send_ahead(mount, lake.asked)
+        await send_ahead(mount, lake, lake.asked)
         lake.go_on.set()
         assert await mount.flush()
     assert await modes(lake) == str(0o100600)
     assert lake.keys == [b"first", b"large"]
+
+
+async def test_an_upload_that_was_begun_for_what_is_gone_by_then_goes(tmp_path: Path) -> None:
+    """Though nothing else happens that could be a reason to look."""
+
+    class Late(HeldLake):
+        answer = trio.Event()
+
+        async def begin_upload(self, *args: Any, **how: Any) -> Upload:
+            upload = await super().begin_upload(*args, **how)
+            await self.answer.wait()
+            return upload
+
+    lake = Late()
+    async with world(tmp_path, lake) as mount:
+        await send_ahead(mount, lake, lake.asked)
+        await mount.unlink(b"large")
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert len(lake._uploads) == 1
+        lake.answer.set()
+        with trio.fail_after(PATIENCE_S):
+            while lake._uploads:
+                await trio.sleep(0.01)
 
 
 # ---- what is known to be on the disk -------------------------------------------------------------
@@ -131,7 +159,7 @@ async def test_what_was_sent_ahead_is_published_after_a_reboot(
 ) -> None:
     lake, name = HeldLake(), b"renamed" if renamed else b"large"
     async with world(tmp_path, lake) as mount:
-        await send_ahead(mount, lake.sending)
+        await send_ahead(mount, lake, lake.sending)
     monkeypatch.setattr(service, "boot_id", lambda: b"12345678")
     lake.go_on.set()
     async with world(tmp_path, lake, publish=False) as mount:

@@ -262,3 +262,26 @@ async def test_after_it_a_mount_is_what_the_lake_is(tmp_path: Path, seed: int) -
         assert {p: c for p, c in shown.items() if p not in held} == {
             p: c for p, c in in_lake(lake).items() if p not in held
         }
+
+
+async def test_what_was_not_handed_over_yet_shows_what_the_lake_has_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory of which the journal knows all is one of which it then knows too little."""
+    lake = Lake()
+    async with world(tmp_path, lake, ttl_s=math.inf) as mount:
+        with monkeypatch.context() as later:
+
+            async def not_yet(ino: int) -> None:
+                pass
+
+            later.setattr(mount.service._adopter, "try_adopt", not_yet)
+            await mount.mkdir(b"d")
+            await mount.write(b"d/1", b"first")
+            assert await mount.flush()
+            lake.before = Gate()
+            await mount.write(b"d/1", b"second")
+        await throw_away(mount)
+    lake.before = None
+    async with world(tmp_path, lake, ttl_s=math.inf) as mount:
+        assert await tree(mount) == {b"d": None, b"d/1": b"first"}

@@ -28,6 +28,7 @@ from tierfs.errors import (
 )
 from tierfs.namespace import Absent
 from tierfs.writeback import publisher, room, service, uploads
+from tierfs.writeback.directories import HANDING_OVER
 from tierfs.writeback.journal import Journal
 from tierfs.writeback.staging import Staging
 
@@ -449,6 +450,10 @@ async def test_what_was_written_goes_for_nothing(tmp_path: Path) -> None:
     async with world(tmp_path, lake, publish=False) as mount:
         small_disk(mount, tmp_path, size)
         assert await mount.read(b"old") == noise(3 * MIB, 9)
+        with trio.fail_after(PATIENCE_S):
+            # Until it is recorded, it does not give way.
+            while mount.files.in_use(await mount.ino(b"old")):
+                await trio.sleep(0.01)
         await mount.write(b"a", noise(5 * MIB, 1))
         assert await mount.read(b"old") == noise(3 * MIB, 9)
         assert on_disk(tmp_path / "objects") + on_disk(tmp_path / "staging") <= size
@@ -505,6 +510,69 @@ async def test_what_is_handed_over_by_others_at_once_is_cached(
             assert await mount.flush()
         await handed_over(mount)
         assert mount.front.stats()["cached_bytes"] >= MIB
+
+
+async def test_what_is_being_handed_over_can_make_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(tmp_path, Lake()) as mount:
+        going, go_on, adopt = trio.Event(), trio.Event(), mount.front.adopt
+
+        async def slowly(*args: Any) -> bool:
+            going.set()
+            await go_on.wait()
+            return await adopt(*args)
+
+        monkeypatch.setattr(mount.front, "adopt", slowly)
+        await mount.write(b"a", noise(MIB))
+        with trio.fail_after(PATIENCE_S):
+            await going.wait()
+            assert mount.service._why_in_vain() == ""
+            go_on.set()
+            assert await mount.flush()
+        assert mount.service._why_in_vain() != ""
+
+
+async def test_what_can_be_handed_over_while_others_are_is_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(tmp_path, Lake()) as mount:
+        adopter, looks = mount.service._adopter, 0
+        adopt_all = adopter.adopt_all
+
+        async def closed_meanwhile() -> int:
+            nonlocal looks
+            left = await adopt_all()
+            looks += 1
+            if looks == 1:
+                mount.service._changed()
+            return left
+
+        await trio.testing.wait_all_tasks_blocked()
+        monkeypatch.setattr(adopter, "adopt_all", closed_meanwhile)
+        mount.service._changed()
+        with trio.fail_after(PATIENCE_S):
+            while looks < 2:
+                await trio.sleep(0.01)
+
+
+async def test_a_directory_is_handed_over_though_it_was_changed_a_moment_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "ADOPT_AGAIN_S", 1e6)
+    async with world(tmp_path, Lake()) as mount:
+        async with mount.files.hold(HANDING_OVER):
+            await mount.mkdir(b"d")
+            ino = await mount.ino(b"d")
+            with trio.fail_after(PATIENCE_S):
+                while not mount.service.describe()["published"]:
+                    await trio.sleep(0.01)
+            await trio.testing.wait_all_tasks_blocked()
+            await mount.write(b"d/x", b"x")
+        with trio.fail_after(PATIENCE_S):
+            assert await mount.flush()
+        assert mount.files.journal.node(ino) is None
+        assert await mount.read(b"d/x") == b"x"
 
 
 @pytest.mark.parametrize("where", ["taking in", "recording"])

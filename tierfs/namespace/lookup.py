@@ -228,10 +228,9 @@ class Lookups:
         await self._inodes.ensure(1)
         self._entries.prefix_of(parent)
         before = self._entries.known(parent, name)
-        if before is not None and is_newer(
-            before.dentry.checked_ns, checked_ns, self._freshness.now_ns()
-        ):
-            pass  # A listing that asked later was answered earlier: it knows better (N5).
+        known_ns = before.dentry.checked_ns if before else self._absences.get(parent, name)
+        if known_ns is not None and is_newer(known_ns, checked_ns, self._freshness.now_ns()):
+            pass  # Who asked later was answered earlier, and knows better (N5).
         elif below:
             self._reconciler.directory(parent, name, before, checked_ns)
             if info is not None:

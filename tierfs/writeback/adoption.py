@@ -151,7 +151,10 @@ class Adopter:
         if node is None or not self._can_be(ino, node):
             return False
         async with self._writeback.hold(HANDING_OVER, ino, (node.parent, node.name)):
-            if self._writeback.journal.node(ino) != node or not self._can_be(ino, node):
+            held, node = node, self._writeback.journal.node(ino)
+            if node is None or (node.parent, node.name) != (held.parent, held.name):
+                return False
+            if not self._can_be(ino, node):
                 return False
             ref = None
             if node.kind is Kind.FILE:

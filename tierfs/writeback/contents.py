@@ -122,6 +122,9 @@ class Contents:
                 del self._sent[lsn]
         finally:
             sent.set()
+            if self._entry(lsn) is None:
+                # Taken back meanwhile: what was begun for it is to go.
+                self._writeback.changed()
 
     async def _send(self, lsn: int, entry: Entry, content: Content) -> None:
         await self._uploads.send_parts(

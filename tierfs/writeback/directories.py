@@ -8,7 +8,8 @@ Invariants:
 
 D1. What a method that returns has changed is in the journal, synced.
 D2. Whoever changes a name holds it (`tierfs.writeback.holds`), as does who hands it over to the
-    lake's part of the tree: a name is never between the two for anybody who asks.
+    lake's part of the tree: a name is never between the two for anybody who asks. Whoever takes it
+    from a file holds that, too, as does who opens it: what is open then is known to be.
 D3. A `Live` is changed, cut off or frozen under its lock only. What it holds since its last commit
     point is content of that lsn until `changed` is set.
 D4. Where the rule of what is changed says durability = lake, the method returns when the lake has
@@ -19,8 +20,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from tierfs.errors import (
     CrossRoot,
@@ -48,10 +49,22 @@ class WriteBack(Files):
 
     # ---- names ----------------------------------------------------------------------------------
 
+    @asynccontextmanager
+    async def _hold_names(
+        self, *names: tuple[int, bytes], also: Sequence[object] = ()
+    ) -> AsyncIterator[None]:
+        """Hold *names*, what the journal has there, and *also* (D2)."""
+        while True:
+            there = {ino for name in names if (ino := self.journal.ino_of(*name))}
+            async with self._holds.hold(*names, *there, *also):
+                if all((self.journal.ino_of(*name) or 0) in {0, *there} for name in names):
+                    yield
+                    return
+
     async def unlink(self, parent: int, name: bytes) -> None:
         """Remove a file or a symbolic link."""
         await self._keep_directory(parent)
-        async with self._holds.hold((parent, name)):
+        async with self._hold_names((parent, name)):
             lake = await self._lake_entry(parent, name)
             done, told = await self.tell(
                 lambda work: self.tree.unlink(work, parent, name, lake, self._live), made=0
@@ -136,7 +149,7 @@ class WriteBack(Files):
         also = [HANDING_OVER] if directory else []
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(
-                self._holds.hold((parent, name), (new_parent, new_name), *also)
+                self._hold_names((parent, name), (new_parent, new_name), also=also)
             )
             now = await self.union.lookup(parent, name)
             if (now.ino, now.kind) != (moved.ino, moved.kind):

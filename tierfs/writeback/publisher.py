@@ -172,19 +172,30 @@ class Publisher:
         first = self._first(root)
         return self.acknowledged() if first is None else first - 1
 
-    async def wait(self, roots: list[bytes], lsn: int, told: Callable[[], Awaitable[None]]) -> bool:
-        """Wait until everything of *roots* up to *lsn* is in the lake; *told* is called now and
-        then. False: one of them is frozen and goes no further."""
+    async def wait(
+        self,
+        roots: list[bytes],
+        lsn: int,
+        told: Callable[[], Awaitable[None]],
+        *,
+        settled: bool = False,
+    ) -> bool:
+        """Wait until everything of *roots* up to *lsn* is in the lake and, with *settled*, until
+        this node has drawn its conclusions (handed over, looked up again, told of); *told* is
+        called now and then. False: one of them is frozen and goes no further."""
         while True:
             news = self._news
             waiting = [root for root in roots if self.durable(root) < lsn]
-            if not waiting:
+            if not waiting and not (settled and self._settling(roots, lsn)):
                 return True
             if any(self.roots[root].failure for root in waiting):
                 return False
             await told()
             with trio.move_on_after(0.5):
                 await news.wait()
+
+    def _settling(self, roots: list[bytes], lsn: int) -> bool:
+        return any(self.roots[root].schedule.has_begun(lsn) for root in roots)
 
     # ---- one root --------------------------------------------------------------------------------
 

@@ -102,6 +102,10 @@ class Schedule:
         """*lsn* is in flight."""
         self._begun.add(lsn)
 
+    def has_begun(self, lsn: int) -> bool:
+        """Whether something up to *lsn* is in flight."""
+        return any(begun <= lsn for begun in self._begun)
+
     def stop(self, lsn: int) -> None:
         """*lsn* is not in flight any more, and not done."""
         self._begun.discard(lsn)

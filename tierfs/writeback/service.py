@@ -20,7 +20,7 @@ from tierfs.errors import (
     show,
 )
 from tierfs.index.journal_inodes import InodeAllocator
-from tierfs.index.records import ROOT_INO, Kind
+from tierfs.index.records import ROOT_INO
 from tierfs.lake.local_files import keeps_metadata
 from tierfs.lake.pace import Pace
 from tierfs.lake.writing import WritableLake
@@ -206,8 +206,9 @@ class WriteBackService:
     async def _adopt(self) -> None:
         await self._adopter.clear_all()
         while True:
-            left = await self._adopter.adopt_all()
+            # What comes while it looks is for the next time.
             self._released = trio.Event()
+            left = await self._adopter.adopt_all()
             with trio.move_on_after(math.inf if left == 0 else ADOPT_AGAIN_S):
                 await self._released.wait()
             await trio.sleep(ADOPT_AGAIN_S)
@@ -240,7 +241,7 @@ class WriteBackService:
         publisher = self._publisher
         while publisher is not None:
             going = [path for path, root in publisher.roots.items() if not root.failure]
-            if await publisher.wait(going, publisher.acknowledged(), tell):
+            if await publisher.wait(going, publisher.acknowledged(), tell, settled=True):
                 return
 
     async def _discard(self) -> dict[str, Any]:
@@ -249,6 +250,8 @@ class WriteBackService:
         publisher, tree = self._publisher, self.directories.tree
         with trio.move_on_after(DISCARD_S):
             await self._published.wait()
+            # What is in a directory that the lake has is looked up there then, not here.
+            await self._adopter.adopt_all()
         found = await self.directories.change(lambda work: discard(tree, work), rows=1_000)
         for ino, content, _ in list(self._staging.files()):
             if content or ino not in found.staged:
@@ -279,8 +282,7 @@ class WriteBackService:
 
         def look(work: Work) -> bool:
             return any(entry.root not in frozen for _, entry in work.log()) or any(
-                _waits_to_be_handed_over(node) and not self.directories.in_use(ino)
-                for ino, node in work.nodes()
+                self._waits_to_be_handed_over(ino, node) for ino, node in work.nodes()
             )
 
         if self._journal.read(look):
@@ -288,6 +290,14 @@ class WriteBackService:
         if frozen:
             return f"{_listed(frozen)} cannot be uploaded: `tierfs status` says why"
         return "what is written is open, was never closed, or has a temporary name"
+
+    def _waits_to_be_handed_over(self, ino: int, node: Node) -> bool:
+        """Whether *node* has a staging file that the cache is going to have, or is getting."""
+        return (
+            node.flags & (Flag.PUBLISHED | Flag.HELD) == Flag.PUBLISHED
+            and self.room.account.of(ino) > 0
+            and not self.directories.in_use(ino)
+        )
 
     def _on_its_way(self) -> str:
         """Which roots writers wait for."""
@@ -350,14 +360,8 @@ class WriteBackService:
         durable = True
         if wait:
             telling = Telling(told, self.describe)
-            durable = await publisher.wait(roots, publisher.acknowledged(), telling)
+            durable = await publisher.wait(roots, publisher.acknowledged(), telling, settled=True)
         return {"durable": durable, "thawed": thawed, **self.describe()}
-
-
-def _waits_to_be_handed_over(node: Node) -> bool:
-    """Whether *node* has a staging file that the cache is going to have."""
-    flags = node.flags & (Flag.PUBLISHED | Flag.REMOTE | Flag.HELD)
-    return node.kind is Kind.FILE and flags == Flag.PUBLISHED
 
 
 def _listed(roots: set[bytes]) -> str:
