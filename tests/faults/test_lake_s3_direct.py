@@ -65,11 +65,14 @@ async def test_a_connection_that_the_server_closed_is_not_used_again() -> None:
     polite = with_changes(headers=lambda h: {**h, "Connection": "close"}, then="close")
     with raw_server(Script(closing, polite, closing)) as server:
         async with lake_at(server) as lake:
-            for _ in range(4):
+            assert lake._client is not None
+            assert lake._client.direct is not None
+            for _ in range(3):
                 assert await read(lake, "whole-direct") == BODY[10:]
                 for connection in lake._client.direct._idle:
                     with trio.fail_after(60):
                         await trio.lowlevel.wait_readable(connection)  # Its end has arrived.
+            assert await read(lake, "whole-direct") == BODY[10:]
             assert lake.counters.retries == 0
         assert (len(server.requests), server.connections) == (4, 4)
 
