@@ -16,12 +16,14 @@ import pytest
 import trio
 
 from tests.writing import Lake, World, world
-from tierfs.errors import CrossRoot
+from tierfs.errors import CrossRoot, LakeDenied
 from tierfs.lake.local import LocalLake
 from tierfs.lake.writing import WritableLake
 
 NAMES = (b"a", b"b", b"c", b"d", b".tmp1", b"x.tmp")
 STEPS = 120
+#: How often a change is refused, and how long it is waited for that to happen.
+REFUSED, SETTLED_S = 0.1, 0.2
 #: Runs in every test run, and in the long one.
 FEW, MANY = 6, 40
 
@@ -265,6 +267,51 @@ async def test_a_mount_is_a_dictionary(tmp_path: Path, seed: int) -> None:
         return {key: body for key, body in lake.contents().items() if not key.endswith(b"/")}
 
     await run_in_three_parts(tmp_path, lake, seed, shown)
+
+
+async def skip(mount: World) -> None:
+    """Give up what keeps the lake from going on, if anything does before long."""
+    with trio.move_on_after(SETTLED_S):
+        await mount.flush()
+    await mount.service.flush(b"", wait=False, action="skip", told=nobody)
+
+
+async def nobody(fields: dict[str, object]) -> None:
+    pass
+
+
+@pytest.mark.parametrize("seed", seeds())
+async def test_it_is_a_dictionary_whatever_is_given_up(tmp_path: Path, seed: int) -> None:
+    """Files and directories that the lake refuses. Each arrives when it is written again."""
+    lake, run, chance = Lake(), Run(seed), random.Random(seed)
+
+    async def before(op: str, key: bytes) -> None:
+        if op == "put" and chance.random() < REFUSED:
+            raise LakeDenied("write an object", key, "no such permission")
+
+    lake.before = before
+    try:
+        for _ in range(3):
+            async with world(tmp_path, lake, ttl_s=0.0 if seed % 2 else 60.0) as mount:
+                for n in range(STEPS // 3):
+                    await run.step(mount)
+                    if n % 8 == 0:
+                        await skip(mount)
+                        await run.compare(mount)
+        lake.before = None
+        async with world(tmp_path, lake) as mount:
+            while not await mount.flush():
+                await skip(mount)
+            await run.compare(mount)
+            for path in run.model.files():
+                await run.append(mount, path)
+            assert await mount.flush()
+            await run.compare(mount)
+            run.compare_lake({k: v for k, v in lake.contents().items() if not k.endswith(b"/")})
+            assert mount.service.describe()["conflicts"] == []
+    except BaseException:
+        print("\n".join(run.log[-40:]))
+        raise
 
 
 @pytest.mark.parametrize("seed", seeds())

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import trio
 
+from tests.unit.test_writeback_failures import flush, refusing
 from tests.writing import PATIENCE_S, Lake, World, world
 from tierfs.errors import AlreadyExists, NotEmpty, NotFound, TierfsError
 from tierfs.writeback import uploads
@@ -153,6 +154,27 @@ async def test_an_earlier_version_shows_whatever_was_listed_before(tmp_path: Pat
         await mount.files.release(fh)
     async with world(tmp_path, lake, ttl_s=math.inf) as mount:
         assert await tree(mount) == {b"d": None, b"d/1": b"first"}
+
+
+@pytest.mark.parametrize("change", ["write", "remove"])
+async def test_of_what_was_given_up_before_nothing_is_left(tmp_path: Path, change: str) -> None:
+    """What another writer makes of it then can be written over."""
+    lake = Lake()
+    lake.store(b"a", b"before")
+    async with world(tmp_path, lake) as mount:
+        lake.before = refusing(b"a")
+        await (mount.write(b"a", b"given up") if change == "write" else mount.unlink(b"a"))
+        assert not await mount.flush()
+        lake.before = None
+        await flush(mount, "skip")
+        await throw_away(mount)
+    lake.store(b"a", b"theirs")
+    async with world(tmp_path, lake, ttl_s=0.0) as mount:
+        assert await mount.read(b"a") == b"theirs"
+        await mount.write(b"a", b"ours")
+        assert await mount.flush()
+        assert mount.service.describe()["conflicts"] == []
+    assert lake.contents() == {b"a": b"ours"}
 
 
 async def test_nothing_is_left_in_a_directory_that_goes(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ acknowledged is; and what a kill leaves is none."""
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -451,6 +452,86 @@ async def test_a_change_that_is_gone_stops_what_comes_after_it(written: Path) ->
         assert lake.history == []
         (root,) = mount.service.describe()["roots"]
         assert "fsck" in root["failure"]
+        await retry(mount)
+    assert lake.contents()[b"d/b"] == FILES[b"d/b"]
+
+
+@pytest.mark.parametrize("renamed", ["before it is written", "while it is written"])
+async def test_what_was_written_since_under_another_name_is_kept(
+    tmp_path: Path, renamed: str
+) -> None:
+    """What was closed is damaged, but not the file that it has become, which was never closed."""
+    lake, closed, since = Lake(), noise(500, 1), noise(700, 2)
+    lake.store(b"a", b"before")
+    async with world(tmp_path, lake, publish=False) as mount:
+        await mount.write(b"a", closed)
+        await mount.write(b"other", b"other")
+        if renamed == "before it is written":
+            await mount.rename(b"a", b"b")
+            await mount.files.set_attributes(await mount.ino(b"b"), {"mode": 0o600}, None)
+            fh = await mount.files.open(await mount.ino(b"b"), os.O_WRONLY)
+            await mount.files.write(fh, 0, since)
+        else:
+            fh = await mount.files.open(await mount.ino(b"a"), os.O_WRONLY)
+            await mount.files.write(fh, 0, since)
+            await mount.rename(b"a", b"b")
+    await trio.to_thread.run_sync(staged(tmp_path, len(closed)).write_bytes, closed + b"!")
+    report = await fsck(tmp_path, repair=True)
+    assert {finding.trouble for finding in report.found} == {Trouble.LENGTH}
+    assert [Path(path).read_bytes() for path in report.moved] == [closed + b"!"]
+    async with world(tmp_path, lake) as mount:
+        assert not await mount.flush()
+        assert lake.history == []
+        assert await mount.read(b"b") == since
+        await retry(mount)
+        assert await mount.read(b"b") == since
+        assert b"b" not in lake.contents()
+        assert mount.service.describe()["never_closed"] == 1
+        fh = await mount.files.open(await mount.ino(b"b"), os.O_WRONLY)
+        await mount.files.flush(fh)
+        await mount.files.release(fh)
+        assert await mount.flush()
+        assert mount.service.describe()["conflicts"] == []
+    assert lake.contents().pop(b"b") == since
+
+
+@pytest.mark.parametrize("directory", [False, True])
+async def test_what_is_gone_is_gone_under_its_other_names(
+    tmp_path: Path, *, directory: bool
+) -> None:
+    """What the lake has at its first one is not taken for it."""
+    lake, closed = Lake(), noise(500, 1)
+    lake.store(b"d/a", b"before")
+    async with world(tmp_path, lake, publish=False) as mount:
+        await mount.write(b"d/a", closed)
+        await mount.write(b"other", b"other")
+        await mount.rename(*((b"d", b"e") if directory else (b"d/a", b"d/b")))
+    await trio.to_thread.run_sync(staged(tmp_path, len(closed)).unlink)
+    report = await fsck(tmp_path, repair=True)
+    assert {finding.trouble for finding in report.found} == {Trouble.CONTENT, Trouble.FILE}
+    async with world(tmp_path, lake) as mount:
+        assert not await mount.flush()
+        await retry(mount)
+        assert mount.service.describe()["conflicts"] == []
+        await mount.namespace.refresh(b"")
+        assert await mount.names(b"d") == [b"a"]
+        assert not directory or await mount.names(b"e") == []
+    files = {key: data for key, data in lake.contents().items() if not key.endswith(b"/")}
+    assert files == {b"other": b"other", b"d/a": b"before"}
+
+
+async def test_what_is_in_a_directory_that_has_no_name_arrives_by_its_path(written: Path) -> None:
+    def unlink(work: Records) -> None:
+        ino = of(work, b"d")
+        node = work.node(ino)
+        assert node is not None
+        work.put_node(ino, node.marked(Flag.UNLINKED))
+
+    await trio.to_thread.run_sync(change, written, unlink)
+    staged(written, len(FILES[b"d/e/c"])).unlink()
+    await fsck(written, repair=True)
+    assert not (await fsck(written, repair=False)).found
+    async with world(written, lake := Lake()) as mount:
         await retry(mount)
     assert lake.contents()[b"d/b"] == FILES[b"d/b"]
 

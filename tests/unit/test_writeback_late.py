@@ -325,6 +325,33 @@ async def test_what_is_written_while_a_change_is_given_up_is_kept(
     assert list((tmp_path / "staging").iterdir()) == []
 
 
+@pytest.mark.parametrize("put", [False, True])
+async def test_what_is_written_since_does_not_show_under_the_old_name(
+    tmp_path: Path, *, put: bool
+) -> None:
+    """There it is another file, which the lake has."""
+    lake = Lake()
+    lake.store(b"a", b"first")
+    async with world(tmp_path, lake) as mount:
+        fh = await mount.files.open(await mount.ino(b"a"), os.O_RDWR)
+        other = Gate(lake, b"a" if put else b"b", "put" if put else "copy")
+        if put:
+            await mount.files.write(fh, 0, b"other")
+            await mount.files.flush(fh)
+            await other.wait()
+        await mount.rename(b"a", b"b")
+        other.gate.set()
+        assert await mount.flush()
+        await mount.files.write(fh, 0, b"since")
+        assert await mount.read(b"a") == (b"theirs" if put else b"first")
+        assert await mount.read(b"b") == b"since"
+        await mount.files.flush(fh)
+        await mount.files.release(fh)
+        assert await mount.flush()
+        await settled(mount)
+        assert await mount.read(b"a") == (b"theirs" if put else b"first")
+
+
 @pytest.mark.parametrize("change", [chmod, None])
 async def test_what_is_written_while_a_change_is_given_up_by_hand_is_kept(
     tmp_path: Path, change: Callable[[World], Awaitable[None]] | None

@@ -84,7 +84,8 @@ class Adopter:
             )
 
     async def lost(self, entry: Entry, ino: int) -> None:
-        """Another writer's version is at the path of *entry*, which was *ino* here."""
+        """The lake decides again what is at the paths of *entry*; *ino*, if that is not 0, is no
+        more."""
         if ino:
             self._blocks.pop(ino, None)
             self._writeback.staging.remove(ino)

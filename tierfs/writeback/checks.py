@@ -18,8 +18,8 @@ from struct import error as StructError
 from tierfs.errors import show
 from tierfs.index.records import ROOT_INO, Kind
 from tierfs.index.schema import WRITE_BACK_DATABASES
+from tierfs.writeback.conflicts import Conflicts
 from tierfs.writeback.findings import FROZEN, TAIL, Finding, Records, Surroundings, Trouble
-from tierfs.writeback.history import History
 from tierfs.writeback.journal import Head
 from tierfs.writeback.records import (
     Base,
@@ -223,7 +223,7 @@ def _homes(work: Records, around: Surroundings) -> Iterator[Finding]:
             kept = f"target of {show(node.name)}: {show(node.target)}" if node.target else ""
             yield Finding(
                 Trouble.HOMELESS, show(node.name), f"inode {ino}: {what}",
-                partial(_evict, ino=ino),
+                partial(_evict, around=around, ino=ino),
                 ((ino, 0),) if file else (), kept,
             )  # fmt: skip
 
@@ -242,40 +242,47 @@ def _not_at_home(work: Records, around: Surroundings, ino: int, node: Node) -> s
         if above is None:
             known = around.directory_path(at) is not None
             return "" if known else f"its directory, inode {at}, is not known"
-        if above.kind is not Kind.DIRECTORY:
+        if above.kind is not Kind.DIRECTORY or above.flags & Flag.UNLINKED:
             return f"it is in inode {at}, which is no directory"
         at = above.parent
     return ""
 
 
-def _evict(work: Records, ino: int) -> None:
+def _evict(work: Records, around: Surroundings, ino: int) -> None:
     """*ino* loses its name. What the log is to bring of it still goes where the log says."""
     node = work.node(ino)
     if node is None:
         return
-    for lsn, entry in list(work.log()):
-        if entry.ino == ino and entry.op is Op.LINK and not entry.target:
-            _give_up(work, lsn)
     if work.ino_of(node.parent, node.name) == ino:
         work.unlink(node.parent, node.name)
     work.drop_node(ino)
     work.drop_xattrs(ino)
+    for lsn, entry in list(work.log()):
+        if entry.ino == ino and entry.op is Op.LINK and not entry.target:
+            _give_up(work, around, lsn)
 
 
 # ---- content -------------------------------------------------------------------------------------
 
-#: Only for what it does to the journal; it asks for no path.
-_HISTORY = History(Rules(["**"]), {}, bytes(8))
 
-
-def _give_up(work: Records, lsn: int) -> None:
-    """What *lsn* was to bring is not there: the lake decides what is at its path, and nothing that
-    came later is shown before somebody has looked (``tierfs flush --retry``)."""
+def _give_up(work: Records, around: Surroundings, lsn: int) -> None:
+    """What *lsn* was to bring is not there: the lake decides what is at its path, and at those that
+    it was given since; what was written since is kept (W3). Nothing that came later is shown before
+    somebody has looked (``tierfs flush --retry``)."""
     entry = work.entry(lsn)
     if entry is None:
         return
     work.freeze(entry.root, lsn, b"tierfs fsck gave up " + entry.path)
-    _HISTORY.lose(work, lsn)
+    _history(work, around, entry.ino).lose_all(work, lsn)
+
+
+def _history(work: Records, around: Surroundings, ino: int) -> Conflicts:
+    """What knows the path of *ino*, and can change the log; nothing is published here."""
+    while (node := work.node(ino)) is not None and not node.flags & Flag.UNLINKED:
+        ino = node.parent
+    above = around.directory_path(ino)
+    # Below a directory that nobody knows it has a path of which the log says nothing.
+    return Conflicts(Rules(["**"]), {ino: b"\0" if above is None else above}, around.boot)
 
 
 def _contents(work: Records, around: Surroundings) -> Iterator[Finding]:
@@ -286,7 +293,7 @@ def _contents(work: Records, around: Surroundings) -> Iterator[Finding]:
         if place is not None and not place[1] and node is not None:
             # What is there under the inode's number is its present content.
             place = place if node.content == entry.content else None
-        mend = partial(_give_up, lsn=lsn)
+        mend = partial(_give_up, around=around, lsn=lsn)
         if place is None:
             yield Finding(Trouble.CONTENT, show(entry.path), f"lsn {lsn}, inode {entry.ino}", mend)
         elif around.staged[place] != entry.size and not _written_on(around, place, entry):
@@ -308,7 +315,7 @@ def _files(work: Records, around: Surroundings) -> Iterator[Finding]:
                 Trouble.FILE,
                 show(node.name),
                 f"inode {ino}",
-                partial(_evict, ino=ino),
+                partial(_evict, around=around, ino=ino),
             )
 
 

@@ -50,6 +50,11 @@ def discard(history: History, work: Work) -> Discarded:
     away = {(parent, name) for parent, name in work.white_outs()}
     settled = {row for row in away if _is_settled(history, work, *row)}
     shown = {_key(history, work, ino, nodes[ino]) for ino in kept}
+    # Of what was given up before nothing in the log says what the lake has.
+    named = (nodes[ino] for ino in gone if not nodes[ino].flags & Flag.UNLINKED)
+    places = {(node.parent, node.name) for node in named}
+    places |= away - settled
+    stale = {path for place in places for path in _paths(history, work, *place)}
     for lsn, entry in log:
         for path in (entry.path, entry.other):
             head = work.head(path) if path else None
@@ -64,6 +69,8 @@ def discard(history: History, work: Work) -> Discarded:
         if entry.op is Op.PUT and entry.ino not in nodes:
             # Of a file that was removed since.
             files, size = files + 1, size + entry.size
+    for path in stale - shown:
+        work.drop_head(path)
     for ino in gone:
         node = nodes[ino]
         if not node.flags & Flag.UNLINKED:
@@ -101,11 +108,17 @@ def _key(history: History, work: Work, ino: int, node: Node) -> bytes:
     return path + b"/" if node.kind is Kind.DIRECTORY else path
 
 
-def _is_settled(history: History, work: Work, parent: int, name: bytes) -> bool:
-    """Whether a name that is away is away from the lake, too."""
+def _paths(history: History, work: Work, parent: int, name: bytes) -> tuple[bytes, ...]:
+    """What a name may be in the lake; nothing where its directory has none."""
     try:
         path = history.path_in(work, parent, name)
     except NotFound:
-        return False
-    heads = [head for key in (path, path + b"/") if (head := work.head(key)) is not None]
+        return ()
+    return path, path + b"/"
+
+
+def _is_settled(history: History, work: Work, parent: int, name: bytes) -> bool:
+    """Whether a name that is away is away from the lake, too."""
+    paths = _paths(history, work, parent, name)
+    heads = [head for path in paths if (head := work.head(path)) is not None]
     return bool(heads) and all(not head.present and work.entry(head.last) is None for head in heads)

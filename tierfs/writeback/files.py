@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from typing import NamedTuple, TypeVar, cast
@@ -271,6 +271,20 @@ class Files:
         if gone and not self.journal.read(lambda work: list(work.contents_wanted(ino))):
             self.staging.remove(ino)
 
+    @contextlib.asynccontextmanager
+    async def parted(self, ino: int) -> AsyncIterator[None]:
+        """Hold *ino*, whose old name may be the lake's to decide after this. A file that has its
+        bytes here is known by its new name alone: under the old one it would show them."""
+        async with self._holds.hold(ino):
+            node, parent = self.journal.node(ino), self._namespace.parent(ino)
+            if node is not None and parent is not None and not node.flags & Flag.REMOTE:
+                # The lake's part of the tree may have lost the name meanwhile.
+                with contextlib.suppress(NotFound):
+                    name = self._namespace.path_of(ino).rpartition(b"/")[2]
+                    if (parent, name) != (node.parent, node.name):
+                        await self._namespace.vanished(parent, name)
+            yield
+
     async def lose(self, lsn: int, ino: int, *, kept: bool) -> Lost | None:
         """Give up *lsn*, a change of *ino* (`Conflicts`). None, with nothing done: what it was to
         bring has to be *kept* first."""
@@ -281,7 +295,7 @@ class Files:
                 return None
             return Lost(self.tree.lose(work, lsn, self._live), path)
 
-        async with self._holds.hold(ino):
+        async with self.parted(ino):
             return await self.change(lose)
 
     async def leave_source(self, lsn: int, ino: int) -> bool:
@@ -292,7 +306,7 @@ class Files:
                 lambda work: self.tree.leave_source(work, lsn, is_here=is_here)
             )
 
-        async with self._holds.hold(ino):
+        async with self.parted(ino):
             live = self._live.get(ino)
             if live is None:
                 return await leave(is_here=True)

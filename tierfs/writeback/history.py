@@ -309,25 +309,17 @@ class History:
         if node is None or not settled:
             return settled
         brings_node = entry.op is Op.PUT and entry.content == node.content
-        if head is not None and head.last != lsn and not brings_node:
-            # A later change of the path is out of the log before it: the node says what that was.
-            return settled
+        # Else a later change of the path is out of the log before it: the node says what that was.
+        if head is None or head.last == lsn or brings_node:
+            self._mark_published(work, entry, node, etag)
+        return settled
+
+    def _mark_published(self, work: Work, entry: Entry, node: Node, etag: bytes) -> None:
+        """*node*, if *entry*'s path is its own still, is version *etag* of the lake's there."""
         if node.flags & Flag.UNLINKED or self.path_of(work, entry.ino) != entry.path.rstrip(b"/"):
-            return settled
+            return
         node = node.marked(Flag.PUBLISHED)._replace(key=entry.path, etag=etag)
         work.put_node(entry.ino, node)
-        return True
-
-    def skip(self, work: Work, lsn: int) -> Entry | None:
-        """The entry *lsn* is given up by hand: the lake goes on with the next one."""
-        entry = work.entry(lsn)
-        if entry is None:
-            return None
-        work.drop_entry(lsn)
-        head = work.head(entry.path)
-        if head is not None and head.last == lsn:
-            work.put_head(entry.path, Head(entry.earlier, bool(head.etag), head.etag))
-        return entry
 
     def lose(self, work: Work, lsn: int, in_use: Container[int] = ()) -> int:
         """Another writer's version stays at the path of *lsn*: the lake decides from now on, unless

@@ -99,6 +99,7 @@ class Publisher:
     ) -> None:
         self._journal = writeback.journal
         self._writeback = writeback
+        self._adopter = adopter
         self._tree = writeback.tree
         self.uploads = Uploads(lake, self._journal, pace=pace)
         labels = Labels(self._journal, self._tree.rules, mount_id)
@@ -283,7 +284,7 @@ class Publisher:
         return await self._thaw(roots, skip=True)
 
     async def _thaw(self, roots: list[bytes], *, skip: bool) -> int:
-        thawed = 0
+        thawed, renames = 0, []
         for path in roots:
             root = self.roots[path]
             if not root.failure:
@@ -294,14 +295,20 @@ class Publisher:
                 work.thaw(path)
                 return self._tree.skip(work, lsn) if skip else None
 
-            skipped = await self._journal.change(thaw)
+            given_up = self._entry(lsn) if skip else None
+            async with self._writeback.parted(0 if given_up is None else given_up.ino):
+                skipped = await self._writeback.change(thaw)
             if skipped is not None:
                 _log.warning("given up by hand: %s (lsn %d)", show(skipped.path), lsn)
                 self._contents.close(lsn)
                 self._writeback.discard_content(skipped.ino, skipped.content)
+                renames += [skipped] if skipped.other else []
             root.failure, root.failed_lsn, root.failed_path = "", 0, b""
             thawed += 1
+        self._writeback.changed()
         self.kick()
+        for entry in renames:
+            await self._adopter.lost(entry, 0)
         return thawed
 
     async def _place_for_sure(self, lsn: int, entry: Entry) -> None:

@@ -15,6 +15,7 @@ an unlinked node, or one that lost its place             forgotten: nobody has i
 written to and not closed, its closed content frozen      that content is put back
 the same, and that content is in the lake                 the file is deleted: the lake has it
 the same, of a temporary or a new name                    kept as it is, with the size that it has
+the same, and that content was given up                  likewise, as a file that was never closed
 a file of the lake's, open for writing, never closed      the lake's again, as if it was not opened
 a node whose file is gone                                kept, and reported: reading it is an error
 a closed file from before this boot, not synced          DOUBTFUL: it is not published
@@ -97,6 +98,7 @@ async def _settle(journal: Journal, staging: Staging, in_use: Collection[int]) -
     """What was written to and not closed when its process was killed. Where the last closed content
     is still there, that is what it has again."""
     nodes = journal.read(lambda work: list(work.nodes()))
+    logged = journal.read(lambda work: {entry.ino for _, entry in work.log()})
     for ino, node in nodes:
         if node.kind is not Kind.FILE or node.flags & Flag.REMOTE or ino in in_use:
             continue
@@ -121,6 +123,12 @@ async def _settle(journal: Journal, staging: Staging, in_use: Collection[int]) -
                 size=status.st_size, mtime_ns=status.st_mtime_ns
             )
             await _put(journal, ino, changed)
+        elif ino not in logged:
+            # Nothing brings it, and what was closed is not to be had any more.
+            changed = node.unmarked(Flag.SYNCED | Flag.DOUBTFUL)._replace(
+                size=status.st_size, mtime_ns=status.st_mtime_ns
+            )
+            await _put(journal, ino, changed._replace(lsn=0, content=0, key=b"", etag=b""))
 
 
 def _doubt(work: Work, boot: bytes) -> None:

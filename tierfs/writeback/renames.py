@@ -122,7 +122,8 @@ class Tree(Names):
         in_lake = self._in_lake(work, old_path, found)
         work.unlink(source[0], source[1])
         work.link(target[0], target[1], found.ino)
-        if finished and in_lake and not held and not superseded:
+        given_up = self.is_given_up(work, old_path, found.ino, node)
+        if finished and in_lake and not held and not superseded and not given_up:
             lsn = self._append(
                 work, Op.MOVE, found.ino, new_path, root, node, old_path, parent=source[0]
             )
@@ -233,7 +234,7 @@ class Tree(Names):
         if not _is_finished(ino, before, unfinished):
             work.put_node(ino, node)
             return Done(), in_lake
-        if in_lake and not held:
+        if in_lake and not held and not self.is_given_up(work, old_path, ino, before):
             lsn = self._append(work, Op.COPY, ino, new_path, root, before, old_path)
             work.put_node(ino, node)
             return Done(lsn), True

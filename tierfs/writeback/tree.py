@@ -8,13 +8,15 @@ A file's content becomes history at its *commit points* (`close`, and `rename` o
 each with an lsn. What the log then holds::
 
     close            PUT path               nothing, while the name is held or the file unlinked
-    rename a b       MOVE a -> b            PUT b, if a was held or its PUT is still the last word
+    rename a b       MOVE a -> b            PUT b, if a was held or its PUT is still the last word,
+                                            and PUT b, DELETE a, if that PUT was given up
     rename of a directory: MAKE_DIRECTORY and COPY for all in it, then DELETE and REMOVE_DIRECTORY
     unlink           DELETE path            nothing, if the lake has not heard of it and never will
     mkdir, rmdir     MAKE_, REMOVE_DIRECTORY
     symlink          LINK path
     chmod, utimes    ATTRIBUTES path        nothing, while the PUT that will carry them is pending,
-                                            and no upload in parts was asked for with the old ones
+                                            and no upload in parts was asked for with the old ones;
+                                            nor where that PUT was given up
 
 Invariants:
 
@@ -43,7 +45,7 @@ from tierfs.errors import (
     StaleVersion,
 )
 from tierfs.index.records import Kind
-from tierfs.writeback.conflicts import Conflicts
+from tierfs.writeback.giving_up import GivingUp
 from tierfs.writeback.history import Done, Found, LakeEntry, bare
 from tierfs.writeback.journal import Work
 from tierfs.writeback.records import Flag, Node, Op, State
@@ -54,7 +56,7 @@ from tierfs.writeback.records import Flag, Node, Op, State
 XATTRS_BYTES = 60 << 10
 
 
-class Names(Conflicts):
+class Names(GivingUp):
     """The decisions about single names and files; `tierfs.writeback.renames.Tree` has all."""
 
     def _find(self, work: Work, parent: int, name: bytes, lake: LakeEntry | None) -> Found | None:
@@ -280,8 +282,11 @@ class Names(Conflicts):
             return Done()
         path = self.path_of(work, ino)
         directory = node.kind is Kind.DIRECTORY
-        if not directory and not self._in_lake(work, path, Found(ino, node.kind, node, None)):
-            # Renamed while it is being written: its close will carry them.
+        if not directory and (
+            not self._in_lake(work, path, Found(ino, node.kind, node, None))
+            or self.is_given_up(work, path, ino, node)
+        ):
+            # Renamed while it is being written, or given up: its next PUT will carry them (G2).
             return Done()
         root = self._root(path, "change attributes", directory=directory)
         op = Op.MAKE_DIRECTORY if directory else Op.ATTRIBUTES
