@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import data, runner
+from bench import data, processes, runner
 from bench.lab import Lab
 from bench.lakesim import lakesim
 from bench.loadgen import PROGRAM, Loadgen, WrongBytesError
@@ -56,6 +56,8 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
         pytest.skip("lakesim is not built: there is no Rust toolchain")
     monkeypatch.setenv(mount.ENTRIES, "0,250")
     monkeypatch.setattr(mount, "PER_DIRECTORY", 100)
+    # Each mount would read its programs from the disk again, and so would all that runs beside it.
+    monkeypatch.setattr(processes, "drop_caches", lambda: None)
     with lakesim(seed=1) as server:
         made = Lab(tmp_path, server, Loadgen(), "none", quick=True, seed=1)
         made.create_bucket()

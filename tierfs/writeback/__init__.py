@@ -13,7 +13,8 @@ never publishes a wrong file.
              |- files.py     handles, bytes, commit points; holds.py: who waits for whom
              |- rules.py     which paths, which root, which names are held; rule.py: one rule
              |- tree.py, renames.py   what a change does to the journal, in its writing thread
-             |    |- history.py          what its log then says; conflicts.py: what is given up
+             |    |- history.py          what its log then says
+             |    |    `- conflicts.py, giving_up.py   what another writer, or --skip, keeps out
              |    `- journal.py, records.py   LMDB: nodes, names, what the lake is to show
              |- staging.py   the bytes, and how closed ones are kept from those who write on
              |    `- room.py  what they take, and who waits for more; pace.py: how fast others go
