@@ -65,6 +65,24 @@ async def test_what_no_rule_matches_is_read_only(tmp_path: Path) -> None:
     assert lake.contents() == {b"data/x": b"sample", b"checkpoints/": b"", b"checkpoints/y": b"1"}
 
 
+async def test_nothing_gives_way_for_what_no_rule_matches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = Lake()
+    lake.store(b"data/x", b"sample")
+    async with world(tmp_path, lake, "checkpoints/**") as mount:
+        asked: list[int] = []
+
+        async def wait(bytes_: int, *args: Any, **how: Any) -> None:
+            asked.append(bytes_)
+
+        monkeypatch.setattr(mount.files.staging.room, "wait", wait)
+        ino = await mount.ino(b"data/x")
+        with pytest.raises(ReadOnly):
+            await mount.files.open(ino, os.O_RDWR)
+        assert asked == []
+
+
 async def test_an_overwritten_file_of_the_lake_keeps_its_number(tmp_path: Path) -> None:
     lake = Lake()
     lake.store(b"latest", b"step-1")

@@ -9,14 +9,16 @@ import os
 import struct
 from collections.abc import AsyncIterator, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
+import trio.testing
 
 from tests.writing import GID, PATIENCE_S, UID, Lake, World, world
 from tierfs.cache.blocks import checksum_of
-from tierfs.control import wire
+from tierfs.cache.space import DiskSpace
+from tierfs.control import handed, wire
 from tierfs.control.handed import Answer, HandedOver
 from tierfs.control.wire import Ask, Request
 from tierfs.errors import StagingFull
@@ -24,10 +26,11 @@ from tierfs.fs.changes import Changes
 from tierfs.fs.view import View
 from tierfs.index.records import ROOT_INO
 from tierfs.lake.protocol import ChecksumKind
-from tierfs.writeback import contents, publisher
+from tierfs.writeback import contents, passed, publisher
 from tierfs.writeback.journal import Work
 from tierfs.writeback.passed import PassedThrough, Renumbered
 from tierfs.writeback.reading import OpenHandle
+from tierfs.writeback.records import Flag
 from tierfs.writeback.staging import Staging
 
 MOUNT, ANOTHER = b"0" * 16, b"1" * 16
@@ -407,6 +410,82 @@ async def test_a_request_is_acted_on_once(tmp_path: Path) -> None:
         assert [answer.errno for answer in answers] == [0, 0, 0]
         assert len({answer.tail for answer in answers}) == 1
         assert (await k.mkdir(4, b"d")).errno == errno.EEXIST
+
+
+async def test_a_request_that_waits_is_not_forgotten_for_those_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handed, "MOST_REPLIES", 4)
+    async with kernel(tmp_path, Lake(), publish=False) as k:
+        arrive, go_on, waiting = k.files.arrive, trio.Event(), trio.Event()
+
+        async def slowly(told: Any) -> None:
+            if not waiting.is_set():
+                waiting.set()
+                await go_on.wait()
+            await arrive(told)
+
+        monkeypatch.setattr(k.files, "arrive", slowly)
+        answers: list[Answer] = []
+
+        async def ask() -> None:
+            answers.append(await k.mkdir(2, b"d"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await waiting.wait()
+            for n in range(10):
+                assert (await k.mkdir(4 + 2 * n, b"%d" % n)).errno == 0
+            nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked()
+            go_on.set()
+        assert [answer.errno for answer in answers] == [0, 0]
+        assert len(k.handed._asked) <= 5
+
+
+@pytest.mark.parametrize("fine", [True, False])
+async def test_what_may_be_written_in_the_same_tick_is_not_known_to_be_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fine: bool
+) -> None:
+    """By a clock that does not tell one write from the next."""
+    monkeypatch.setattr(passed, "_FINE_TIMES", fine)
+    monkeypatch.setattr(passed, "RACY_NS", 1 << 60)
+    async with kernel(tmp_path, Lake(), publish=False) as k:
+        ino = await k.create(2, b"f", b"written")
+        await k.files.sync_file(ino, data_only=True)
+        await k.close(2, ino)
+        node = k.files.journal.node(ino)
+        assert node is not None
+        assert bool(node.flags & Flag.SYNCED) == fine
+
+
+class Evicting:
+    """A front that has files of 10 bytes, and evicts two at a time; some are in use."""
+
+    def __init__(self, files: int, free: int) -> None:
+        self.files, self.free = files, free
+
+    async def evict_some(self, bytes_: int) -> int:
+        gone = min(2, self.files)
+        self.files -= gone
+        self.free += 10 * gone
+        return 10 * gone
+
+    def cached_bytes(self) -> int:
+        return 10 * self.files
+
+
+@pytest.mark.parametrize(("wanted", "left"), [(5, 10), (75, 6), (1000, 0)])
+async def test_what_is_cached_gives_way_until_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: int, left: int
+) -> None:
+    front = Evicting(10, 40)
+    monkeypatch.setattr(passed, "disk_space_of", lambda _: DiskSpace(1000, front.free))
+    disk = passed.SharedDisk(cast(Any, front), tmp_path, 0.0)
+    assert disk.left_to_write() == 140
+    assert await disk.give_way(wanted) == (wanted <= 140)
+    assert front.files == left
+    assert disk.left_to_write() == 140
 
 
 async def die_and_ask_again(tmp_path: Path, mount: bytes = MOUNT) -> tuple[list[int], set[int]]:

@@ -118,10 +118,17 @@ class HandedOver:
         if once is None:
             once = self._asked[unique] = _Once()
             if len(self._asked) > MOST_REPLIES:
-                self._asked.popitem(last=False)
+                self._forget_oldest()
             spawn.start_soon(self._act, request, once)
         await once.done.wait()
         return once.answer
+
+    def _forget_oldest(self) -> None:
+        """Of what was answered: others may wait for the lake for long."""
+        for unique, once in self._asked.items():
+            if once.done.is_set():
+                del self._asked[unique]
+                return
 
     async def _act(self, request: Request, once: _Once) -> None:
         asked.set(Asked(self._mount, request.offset))

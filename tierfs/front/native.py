@@ -23,6 +23,7 @@ from tierfs.cache.blocks import identity_of
 from tierfs.cache.budget import Priority
 from tierfs.cache.eviction import EVICT_PAGE, Victim
 from tierfs.cache.fetch import WHOLE_OBJECT_BYTES
+from tierfs.cache.space import FILE_BYTES
 from tierfs.cache.store import cache_path
 from tierfs.front.accesses import AccessLog, OnAccess
 from tierfs.front.port import FileState
@@ -272,11 +273,16 @@ class NativeFront:
                 freed += more_bytes
         return files, freed
 
-    async def evict_some(self, bytes_: int) -> None:
-        """Evict about *bytes_* of what is worth least, for what is to be written."""
+    async def evict_some(self, bytes_: int) -> int:
+        """Evict some of what is worth least, up to about *bytes_*, for what is to be written.
+        Returns the bytes that are gone by now."""
         victims = self.choose_victims(bytes_, EVICT_AT_ONCE)
-        if victims:
-            await self._orders.evict(victims)
+        return (await self._orders.evict(victims))[1] if victims else 0
+
+    def cached_bytes(self) -> int:
+        """What is on the disk and could be evicted, by the index: some are in use."""
+        files, cached = self._index.totals()
+        return cached + files * FILE_BYTES
 
     def pin(self, ino: int) -> None:
         """See `FrontPort.pin`."""

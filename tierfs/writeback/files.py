@@ -392,6 +392,11 @@ class Files:
         """Wait for the room that a copy takes: of what was closed, or of a file of the lake's
         (R1: not later)."""
         empty = bool(flags & os.O_TRUNC)
+        node = self.journal.node(ino)
+        if node is None or node.flags & Flag.REMOTE:
+            # Refused where no rule matches, before anything has to give way for it.
+            with contextlib.suppress(NotFound):  # It has lost its name, as is found out below.
+                self.tree.require(self.union.path_of(ino), "open for writing")
         await self.staging.room.wait(0, ino, copied=lambda: self._to_copy_first(ino, empty=empty))
         if empty:
             return  # That gives room back, if anything.

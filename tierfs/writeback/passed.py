@@ -259,7 +259,7 @@ class PassedThrough(WriteBack):
         if live is not None:
             status = os.fstat(live.fd)
             await self.staging.sync(live, data_only=data_only)
-            live.seen_synced = _state(status)
+            live.seen_synced = _seen(status)
             if self.tree.rules.any_waits:
                 await self._arrive(live, await self._commit(live, if_awaited=True))
 
@@ -325,13 +325,14 @@ class SharedDisk:
 
     def left_to_write(self) -> int:
         """See `Disk.left_to_write`."""
-        return max(0, self._free() + self._front.front_stats.get("used_bytes", 0))
+        return max(0, self._free() + self._front.cached_bytes())
 
     async def give_way(self, bytes_: int) -> bool:
         """See `Disk.give_way`."""
-        if self._free() < bytes_:
-            await self._front.evict_some(bytes_ - self._free())
-            self._read_s = -math.inf
+        missing = bytes_ - self._free()
+        while missing > 0 and (freed := await self._front.evict_some(missing)):
+            missing -= freed
+        self._read_s = -math.inf
         return self._free() >= bytes_
 
     def taken(self, bytes_: int) -> None:
