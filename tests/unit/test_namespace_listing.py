@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -366,6 +367,29 @@ async def test_refresh_shows_the_present_state_and_announces_it(tmp_path: Path) 
             await namespace.resolve(b"b")
         announced = {name for _, name, _ in world.changes}
         assert announced == {b"a", b"b", b"x", b"y", b"new"}
+
+
+async def test_a_directory_that_goes_while_it_is_listed_takes_nothing_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is committed with the end of its listing is others', too."""
+    world, _ = world_of(tmp_path, b"d/x", b"other/x")
+    async with world.mount() as namespace:
+        directory = await namespace.lookup(ROOT_INO, b"d")
+        sweep = namespace._listings._merger.sweep
+
+        async def and_go(run: Any) -> None:
+            await sweep(run)
+            await namespace._reconciler._inodes.ensure(1)
+            known = namespace._entries.known(ROOT_INO, b"d")
+            namespace._reconciler.absent(ROOT_INO, b"d", known, world.clock.now_ns())
+            namespace._reconciler.directory(ROOT_INO, b"other", None, world.clock.now_ns())
+
+        monkeypatch.setattr(namespace._listings._merger, "sweep", and_go)
+        with pytest.raises(NotFound):
+            await namespace._listings.run(directory.ino)
+        await namespace._entries.commit()
+        assert namespace.lookup_cached(ROOT_INO, b"other") is not None
 
 
 async def test_refresh_of_a_path_that_was_absent(tmp_path: Path) -> None:

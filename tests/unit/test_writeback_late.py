@@ -143,6 +143,7 @@ async def test_what_was_in_a_directory_that_was_renamed_goes_on(tmp_path: Path) 
         assert await mount.flush()
         assert await mount.read(b"e/a") == b"ours"
     assert lake.contents()[b"e/a"] == b"ours"
+    assert lake.contents()[b"d/a"] == b"theirs"
 
 
 async def test_a_link_that_was_renamed_goes_on(tmp_path: Path) -> None:

@@ -245,6 +245,23 @@ async def test_a_directory_of_the_lake_stays_when_its_last_file_goes(tmp_path: P
     assert lake.history[:2] == [(b"d/e/", b""), (b"d/e/only", None)]
 
 
+@pytest.mark.parametrize("left", ["nothing", "a temporary name", "what is open"])
+async def test_a_directory_of_the_lake_stays_for_what_is_here_alone(
+    tmp_path: Path, left: str
+) -> None:
+    lake = Lake()
+    lake.store(b"run/50/only", b"1")
+    async with world(tmp_path, lake) as mount:
+        if left == "a temporary name":
+            await mount.write(b"run/new.tmp", b"2")
+        elif left == "what is open":
+            await mount.files.create(*await mount.at(b"run/new"), 0o644, os.O_WRONLY, UID, GID)
+        await mount.unlink(b"run/50/only")
+        await mount.rmdir(b"run/50")
+        assert await mount.flush()
+    assert lake.contents() == {b"run/": b""}
+
+
 async def test_a_directory_is_copied_before_anything_of_it_is_removed(tmp_path: Path) -> None:
     lake = Lake()
     async with world(tmp_path, lake) as mount:

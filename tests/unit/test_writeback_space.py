@@ -575,6 +575,46 @@ async def test_a_directory_is_handed_over_though_it_was_changed_a_moment_before(
         assert await mount.read(b"d/x") == b"x"
 
 
+async def test_the_cached_copy_of_an_earlier_version_is_not_taken_for_a_later_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = Lake()
+    lake.store(b"a", noise(MIB, 1))
+    async with world(tmp_path, lake) as mount:
+        assert await mount.read(b"a") == noise(MIB, 1)
+        ino = await mount.ino(b"a")
+        with trio.fail_after(PATIENCE_S):
+            while mount.files.in_use(ino):
+                await trio.sleep(0.01)
+        with monkeypatch.context() as later:
+
+            async def not_yet(ino: int) -> None:
+                pass
+
+            later.setattr(mount.service._adopter, "try_adopt", not_yet)
+            await mount.files.set_attributes(ino, {"mode": 0o600}, None)
+            assert await mount.flush()
+            reached, go_on = trio.Event(), trio.Event()
+
+            async def slowly(op: str, key: bytes) -> None:
+                if op == "put":
+                    reached.set()
+                    await go_on.wait()
+
+            lake.before = slowly
+            await mount.write(b"a", noise(MIB, 2))
+            await reached.wait()
+            await mount.files.set_attributes(ino, {"mode": 0o640}, None)
+            go_on.set()
+            assert await mount.flush()
+        mount.service._changed()
+        await handed_over(mount)
+        await mount.files.set_attributes(ino, {"mode": 0o644}, None)
+        assert await mount.flush()
+        await handed_over(mount)
+        assert await mount.read(b"a") == noise(MIB, 2)
+
+
 @pytest.mark.parametrize("where", ["taking in", "recording"])
 async def test_what_the_cache_could_not_take_is_not_counted_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str

@@ -135,6 +135,7 @@ class Chains:
             self._run.begin_again()
             if self._run.first:
                 # On disk before anything can fail: the record that it replaces skips something.
+                self._entries.prefix_of(self._run.directory)  # E3
                 self._record()
                 await self._entries.commit()
             await self._list()

@@ -178,5 +178,6 @@ class Listings:
         )
         await chains.list()
         await self._merger.sweep(run)
+        self._entries.prefix_of(run.directory)  # E3: it may have lost its name meanwhile.
         self._entries.put_listing(run.directory, run.record(ListingState.COMPLETE))
         await self._entries.commit()

@@ -88,6 +88,7 @@ class Adopter:
         more."""
         if ino:
             self._blocks.pop(ino, None)
+            self._before.pop(ino, None)
             self._writeback.staging.remove(ino)
         # What was to be moved may be there again.
         for path in filter(None, (entry.path, entry.other)):
@@ -180,10 +181,11 @@ class Adopter:
         """The staging file becomes the cached copy."""
         content, blocks, checksummed = self._blocks.get(ino, (0, {}, False))
         ref = object_of_node(node)._replace(has_checksum=checksummed)
+        # Whatever follows, the cached copy of what it was is of no use for another change.
+        old = self._before.pop(ino, None)
         if node.flags & Flag.REMOTE:
             # One that was left when this was tried before.
             self._writeback.staging.remove(ino)
-            old = self._before.pop(ino, None)
             if old is not None:
                 await self._front.renamed(ino, old, ref)
             return ref

@@ -78,6 +78,8 @@ class Conflicts(History):
             head = work.head(entry.other)
             if not stays and head is not None and head.last == later and head.etag:
                 self._append(work, Op.DELETE, 0, entry.other, entry.root, None, parent=entry.parent)
+            if stays:
+                self._spare_source(work, later, entry)
             self._bring_instead(work, later, entry, lost)
             return entry.path
         return b""

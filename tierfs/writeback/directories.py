@@ -42,6 +42,7 @@ RENAME_NOREPLACE = 1
 MOST_MOVED = 100_000
 #: Held by who hands something over to the lake's part of the tree, and who must not see that.
 HANDING_OVER = "handing over"
+_IN_LAKE = Flag.PUBLISHED | Flag.REMOTE
 
 
 class WriteBack(Files):
@@ -77,11 +78,27 @@ class WriteBack(Files):
         """A directory of the lake's is about to lose an entry, perhaps its last one."""
         if ino == ROOT_INO or self.journal.node(ino) is not None or self._namespace.is_own(ino):
             return
-        if len(await self.union.readdir(ino, 0, 2)) > 1:
+        if await self._keeps_others(ino):
             return
         path = self._namespace.path_of(ino)
         if self.tree.rules.root_of_directory(path) is not None:
             await self.change(lambda work: self.tree.keep_directory(work, path))
+
+    async def _keeps_others(self, ino: int) -> bool:
+        """Whether the lake has more than one entry of the directory *ino*, or is about to."""
+        after, count = 0, 0
+        while rows := await self.union.readdir(ino, after, 16):
+            after = rows[-1][0]
+            for child, _, _ in rows:
+                node = self.journal.node(child)
+                # What is open, was never closed, or has a temporary name is here alone.
+                count += node is None or bool(node.flags & _IN_LAKE) or self._is_logged(node)
+                if count > 1:
+                    return True
+        return False
+
+    def _is_logged(self, node: Node) -> bool:
+        return self.journal.read(lambda work: work.entry(node.lsn) is not None)
 
     async def make_directory(
         self, parent: int, name: bytes, mode: int, uid: int, gid: int
@@ -117,6 +134,7 @@ class WriteBack(Files):
 
     async def remove_directory(self, parent: int, name: bytes) -> None:
         """Remove an empty directory."""
+        await self._keep_directory(parent)
         async with self._holds.hold((parent, name)):
             lake = await self._lake_entry(parent, name)
             found = await self.union.lookup(parent, name)

@@ -153,6 +153,9 @@ class Placer:
 
     async def _copy(self, lsn: int, entry: Entry, target: bytes, condition: Condition) -> Written:
         source, version = self._source(entry)
+        if not version.etag:
+            # What it was to be a copy of never came there; whatever is there is another's.
+            raise PreconditionFailed("copy an object", source, "it is not ours")
         return await self._lake.copy(
             source, version, target, metadata=self._labels.metadata(lsn, entry),
             storage=self._labels.storage(entry.path), condition=condition,
