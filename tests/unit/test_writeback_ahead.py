@@ -16,8 +16,9 @@ from tests.caching import noise
 from tests.kills import WatchedLake
 from tests.unit.test_writeback_failures import flush, no_time_to_lose, root_of
 from tests.writing import PATIENCE_S, Lake, World, world
+from tierfs.cache.blocks import checksum_of
 from tierfs.errors import IntegrityError, LakeUnavailable
-from tierfs.lake.protocol import ObjectInfo
+from tierfs.lake.protocol import ChecksumKind, ObjectInfo
 from tierfs.lake.writing import AS_USUAL, FileRange, Part, Upload, Written
 from tierfs.writeback import service
 from tierfs.writeback.records import State
@@ -148,6 +149,35 @@ async def test_an_upload_that_was_begun_for_what_is_gone_by_then_goes(tmp_path: 
         with trio.fail_after(PATIENCE_S):
             while lake._uploads:
                 await trio.sleep(0.01)
+
+
+@pytest.mark.parametrize("size", [17, 2 * MIB + 17])
+@pytest.mark.parametrize("over", [False, True])
+async def test_what_is_stored_with_other_bytes_is_overwritten(
+    tmp_path: Path, size: int, over: bool
+) -> None:
+    """And not taken for ours because it is called so."""
+
+    class StoringOthers(Lake):
+        wrong = 1
+
+        def _written(self, key: bytes, body: bytes, etag: bytes, crc: int, *rest: Any) -> Written:
+            if not self.wrong:
+                return super()._written(key, body, etag, crc, *rest)
+            self.wrong -= 1
+            body = bytes([body[0] ^ 1]) + body[1:]
+            found = checksum_of(ChecksumKind.CRC64NVME, body)
+            super()._written(key, body, b'"other"', found, *rest)
+            raise IntegrityError("write an object", key, "the lake stored other bytes")
+
+    lake, data = StoringOthers(), noise(size, 3)
+    if over:
+        lake.store(b"a", b"before")
+    async with world(tmp_path, lake) as mount:
+        await mount.write(b"a", data)
+        assert await mount.flush()
+        assert mount.service.describe()["conflicts"] == []
+    assert lake.contents() == {b"a": data}
 
 
 # ---- what is known to be on the disk -------------------------------------------------------------

@@ -118,7 +118,7 @@ class Placer:
         self._watch.began(entry.root)
         metadata = self._labels.metadata(lsn, entry)
         if content is not None:
-            written = await self._put(lsn, entry, content, metadata)
+            written = await self._put(lsn, entry, content, metadata, self._condition(entry))
             return written.version.etag, written.checksum is not None
         if entry.op in (Op.DELETE, Op.REMOVE_DIRECTORY):
             await self._lake.delete(entry.path)
@@ -174,9 +174,9 @@ class Placer:
         return node.target
 
     async def _put(
-        self, lsn: int, entry: Entry, content: Content, metadata: dict[str, str]
-    ) -> Written:
-        condition = self._condition(entry)
+        self, lsn: int, entry: Entry, content: Content, metadata: dict[str, str],
+        condition: Condition,
+    ) -> Written:  # fmt: skip
         if not self._uploads.is_large(content.size):
             return await self._uploads.put(
                 content, entry.path, metadata, self._labels.storage(entry.path), condition
@@ -196,9 +196,12 @@ class Placer:
     async def _settled(
         self, lsn: int, entry: Entry, content: Content | None = None
     ) -> bytes | None:
-        """The ETag that the entry has led to, if it has taken effect already; else None."""
+        """The ETag that the entry has led to, if it has taken effect already; else None. What took
+        effect with other bytes is overwritten: an id says whose an object is, not what it holds."""
         try:
-            found: ObjectInfo | None = await self._lake.head(entry.path)
+            found: ObjectInfo | None = await self._lake.head(
+                entry.path, checksum=content is not None
+            )
         except NotFound:
             found = None
         if entry.op in (Op.DELETE, Op.REMOVE_DIRECTORY):
@@ -210,9 +213,26 @@ class Placer:
             return found.version.etag if await self._shows(found, entry, content) else None
         if found.metadata.get("tierfs-id") != self._labels.identity(lsn):
             return None
+        if content is not None and not await self._holds(found, content):
+            _log.error("the lake has other bytes of %s than were sent", show(entry.path))
+            metadata = self._labels.metadata(lsn, entry)
+            try:
+                written = await self._put(
+                    lsn, entry, content, metadata, Condition(version=found.version)
+                )
+            except PreconditionFailed:
+                return None
+            return written.version.etag
         if entry.op is Op.MOVE:
             await self._lake.delete(entry.other)
         return found.version.etag
+
+    async def _holds(self, found: ObjectInfo, content: Content) -> bool:
+        """Whether *found* has the bytes of *content*, as far as the lake says what it has."""
+        known = found.checksum
+        if found.size != content.size or known is None or known.kind is not ChecksumKind.CRC64NVME:
+            return found.size == content.size
+        return await self._uploads.crc64nvme(content) == known.value
 
     async def _shows(self, found: ObjectInfo, entry: Entry, content: Content | None) -> bool:
         """Whether *found*, at the path of *entry*, has the bytes that this was to bring."""

@@ -231,6 +231,15 @@ class Uploads:
         await self._lake.abort_upload(Upload(key, upload_id, 0))
         await self._journal.change(lambda work: work.drop_parts(lsn))
 
+    async def crc64nvme(self, content: Content) -> int:
+        """That of all of it; what was not read yet is read."""
+        for offset in range(0, content.size, PART_BYTES):
+            length = min(PART_BYTES, content.size - offset)
+            numbers = range(offset // BLOCK_SIZE, block_count(offset + length))
+            if not all(number in content.blocks for number in numbers):
+                await self._seal(content, offset, length)
+        return content.crc64nvme
+
     async def _seal(self, content: Content, offset: int, length: int) -> int:
         """Read and seal the blocks of a part; the crc64nvme of all of them."""
 
