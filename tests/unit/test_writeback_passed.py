@@ -91,13 +91,13 @@ class Kernel:
 async def kernel(
     directory: Path,
     lake: Lake,
-    *,
+    *rules: str,
     mount: bytes = MOUNT,
     in_use: Collection[int] = (),
     **how: Any,
 ) -> AsyncIterator[Kernel]:
     async with (
-        world(directory, lake, directories=PassedThrough, in_use=in_use, **how) as made,
+        world(directory, lake, *rules, directories=PassedThrough, in_use=in_use, **how) as made,
         trio.open_nursery() as nursery,
     ):
         yield Kernel(made, mount, nursery)
@@ -512,6 +512,33 @@ async def test_a_request_that_a_dead_control_plane_did_is_not_done_again(tmp_pat
     errnos, numbers = await die_and_ask_again(tmp_path)
     assert errnos == [0, 0]
     assert len(numbers) == 1
+
+
+async def test_what_a_dead_control_plane_did_is_waited_for_all_the_same(tmp_path: Path) -> None:
+    """Where the rule says so."""
+    lake, rule = Lake(), "**,durability=lake"
+    async with kernel(tmp_path, lake, rule, publish=False) as k:
+        assert (await k.mkdir(2, b"d")).errno == 0
+    assert lake.contents() == {}
+    shown, go_on, answers = trio.Event(), trio.Event(), list[Answer]()
+
+    async def slowly(op: str, key: bytes) -> None:
+        shown.set()
+        await go_on.wait()
+
+    lake.before = slowly
+    async with kernel(tmp_path, lake, rule) as k, trio.open_nursery() as nursery:
+
+        async def ask() -> None:
+            answers.append(await k.mkdir(2, b"d"))
+
+        nursery.start_soon(ask)
+        await shown.wait()
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert answers == []
+        go_on.set()
+    assert [answer.errno for answer in answers] == [0]
+    assert lake.contents() == {b"d/": b""}
 
 
 async def test_requests_of_another_mount_are_others(tmp_path: Path) -> None:

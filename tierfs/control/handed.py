@@ -220,12 +220,16 @@ class HandedOver:
     def _is_done(self, request: Request) -> bool:
         return request.offset in self._before
 
+    async def _arrived(self, request: Request) -> None:
+        """What an earlier control plane had done is in the lake, where its rule says so."""
+        await self._directories.arrive_again(request.ino)
+
     async def _mkdir(self, request: Request, body: bytes) -> Answer:
         mode, umask = _TWO.unpack_from(body)
         (name,) = _names(body[_TWO.size :], 1)
         gid, _ = wire.CALLER.unpack_from(request.tail)
         if self._is_done(request):
-            return self._made(request)
+            return await self._made(request)
         with self._changes.refusing(request.ino):
             return _of(
                 await self._directories.make_directory(
@@ -237,25 +241,30 @@ class HandedOver:
         name, target = _names(body, 2)
         gid, _ = wire.CALLER.unpack_from(request.tail)
         if self._is_done(request):
-            return self._made(request)
+            return await self._made(request)
         with self._changes.refusing(request.ino):
             return _of(
                 await self._directories.make_link(request.ino, name, target, request.uid, gid)
             )
 
-    def _made(self, request: Request) -> Answer:
+    async def _made(self, request: Request) -> Answer:
+        await self._arrived(request)
         return _of(self._directories.union.attributes(self._before[request.offset]))
 
     async def _unlink(self, request: Request, body: bytes) -> Answer:
         (name,) = _names(body, 1)
-        if not self._is_done(request):
+        if self._is_done(request):
+            await self._arrived(request)
+        else:
             with self._changes.refusing(request.ino):
                 await self._directories.unlink(request.ino, name)
         return _DONE
 
     async def _rmdir(self, request: Request, body: bytes) -> Answer:
         (name,) = _names(body, 1)
-        if not self._is_done(request):
+        if self._is_done(request):
+            await self._arrived(request)
+        else:
             with self._changes.refusing(request.ino):
                 await self._directories.remove_directory(request.ino, name)
         return _DONE
@@ -270,7 +279,9 @@ class HandedOver:
 
     async def _move(self, request: Request, parent: int, flags: int, rest: bytes) -> Answer:
         old, new = _names(rest, 2)
-        if not self._is_done(request):
+        if self._is_done(request):
+            await self._arrived(request)
+        else:
             with self._changes.refusing(request.ino):
                 await self._directories.rename(request.ino, old, parent, new, flags)
         return _DONE

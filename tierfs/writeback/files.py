@@ -36,7 +36,7 @@ from tierfs.writeback.history import Done, LakeEntry, PathUnknown, Told
 from tierfs.writeback.holds import Holds
 from tierfs.writeback.journal import Journal, Work
 from tierfs.writeback.reading import Reading
-from tierfs.writeback.records import Flag, Node
+from tierfs.writeback.records import Entry, Flag, Node
 from tierfs.writeback.renames import Tree
 from tierfs.writeback.staging import Live, Staging
 from tierfs.writeback.union import Union
@@ -222,6 +222,24 @@ class Files:
         self.changed()
         if told is not None and self.in_lake is not None:
             await self.in_lake(told)
+
+    async def arrive_again(self, directory: int) -> None:
+        """`arrive`, of a change in *directory* that an earlier process decided. Which one that was
+        nobody knows any more: it is all that its root has."""
+        try:
+            path = self.union.path_of(directory)
+        except NotFound:
+            path = b""  # It is gone since.
+
+        def look(work: Work) -> list[Told]:
+            by_root: dict[bytes, list[tuple[int, Entry]]] = {}
+            for lsn, entry in work.log():
+                if not path or not entry.root or (path + b"/").startswith(entry.root + b"/"):
+                    by_root.setdefault(entry.root, []).append((lsn, entry))
+            return [told for log in by_root.values() if (told := self.tree.awaited(log))]
+
+        for told in self.journal.read(look):
+            await self.arrive(told)
 
     async def _arrive(self, live: Live, told: Told | None) -> None:
         """`arrive`, of a commit point: it is not kept back for others who write on."""
