@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from bench import data, metrics, orders, processes
-from bench.connections import fastest
+from bench.connections import CONNECTIONS, fastest
 from bench.data import small_files
 from bench.lab import LINKS, Lab
 from bench.machine import Cpus
@@ -21,7 +21,8 @@ READERS = 4
 #: A subject that takes longer ends early. Who fetches nothing ahead is as fast at the end as at the
 #: beginning; who does is faster, so this must be enough for all of it.
 LIMIT_S = {True: 20.0, False: 30.0}
-CONNECTIONS = (64, 32, 16, 8, 4)
+#: Fewer than there are readers are no match for them.
+COUNTS = CONNECTIONS[: CONNECTIONS.index(READERS) + 1]
 
 
 class EpochCold(Scenario):
@@ -45,7 +46,7 @@ class EpochCold(Scenario):
             "samples": self._count(quick),
             "sample_bytes": SIZE,
             "readers": READERS,
-            "client": CONNECTIONS,
+            "client": COUNTS,
             "limit_s": LIMIT_S[quick],
         }
 
@@ -97,7 +98,7 @@ class EpochCold(Scenario):
             few = min(len(objects), connections * 100)
             return 1 / measured(connections, few)[metrics.samples_per_s()]
 
-        best = fastest(sample_s, CONNECTIONS)
+        best = fastest(sample_s, COUNTS)
         return lambda n: measured(best, len(objects))
 
 

@@ -332,7 +332,7 @@ class SharedDisk:
         missing = bytes_ - self._free()
         while missing > 0 and (freed := await self._front.evict_some(missing)):
             missing -= freed
-        self._read_s = -math.inf
+            self._read_s = -math.inf
         return self._free() >= bytes_
 
     def taken(self, bytes_: int) -> None:

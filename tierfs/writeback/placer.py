@@ -229,9 +229,11 @@ class Placer:
 
     async def _holds(self, found: ObjectInfo, content: Content) -> bool:
         """Whether *found* has the bytes of *content*, as far as the lake says what it has."""
+        if found.size != content.size:
+            return False
         known = found.checksum
-        if found.size != content.size or known is None or known.kind is not ChecksumKind.CRC64NVME:
-            return found.size == content.size
+        if known is None or known.kind is not ChecksumKind.CRC64NVME:
+            return True
         return await self._uploads.crc64nvme(content) == known.value
 
     async def _shows(self, found: ObjectInfo, entry: Entry, content: Content | None) -> bool:
