@@ -49,7 +49,6 @@ def calm_collector() -> None:
     """Let Python's garbage collector leave out what is there already, and look less often for the
     rest: what is not needed any more goes by its reference count, cycles are few. To be called when
     everything is imported."""
-    gc.collect()
     gc.freeze()
     gc.set_threshold(_YOUNG_OBJECTS)
 
