@@ -216,7 +216,7 @@ fn fill(front: &Arc<Front>, inos: &[u64]) -> u64 {
     // Who asked for them looks into the index next.
     let recorded: Vec<_> = kept
         .iter()
-        .filter(|(_, flights)| !flights.is_empty())
+        .filter(|(_, flights)| flights.iter().any(|flight| flight.kept.load(Ordering::Acquire)))
         .map(|(object, _)| front.cache.recorder.announce(object, Duration::ZERO))
         .collect();
     for gate in recorded {

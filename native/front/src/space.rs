@@ -64,6 +64,8 @@ pub type Clock = Box<dyn Fn() -> Instant + Send + Sync>;
 #[must_use = "what is not released is missing from the cache for ever"]
 pub struct Reservation {
     bytes: u64,
+    /// What it is for is on the disk already.
+    written: bool,
 }
 
 impl Reservation {
@@ -91,6 +93,8 @@ struct Account {
     limit_bytes: Option<u64>,
     used_bytes: u64,
     reserved_bytes: u64,
+    /// The part of that which is on the disk already.
+    written_bytes: u64,
     space: Space,
     /// When `space` was asked for; `None`: it is to be asked for again.
     space_read: Option<Instant>,
@@ -117,6 +121,7 @@ impl Capacity {
             limit_bytes,
             used_bytes,
             reserved_bytes: 0,
+            written_bytes: 0,
             space: Space::default(),
             space_read: None,
             hopeless_until: None,
@@ -143,21 +148,44 @@ impl Capacity {
 
     /// Reserve without evicting anything, or `None`.
     pub fn try_reserve(&self, bytes: u64) -> Option<Reservation> {
+        self.take(bytes, false)
+    }
+
+    fn take(&self, bytes: u64, written: bool) -> Option<Reservation> {
         let mut account = self.lock();
-        if self.missing(&mut account, bytes) > 0 {
+        if self.missing(&mut account, bytes, written) > 0 {
             return None;
         }
         account.reserved_bytes += bytes;
-        Some(Reservation { bytes })
+        account.written_bytes += if written { bytes } else { 0 };
+        Some(Reservation { bytes, written })
     }
 
     /// Reserve, evicting if need be.
     pub fn reserve(
         &self,
         bytes: u64,
+        evict: impl FnMut(Need) -> Evicted,
+    ) -> Result<Reservation, NoRoom> {
+        self.reserve_for(bytes, false, evict)
+    }
+
+    /// The same for what is on the disk already.
+    pub fn reserve_written(
+        &self,
+        bytes: u64,
+        evict: impl FnMut(Need) -> Evicted,
+    ) -> Result<Reservation, NoRoom> {
+        self.reserve_for(bytes, true, evict)
+    }
+
+    fn reserve_for(
+        &self,
+        bytes: u64,
+        written: bool,
         mut evict: impl FnMut(Need) -> Evicted,
     ) -> Result<Reservation, NoRoom> {
-        if let Some(reservation) = self.try_reserve(bytes) {
+        if let Some(reservation) = self.take(bytes, written) {
             return Ok(reservation);
         }
         if self.is_hopeless(bytes) {
@@ -165,16 +193,16 @@ impl Capacity {
         }
         let _evicting = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
         // Others may have made room meanwhile, or found that there is none.
-        if let Some(reservation) = self.try_reserve(bytes) {
+        if let Some(reservation) = self.take(bytes, written) {
             return Ok(reservation);
         }
         if self.is_hopeless(bytes) {
             return Err(NoRoom::Full);
         }
         for _ in 0..TRIES {
-            let evicted = evict(self.need(bytes));
+            let evicted = evict(self.need(bytes, written));
             self.disk_changed();
-            if let Some(reservation) = self.try_reserve(bytes) {
+            if let Some(reservation) = self.take(bytes, written) {
                 return Ok(reservation);
             }
             match evicted {
@@ -188,13 +216,13 @@ impl Capacity {
     }
 
     /// What has to go for `bytes` more.
-    fn need(&self, bytes: u64) -> Need {
+    fn need(&self, bytes: u64, written: bool) -> Need {
         let mut account = self.lock();
-        let over = self.missing(&mut account, 0);
+        let over = self.missing(&mut account, 0, false);
         if over > 0 {
             return Need { bytes: over, over: true };
         }
-        let bytes = self.missing(&mut account, bytes).max(account.batch_bytes());
+        let bytes = self.missing(&mut account, bytes, written).max(account.batch_bytes());
         Need { bytes, over: false }
     }
 
@@ -202,17 +230,19 @@ impl Capacity {
     pub fn spend(&self, reservation: &mut Reservation, bytes: u64) {
         let mut account = self.lock();
         let reserved = bytes.min(reservation.bytes);
-        reservation.bytes -= reserved;
-        account.reserved_bytes -= reserved;
+        account.unreserve(reservation, reserved);
         account.used_bytes += bytes;
-        // Until statvfs is asked again, what was written is missing from the disk.
-        account.space.free_bytes = account.space.free_bytes.saturating_sub(bytes);
+        if !reservation.written {
+            // Until statvfs is asked again, what was written is missing from the disk.
+            account.space.free_bytes = account.space.free_bytes.saturating_sub(bytes);
+        }
     }
 
     /// Give back what was not spent.
     #[allow(clippy::needless_pass_by_value)] // Who gives it back has it no more.
-    pub fn release(&self, reservation: Reservation) {
-        self.lock().reserved_bytes -= reservation.bytes;
+    pub fn release(&self, mut reservation: Reservation) {
+        let left = reservation.bytes;
+        self.lock().unreserve(&mut reservation, left);
     }
 
     /// `bytes` that were used are no longer.
@@ -232,7 +262,7 @@ impl Capacity {
     pub fn resize(&self, limit_bytes: Option<u64>, evict: impl FnOnce(Need) -> Evicted) {
         self.lock().limit_bytes = limit_bytes;
         let _evicting = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
-        let missing = self.missing(&mut self.lock(), 0);
+        let missing = self.missing(&mut self.lock(), 0, false);
         if missing > 0 {
             evict(Need { bytes: missing, over: true });
             self.disk_changed();
@@ -244,8 +274,9 @@ impl Capacity {
         self.lock().space_read = None;
     }
 
-    /// How much has to go before `bytes` more fit; 0 if they fit now.
-    fn missing(&self, account: &mut Account, bytes: u64) -> u64 {
+    /// How much has to go before `bytes` more, which may be `written` already, fit; 0 if they fit
+    /// now.
+    fn missing(&self, account: &mut Account, bytes: u64, written: bool) -> u64 {
         let now = (self.clock)();
         if account.space_read.is_none_or(|read| now - read >= STATVFS_INTERVAL) {
             account.space = (self.disk)();
@@ -253,7 +284,9 @@ impl Capacity {
         }
         let needed = account.reserved_bytes.saturating_add(bytes);
         let kept = share(account.space.total_bytes, self.min_free);
-        let on_disk = kept.saturating_add(needed).saturating_sub(account.space.free_bytes);
+        let coming = needed.saturating_sub(account.written_bytes);
+        let on_disk = kept.saturating_add(coming).saturating_sub(account.space.free_bytes);
+        let on_disk = if written { 0 } else { on_disk };
         let in_limit = account
             .limit_bytes
             .map_or(0, |limit| account.used_bytes.saturating_add(needed).saturating_sub(limit));
@@ -269,6 +302,12 @@ impl Capacity {
 }
 
 impl Account {
+    fn unreserve(&mut self, reservation: &mut Reservation, bytes: u64) {
+        reservation.bytes -= bytes;
+        self.reserved_bytes -= bytes;
+        self.written_bytes -= if reservation.written { bytes } else { 0 };
+    }
+
     fn batch_bytes(&self) -> u64 {
         self.limit_bytes.map_or(EVICT_AT_LEAST_BYTES, |limit| EVICT_AT_LEAST_BYTES.min(limit / 256))
     }

@@ -45,9 +45,13 @@ impl Cache {
         let Some(_leaving) = self.table.leave(ino) else {
             return Err((libc::EBUSY, "it is in use".into()));
         };
+        if self.is_adopted(index, asked) {
+            return Ok(()); // Asked again.
+        }
         let blocks = self.sealed(asked)?;
         let mut make_room = make_room;
-        let reserved = self.capacity.reserve(size + FILE_BYTES, |need| make_room(index, need));
+        let reserved =
+            self.capacity.reserve_written(size + FILE_BYTES, |need| make_room(index, need));
         let Ok(mut reservation) = reserved else {
             return Err((libc::ENOSPC, "there is no room for it".into()));
         };
@@ -76,6 +80,12 @@ impl Cache {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether a process that died had done it all.
+    fn is_adopted(&self, index: &mut CacheReader, asked: &Adoption) -> bool {
+        index.file(asked.ino).is_some_and(|known| known.complete && known.identity == asked.identity)
+            && !file::staging(self.files.directory(), asked.ino).exists()
     }
 
     /// The records of its blocks, which make up the whole that the lake has.
@@ -116,18 +126,23 @@ impl Cache {
             self.capacity.freed(known.present_bytes + FILE_BYTES);
         }
         self.hot.forget(ino);
+        let taken = self.fill_in(ino, incomplete, blocks);
+        if taken.is_err() {
+            // The lake has the bytes; here they would be room on the disk that is in no account.
+            let _ = self.files.unlink(ino);
+            let _ = self.recorder.commit(vec![Change::DropFile(ino)]);
+        }
+        taken
+    }
+
+    /// The staging file of `ino`, which is recorded as `incomplete`, becomes its cache file, with
+    /// all its blocks.
+    fn fill_in(&self, ino: u64, incomplete: CachedFile, blocks: &[Block]) -> Result<(), Refused> {
         let staging = file::staging(self.files.directory(), ino);
         let verified = self
             .files
-            .take_in(ino, size, &staging)
-            .map_err(|error| disk("make it a cache file", &error));
-        let verified = match verified {
-            Ok(verified) => verified,
-            Err(refused) => {
-                let _ = self.recorder.commit(vec![Change::DropFile(ino)]);
-                return Err(refused);
-            }
-        };
+            .take_in(ino, incomplete.size, &staging)
+            .map_err(|error| disk("make it a cache file", &error))?;
         let mut number = 0;
         for group in blocks.chunks(GROUP) {
             let records = group.iter().zip(number..).map(|(&block, number)| (number, block));

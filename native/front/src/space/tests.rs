@@ -257,3 +257,22 @@ fn a_real_disk_has_room_and_one_that_is_not_there_has_none() {
     let capacity = Capacity::new(directory.path().join("none"), None, 0.0, 0);
     assert_eq!(capacity.try_reserve(1), None);
 }
+
+#[test]
+fn what_is_on_the_disk_already_takes_no_room_there() {
+    let world = World::new(0);
+    world.free_bytes.store(10 * GIB + 4 * MIB, Ordering::Relaxed);
+    let capacity = world.capacity(Some(20 * MIB), 0);
+    let nothing = |_| unreachable!("nothing has to go for it");
+    let mut written = capacity.reserve_written(15 * MIB, nothing).unwrap();
+    let mut fetched = capacity.reserve(3 * MIB, nothing).unwrap();
+    // In the limit it counts.
+    assert_eq!(capacity.reserve_written(3 * MIB, |_| Evicted::Freed(0)), Err(NoRoom::Full));
+    capacity.spend(&mut written, 15 * MIB);
+    assert!(capacity.try_reserve(MIB).is_some());
+    capacity.spend(&mut fetched, 3 * MIB);
+    assert_eq!(capacity.try_reserve(MIB), None);
+    capacity.release(written);
+    capacity.release(fetched);
+    assert_eq!(capacity.used_bytes(), 18 * MIB);
+}
