@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 import trio
 
+from tests.caching import noise
 from tests.unit.test_writeback_passed import kernel
 from tests.writing import PATIENCE_S, Lake, World, world
+from tierfs.cache.blocks import BLOCK_SIZE
 from tierfs.errors import CrossRoot
+from tierfs.lake.protocol import Body, Version
 from tierfs.writeback.passed import Renumbered
 
 # ---- open, and not written to --------------------------------------------------------------------
@@ -47,6 +50,49 @@ async def test_a_lakes_file_that_is_open_and_not_written_is_moved(
         assert await mount.read(path) == b"weights"
     assert list((tmp_path / "staging").iterdir()) == []
     assert [key for key in lake.keys if not key.endswith(b"/")] == [path]
+
+
+class SlowLake(Lake):
+    """Answers reads of *key* when its gate is opened, by what it has then."""
+
+    def __init__(self, key: bytes) -> None:
+        super().__init__()
+        self._key = key
+        self.gate = trio.Event()
+        self.asked = 0
+
+    async def get(self, key: bytes, version: Version, offset: int, length: int) -> Body:
+        if key == self._key:
+            self.asked += 1
+            await self.gate.wait()
+        return await super().get(key, version, offset, length)
+
+
+async def test_whoever_reads_while_it_is_moved_reads_on(tmp_path: Path) -> None:
+    """All of them: who is first to find out opens it for the others."""
+    data, lake = noise(24 * BLOCK_SIZE, 1), SlowLake(b"a")
+    lake.store(b"a", data)
+    offsets = [0, 9 * BLOCK_SIZE, 17 * BLOCK_SIZE]
+    async with world(tmp_path, lake) as mount:
+        ino = await mount.ino(b"a")
+        handles = [await mount.files.open(ino, os.O_RDONLY) for _ in offsets]
+
+        async def read(fh: int, offset: int) -> None:
+            assert await mount.files.read(fh, offset, 100) == data[offset : offset + 100]
+
+        async with trio.open_nursery() as nursery:
+            for fh, offset in zip(handles, offsets, strict=True):
+                nursery.start_soon(read, fh, offset)
+            with trio.fail_after(PATIENCE_S):
+                while lake.asked < len(offsets):
+                    await trio.sleep(0.005)
+            await mount.rename(b"a", b"b")
+            assert await mount.flush()
+            assert list(lake.contents()) == [b"b"]
+            lake.gate.set()
+        for fh in handles:
+            await read(fh, 5)
+            await close(mount, fh)
 
 
 async def test_a_lakes_file_that_was_open_is_the_lakes_again_before_it_is_moved(

@@ -17,6 +17,7 @@ from typing import NamedTuple, TypeVar, cast
 
 import trio
 
+from tierfs.cache.blocks import identity_of
 from tierfs.cache.space import FILE_BYTES
 from tierfs.errors import (
     AlreadyExists,
@@ -577,28 +578,53 @@ class Files:
     async def read(self, fh: int, offset: int, size: int) -> bytes:
         """Up to *size* bytes at *offset*."""
         handle = self._handle(fh)
-        if handle.live is not None:
-            return await self.staging.read(handle.live, offset, size)
-        try:
-            return cast(bytes, await self._front.read(handle.front_fh, offset, size))
-        except StaleVersion:
-            if not await self._reopen(handle.ino):
-                raise
-        return await self.read(fh, offset, size)
+        while handle.live is None:
+            front_fh = handle.front_fh
+            try:
+                return cast(bytes, await self._front.read(front_fh, offset, size))
+            except (StaleVersion, InvalidRequest):
+                if not await self._reopen(fh, front_fh):
+                    raise
+        return await self.staging.read(handle.live, offset, size)
 
-    async def _reopen(self, ino: int) -> bool:
-        """The object of *ino* may have been moved since it was opened: open it where it is now.
-        False: it is where it was, or bytes of it are still on their way from there."""
-        found = self.union.object_of(ino)
-        opened = self._front.opened(ino)
-        if found is None or opened is None or found[0] == opened[0]:
-            return False
-        handles = [self._handles[fh] for fh in self._reading.get(ino, ())]
-        for handle in handles:
-            await self._front.release(handle.front_fh)
-        for handle in handles:
-            handle.front_fh = await self._front.open(ino, *found)
-        return True
+    async def _reopen(self, fh: int, front_fh: int) -> bool:
+        """The object that *fh* reads, as *front_fh*, may have been moved since it was opened: open
+        it where it is now, for all who read it. False: it is where it was. Raises StaleVersion if
+        bytes are on their way from there for too long; the next read tries again."""
+        handle = self._handle(fh)
+        async with self._holds.hold(("where it is", handle.ino)):
+            if handle.front_fh != front_fh or handle.live is not None:
+                return True  # Another reader was first.
+            found, opened = self.union.object_of(handle.ino), self._front.opened(handle.ino)
+            if found is None:
+                return False
+            if front_fh and opened is not None and identity_of(found[0]) == identity_of(opened[0]):
+                return False
+            readers = list(self._reading.get(handle.ino, ()))
+            for reader in readers:
+                await self._front.release(self._handles[reader].front_fh)
+                self._handles[reader].front_fh = 0
+            for reader in readers:
+                await self._open_again(reader, handle.ino)
+            return True
+
+    async def _open_again(self, fh: int, ino: int) -> None:
+        for attempt in range(_COPY_ATTEMPTS):
+            found = self.union.object_of(ino)
+            if found is None:
+                raise StaleVersion("read", f"inode {ino}", "it is gone")
+            try:
+                front_fh = await self._front.open(ino, *found)
+                break
+            except StaleVersion:
+                if attempt == _COPY_ATTEMPTS - 1:
+                    raise
+                await trio.sleep(_COPY_PAUSE_S * attempt)
+        if fh in self._reading.get(ino, ()):
+            self._handles[fh].front_fh = front_fh
+        else:
+            # Closed, or written to, meanwhile.
+            await self._front.release(front_fh)
 
     async def write(self, fh: int, offset: int, data: bytes) -> int:
         """Write *data* at *offset*."""
