@@ -470,3 +470,19 @@ async def test_what_is_not_there_is_not_there(tmp_path: Path) -> None:
             await mount.rename(b"x", b"y")
         with pytest.raises(NotFound):
             await mount.rmdir(b"x")
+
+
+@pytest.mark.parametrize("directory", [b"new", b"in-lake"])
+async def test_who_has_a_removed_directory_open_sees_what_it_is_given(
+    tmp_path: Path, directory: bytes
+) -> None:
+    lake = Lake()
+    lake.store(b"in-lake/", b"")
+    async with world(tmp_path, lake, publish=False) as mount:
+        await mount.mkdir(b"new")
+        ino = await mount.ino(directory)
+        await mount.rmdir(directory)
+        for mode in (0o700, 0o711):
+            await mount.files.set_attributes(ino, {"mode": mode}, (10**18, 10**18))
+            found = mount.files.union.attributes(ino)
+            assert (found.mode, found.mtime_ns) == (mode, 10**18)

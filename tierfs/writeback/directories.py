@@ -22,6 +22,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 from tierfs.errors import (
     CrossRoot,
@@ -259,17 +260,22 @@ class WriteBack(Files):
             await self.release(opened)
 
     async def set_attributes(
-        self, ino: int, changes: Mapping[str, int], times_ns: tuple[int, int] | None
+        self, ino: int, new: Mapping[str, int], times_ns: tuple[int, int] | None
     ) -> None:
-        """Other permission bits or owners, by their names in `Node`; other times (atime, mtime)."""
+        """Other permission bits or owners (*new*, by their names in `Node`); other times (atime,
+        mtime)."""
         async with self._holds.hold(ino):
-            if self.union.has_departed(ino):
-                return  # Open still, but nobody will see them.
-            if self.journal.node(ino) is None:
-                await self._take_attributes_over(ino)
-            changes = {**changes, "ctime_ns": time.time_ns()}
+            changes: dict[str, Any] = dict(new)
             if times_ns is not None:
                 changes["mtime_ns"] = times_ns[1]
+            if self.union.has_departed(ino):
+                # Only who has it open will see them.
+                self.union.depart(self.union.attributes(ino)._replace(**changes))
+                return
+            if self.journal.node(ino) is None:
+                await self._take_attributes_over(ino)
+            changes["ctime_ns"] = time.time_ns()
+            if times_ns is not None:
                 self._set_times(ino, times_ns)
             _, told = await self.tell(lambda work: self.tree.change_attributes(work, ino, changes))
         await self.arrive(told)

@@ -97,7 +97,14 @@ class PassedThrough(WriteBack):
         where it was the lake's, and has another number now."""
         if fh in self._handles:
             return fh  # Asked again.
-        return await super().open(ino, flags, pid, fh=fh)
+        if ino in self._copied:
+            # Somebody has come for it, however long they wait for room now.
+            self._copied[ino] = math.inf
+        try:
+            return await super().open(ino, flags, pid, fh=fh)
+        finally:
+            if ino in self._copied:
+                self._copied[ino] = time.monotonic()
 
     async def _open_in_lake(self, ino: int, pid: int) -> int:
         return 0

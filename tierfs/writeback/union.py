@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import trio
 
-from tierfs.errors import NameTooLong, NotADirectory, NotFound, StaleVersion
+from tierfs.errors import NameTooLong, NotADirectory, StaleVersion
 from tierfs.index.records import Kind, ObjectRef
 from tierfs.lake.protocol import Version
 from tierfs.namespace import Absent, Attributes, Namespace
@@ -52,7 +52,10 @@ class Union:
         """See `Namespace.lookup_cached`."""
         found = self._journal.named(parent, name)
         if found is None:
-            return None if self.is_fresh(parent) else self._lake.lookup_cached(parent, name)
+            if self.is_fresh(parent):
+                return None
+            attributes = self._lake.lookup_cached(parent, name)
+            return None if attributes is None else self._named(attributes)
         return None if isinstance(found, int) else self.show(*found)
 
     async def lookup(self, parent: int, name: bytes) -> Attributes:
@@ -65,7 +68,7 @@ class Union:
             # It may have been written, or removed, while the lake was asked.
             found = self._journal.named(parent, name)
             if found is None:
-                return attributes
+                return self._named(attributes)
         await trio.lowlevel.checkpoint()
         if found is None or isinstance(found, int):
             raise Absent("look up", name, 0.0)
@@ -115,7 +118,9 @@ class Union:
             # lake knows under another number has been shown, or will be, under ours.
             known = self._journal.known(ino, [name for _, name, _ in page])
             rows += [
-                row for row in page if row[1] not in names and known.get(row[1], row[0]) == row[0]
+                (child, name, self._named(found))
+                for child, name, found in page
+                if name not in names and known.get(name, child) == child
             ]
             rows = [row for row in rows if end is None or row[0] <= end]
             if rows or end is None:
@@ -129,22 +134,23 @@ class Union:
         node = self._journal.node(ino)
         if node is not None:
             return self.show(ino, node)
-        try:
-            return self._lake.attributes(ino)
-        except NotFound:
-            if ino not in self._departed:
-                raise
-            return self._departed[ino]
+        return self._departed.get(ino) or self._lake.attributes(ino)
 
     def has_departed(self, ino: int) -> bool:
         """Whether *ino* is a directory that was removed."""
         return ino in self._departed and self._journal.node(ino) is None
 
     def depart(self, directory: Attributes) -> None:
-        """A directory has lost its name; whoever has it open may still ask."""
+        """A directory has lost its name, and is *directory*; whoever has it open may still ask, and
+        change that."""
         self._departed[directory.ino] = directory
         if len(self._departed) > DEPARTED_LIMIT:
             self._departed.popitem(last=False)
+
+    def _named(self, found: Attributes) -> Attributes:
+        """*found* has a name: a removal that was given up has not taken it."""
+        self._departed.pop(found.ino, None)
+        return found
 
     def detached_attributes(self, ino: int, size: int) -> Attributes:
         """See `Namespace.detached_attributes`."""
