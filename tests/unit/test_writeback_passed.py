@@ -514,6 +514,26 @@ async def test_a_request_that_a_dead_control_plane_did_is_not_done_again(tmp_pat
     assert len(numbers) == 1
 
 
+async def test_extended_attributes_are_not_set_or_removed_twice_either(tmp_path: Path) -> None:
+    lake, create = Lake(), 1
+
+    async def ask(k: Kernel, ino: int) -> list[int]:
+        made = struct.pack("=II", 1, create) + b"user.made\0x"
+        answers = [await k.ask(21, 1002, ino, made), await k.ask(24, 1004, ino, b"user.gone\0")]
+        return [answer.errno for answer in answers]
+
+    async with kernel(tmp_path, lake, publish=False) as k:
+        ino = await k.save(2, b"a", b"one")
+        gone = struct.pack("=II", 1, create) + b"user.gone\0x"
+        assert (await k.ask(21, 1000, ino, gone)).errno == 0
+        assert await ask(k, ino) == [0, 0]
+    async with kernel(tmp_path, lake, publish=False) as k:
+        assert await ask(k, ino) == [0, 0]
+        assert k.files.xattrs(ino) == [b"user.made"]
+    async with kernel(tmp_path, lake, mount=ANOTHER, publish=False) as k:
+        assert await ask(k, ino) == [errno.EEXIST, errno.ENODATA]
+
+
 async def test_what_a_dead_control_plane_did_is_waited_for_all_the_same(tmp_path: Path) -> None:
     """Where the rule says so."""
     lake, rule = Lake(), "**,durability=lake"

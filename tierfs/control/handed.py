@@ -324,18 +324,20 @@ class HandedOver:
         name, _, value = body[_TWO.size :].partition(b"\0")
         if len(value) < size:
             return Answer(errno.EINVAL)
-        await self._changes.set_xattr(
-            request.ino,
-            name,
-            value[:size],
-            create=bool(flags & _XATTR_CREATE),
-            replace=bool(flags & _XATTR_REPLACE),
-        )
+        if not self._is_done(request):
+            await self._changes.set_xattr(
+                request.ino,
+                name,
+                value[:size],
+                create=bool(flags & _XATTR_CREATE),
+                replace=bool(flags & _XATTR_REPLACE),
+            )
         return _DONE
 
     async def _removexattr(self, request: Request, body: bytes) -> Answer:
         (name,) = _names(body, 1)
-        await self._changes.set_xattr(request.ino, name, None)
+        if not self._is_done(request):
+            await self._changes.set_xattr(request.ino, name, None)
         return _DONE
 
 

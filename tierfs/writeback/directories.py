@@ -293,7 +293,9 @@ class WriteBack(Files):
         lake_path = None
         if self.journal.node(ino) is None:
             lake_path = self._namespace.path_of(ino)
-        await self.change(lambda work: self.tree.set_xattr(work, ino, lake_path, name, value))
+        await self.decide(
+            lambda work: self.tree.set_xattr(work, ino, lake_path, name, value), made=0
+        )
 
     def _set_times(self, ino: int, times_ns: tuple[int, int]) -> None:
         live = self._live.get(ino)
