@@ -3,6 +3,7 @@ the disk is full; and after a power cut."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -19,7 +20,13 @@ import trio
 from tests.caching import noise
 from tests.kills import WatchedLake, raises_assertion
 from tests.writing import GID, PATIENCE_S, UID, Lake, World, world
-from tierfs.errors import IntegrityError, LakeDenied, LakeUnavailable, StagingFull
+from tierfs.errors import (
+    IntegrityError,
+    LakeDenied,
+    LakeUnavailable,
+    PreconditionFailed,
+    StagingFull,
+)
 from tierfs.index.records import ROOT_INO
 from tierfs.lake.content import Outgoing, crc64nvme_of
 from tierfs.lake.local import LocalLake
@@ -616,3 +623,57 @@ async def test_where_no_file_says_whose_it_is_its_bytes_do(
         assert there[name].read_bytes() == data
     (record,) = [found for found in caplog.records if "extended attributes" in found.getMessage()]
     assert record.levelno == logging.WARNING
+
+
+# ---- a request that was given up arrives later ---------------------------------------------------
+
+
+class LateLake(Lake):
+    """The first request to delete *key* is not answered, and arrives when `arrive` is called."""
+
+    def __init__(self, key: bytes) -> None:
+        super().__init__()
+        self._key = key
+        self._how: dict[str, Any] | None = None
+
+    async def delete(self, key: bytes, **how: Any) -> None:
+        if key == self._key and self._how is None:
+            self._how = how
+            raise LakeUnavailable("delete an object", key, "no answer")
+        await super().delete(key, **how)
+
+    async def arrive(self) -> None:
+        assert self._how is not None
+        with contextlib.suppress(PreconditionFailed):
+            await super().delete(self._key, **self._how)
+
+
+@pytest.mark.parametrize("rename", [False, True])
+async def test_a_removal_that_arrives_late_takes_nothing_of_what_was_written_since(
+    tmp_path: Path, *, rename: bool
+) -> None:
+    lake = LateLake(b"a")
+    async with world(tmp_path, lake) as mount:
+        await mount.write(b"a", b"old")
+        assert await mount.flush()
+        if rename:
+            await mount.rename(b"a", b"b")
+        else:
+            await mount.unlink(b"a")
+        assert await mount.flush()
+        assert b"a" not in lake.contents()
+        await mount.write(b"a", b"new")
+        assert await mount.flush()
+        await lake.arrive()
+    assert lake.contents() == {b"a": b"new", **({b"b": b"old"} if rename else {})}
+
+
+async def test_what_another_writer_has_changed_is_removed_as_it_is(tmp_path: Path) -> None:
+    lake = Lake()
+    async with world(tmp_path, lake) as mount:
+        await mount.write(b"a", b"ours")
+        assert await mount.flush()
+        lake.store(b"a", b"theirs")
+        await mount.unlink(b"a")
+        assert await mount.flush()
+    assert lake.contents() == {}

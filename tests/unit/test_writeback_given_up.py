@@ -12,7 +12,7 @@ import pytest
 from tests.unit.test_writeback_conflicts import no_wait_for_writers, settled
 from tests.unit.test_writeback_failures import flush, no_time_to_lose, refusing, root_of
 from tests.writing import GID, UID, Lake, World, world
-from tierfs.errors import InvalidRequest, NotFound
+from tierfs.errors import InvalidRequest, LakeDenied, NotFound
 
 __all__ = ["no_time_to_lose", "no_wait_for_writers"]
 
@@ -269,6 +269,48 @@ async def test_a_rename_that_is_given_up_stays_here(
         await handed_over(mount)
         assert mount.service.describe()["conflicts"] == []
     assert lake.contents() == shown | {name: b"another"}
+
+
+@pytest.mark.parametrize("handed", [False, True])
+@pytest.mark.parametrize("since", ["", "b", "a", "rename"])
+async def test_of_a_rename_of_which_half_was_done_both_names_stay(
+    tmp_path: Path, since: str, *, handed: bool
+) -> None:
+    """The lake has copied it, and refuses to remove what it was."""
+
+    async def keep(op: str, key: bytes) -> None:
+        if (op, key) == ("delete", b"a"):
+            raise LakeDenied("delete an object", key, "no such permission")
+
+    lake = Lake()
+    async with world(tmp_path, lake) as mount:
+        fh = 0
+        if not handed:
+            _, fh = await mount.files.create(1, b"a", 0o644, os.O_WRONLY, UID, GID)
+        await mount.write(b"a", OURS)
+        await handed_over(mount)
+        lake.before = keep
+        await mount.rename(b"a", b"b")
+        assert not await mount.flush()
+        shown = {b"a": OURS, b"b": OURS}
+        assert lake.contents() == shown
+        if since == "rename":
+            await mount.rename(b"b", b"c")
+            shown = {b"a": OURS, b"c": OURS}
+        elif since:
+            await mount.write(since.encode(), b"another")
+            shown[since.encode()] = b"another"
+        await skip(mount, lake)
+        if fh:
+            await mount.files.release(fh)
+        await settled(mount)
+        assert {path: await mount.read(path) for path in shown} == shown
+        assert await mount.names(b"") == sorted(shown)
+        await mount.write(b"b", b"yet another")
+        assert await mount.flush()
+        said = mount.service.describe()
+        assert (said["conflicts"], said["given_up"]) == ([], 0)
+    assert lake.contents() == shown | {b"b": b"yet another"}
 
 
 @pytest.mark.parametrize("over", [False, True])

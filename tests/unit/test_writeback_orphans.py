@@ -13,7 +13,7 @@ from tests.caching import noise
 from tests.lake_writing_conformance import store_part
 from tests.writing import PATIENCE_S, Lake, World, world
 from tierfs.errors import LakeUnavailable
-from tierfs.lake.writing import Upload
+from tierfs.lake.writing import Upload, Written
 from tierfs.writeback import publisher, uploads
 from tierfs.writeback.orphans import AGE_NS, WINDOW_NS, Orphans
 
@@ -169,4 +169,34 @@ async def test_an_upload_that_is_dropped_under_way_is_begun_anew(tmp_path: Path)
         await mount.write(b"a", DATA)
         assert await mount.flush()
     assert dropped
+    assert lake.history == [(b"a", DATA)]
+
+
+class KeepingLake(Lake):
+    """Completes an upload, keeps it nevertheless, and does not answer: once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = b""
+
+    async def complete_upload(self, upload: Upload, *args: Any, **how: Any) -> Written:
+        uploading = self._uploads[upload.upload_id]
+        written = await super().complete_upload(upload, *args, **how)
+        if self.kept:
+            return written
+        self.kept = upload.upload_id
+        self._uploads[upload.upload_id] = uploading
+        raise LakeUnavailable("complete an upload", upload.key, "no answer")
+
+
+async def test_an_upload_whose_object_was_found_is_dropped(tmp_path: Path) -> None:
+    lake = KeepingLake()
+    async with world(tmp_path, lake) as mount:
+        await mount.write(b"a", DATA)
+        assert await mount.flush()
+        assert lake.kept
+        with trio.fail_after(PATIENCE_S):
+            while await lake.list_uploads(b""):
+                await trio.sleep(0.005)
+        assert mount.files.journal.read(lambda work: work.abandoned()) == []
     assert lake.history == [(b"a", DATA)]

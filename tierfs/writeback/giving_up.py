@@ -5,6 +5,7 @@ was to bring is kept, and the lake goes on with the next one.
 
     PUT, LINK     renamed since: the rename brings it (W1)
                   else it stays here, with whatever attributes it is given
+    MOVE          the lake has the copy, and the old name, too: both stay (half of it was done)
     MOVE, COPY    what was closed is here: it stays, under the name that it has by now
                   it is the lake's alone: the rename is undone (refused, if the old name was given
                   to something else since)
@@ -39,12 +40,21 @@ class GivingUp(Conflicts):
         entry = None if head is None else work.entry(head.last)
         return entry is None or entry.ino != ino
 
-    def skip(self, work: Work, lsn: int) -> Entry | None:
-        """Give the entry *lsn* up; None: there is no such one. Raises InvalidRequest where that
-        would cost the only copy of something."""
+    def skip(self, work: Work, lsn: int, *, shown: bytes = b"") -> Entry | None:
+        """Give the entry *lsn* up; None: there is no such one. *shown*: the version that the lake
+        shows of it all the same, as far as is known. Raises InvalidRequest where that would cost
+        the only copy of something."""
         entry = work.entry(lsn)
         if entry is None:
             return None
+        if shown and entry.op is Op.MOVE:
+            source = work.head(entry.other)
+            self.published(work, lsn, shown)
+            if source is not None:
+                # It is there still.
+                self._tell_head(work, entry.other, source.etag)
+            self._leave(work, lsn, entry.parent, entry.other)
+            return entry
         if self.goes_on(work, lsn, stays=False):
             self._take_back(work, lsn, entry)
             return entry

@@ -291,14 +291,16 @@ class History:
         if node is not None and node.content == entry.content and not node.flags & Flag.DOUBTFUL:
             work.put_node(entry.ino, node.marked(Flag.SYNCED))
 
-    def published(self, work: Work, lsn: int, etag: bytes) -> bool:
+    def published(self, work: Work, lsn: int, etag: bytes, *, completed: bool = True) -> bool:
         """The lake shows *lsn*, as version *etag* (empty: it is gone). Returns whether nothing else
-        is known of its path, so that the lake's word is enough."""
+        is known of its path, so that the lake's word is enough. Not *completed*: what was uploaded
+        for it is abandoned, if the lake has it still."""
         entry = work.entry(lsn)
         if entry is None:
             return False
         work.drop_entry(lsn)
-        work.drop_parts(lsn)
+        if completed:
+            work.drop_parts(lsn)
         if entry.op is Op.MOVE:
             self._tell_head(work, entry.other, b"")
         head = work.head(entry.path)

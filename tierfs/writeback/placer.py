@@ -37,6 +37,8 @@ _log = logging.getLogger(__name__)
 
 #: What is in the lake is compared with what is here in such pieces.
 COMPARED_BYTES = 4 << 20
+#: So often what is to be removed may be another version than it was a moment ago.
+REMOVALS = 3
 
 
 class Placer:
@@ -58,6 +60,8 @@ class Placer:
         #: Objects published, and those of ours that another writer's kept out.
         self.published = 0
         self.conflicts: list[bytes] = []
+        #: The MOVEs at whose source another writer's version stays.
+        self._sources_stay: set[int] = set()
 
     async def place(self, lsn: int, entry: Entry, *, unsure: bool) -> None:
         """Have the lake show *entry*, unless a later change takes it back before that; *unsure*: it
@@ -78,17 +82,21 @@ class Placer:
         checksummed = False
         if begun.op in (Op.MOVE, Op.COPY, Op.ATTRIBUTES):
             self._adopter.moving(begun.ino)
+        # What showed before this was asked for may have left an upload that nobody completed.
+        completed = etag is None
         if etag is None:
             try:
                 etag, checksummed = await self._make_visible(lsn, begun, content)
             except PreconditionFailed:
-                etag = await self._settled(lsn, begun, content)
+                etag, completed = await self._settled(lsn, begun, content), False
                 if etag is None:
                     await self._lose(lsn, begun, content)
                     return
         if content is not None:
             self._adopter.sealed(begun, content.blocks, checksummed=checksummed)
-        settled = await self._writeback.change(lambda work: self._tree.published(work, lsn, etag))
+        settled = await self._writeback.change(
+            lambda work: self._tree.published(work, lsn, etag, completed=completed)
+        )
         self.published += 1
         self._watch.published(begun.root, lsn, begun)
         self._writeback.staging.room.went_on()
@@ -99,6 +107,9 @@ class Placer:
             await self._adopter.settled(begun)
         else:
             self._adopter.overtaken(begun)
+        if lsn in self._sources_stay:
+            self._sources_stay.discard(lsn)
+            await self._adopter.lost(begun, 0)
 
     def _condition(self, entry: Entry) -> Condition:
         """What the lake has to have at the path for the entry to take effect."""
@@ -120,7 +131,10 @@ class Placer:
         if content is not None:
             written = await self._put(lsn, entry, content, metadata, self._condition(entry))
             return written.version.etag, written.checksum is not None
-        if entry.op in (Op.DELETE, Op.REMOVE_DIRECTORY):
+        if entry.op is Op.DELETE:
+            await self._remove(entry.path, self._condition(entry).version)
+            return b"", False
+        if entry.op is Op.REMOVE_DIRECTORY:
             await self._lake.delete(entry.path)
             return b"", False
         if entry.op is Op.MAKE_DIRECTORY:
@@ -135,8 +149,39 @@ class Placer:
         condition = ALWAYS if entry.op is Op.ATTRIBUTES else self._condition(entry)
         written = await self._copy(lsn, entry, entry.path, condition)
         if entry.op is Op.MOVE:
-            await self._lake.delete(entry.other)
+            await self._remove_source(lsn, entry)
         return written.version.etag, False
+
+    async def _remove(self, path: bytes, version: Version | None) -> None:
+        """Delete what is at *path*, as far as is known this *version*. No request of it asks for
+        whatever is there: one that was given up may arrive later (L8), and what was written since
+        is not to go with it. (Unless it has the same bytes, and so the same ETag; which is why
+        nothing is gained by that for markers.)"""
+        for _ in range(REMOVALS):
+            if version is None:
+                try:
+                    version = (await self._lake.head(path)).version
+                except NotFound:
+                    return
+            try:
+                await self._lake.delete(path, condition=Condition(version=version))
+            except PreconditionFailed:
+                version = None
+            else:
+                return
+        raise LakeUnavailable("remove an object", path, "it changes all the time")
+
+    async def _remove_source(self, lsn: int, entry: Entry) -> None:
+        """Delete what a MOVE has copied; what another writer has put there since stays."""
+        source, version = self._source(entry)
+        try:
+            await self._lake.delete(source, condition=Condition(version=version))
+        except PreconditionFailed:
+            self._sources_stay.add(lsn)
+            _log.warning(
+                "another writer has changed %s, which was renamed to %s: its version stays",
+                show(source), show(entry.path),
+            )  # fmt: skip
 
     def _source(self, entry: Entry) -> tuple[bytes, Version]:
         """What a MOVE, a COPY or an ATTRIBUTES copies."""
@@ -224,8 +269,20 @@ class Placer:
                 return None
             return written.version.etag
         if entry.op is Op.MOVE:
-            await self._lake.delete(entry.other)
+            await self._remove_source(lsn, entry)
         return found.version.etag
+
+    async def shown(self, lsn: int, entry: Entry) -> bytes:
+        """The ETag of what *entry*, a MOVE that failed, has put under the new name; empty: nothing,
+        as far as the lake says."""
+        if entry.op is not Op.MOVE:
+            return b""
+        try:
+            found = await self._lake.head(entry.path)
+        except TierfsError:
+            return b""
+        ours = (found.metadata or {}).get("tierfs-id") == self._labels.identity(lsn)
+        return found.version.etag if ours else b""
 
     async def _holds(self, found: ObjectInfo, content: Content) -> bool:
         """Whether *found* has the bytes of *content*, as far as the lake says what it has."""

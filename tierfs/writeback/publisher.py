@@ -290,12 +290,15 @@ class Publisher:
             if not root.failure:
                 continue
             lsn = root.failed_lsn
-
-            def thaw(work: Work, path: bytes = path, lsn: int = lsn) -> Entry | None:
-                work.thaw(path)
-                return self._tree.skip(work, lsn) if skip else None
-
             given_up = self._entry(lsn) if skip else None
+            shown = b"" if given_up is None else await self._placer.shown(lsn, given_up)
+
+            def thaw(
+                work: Work, path: bytes = path, lsn: int = lsn, shown: bytes = shown
+            ) -> Entry | None:
+                work.thaw(path)
+                return self._tree.skip(work, lsn, shown=shown) if skip else None
+
             async with self._writeback.parted(0 if given_up is None else given_up.ino):
                 skipped = await self._writeback.change(thaw)
             if skipped is not None:
