@@ -14,6 +14,7 @@ import trio.testing
 from tests.caching import MIB, Request, Rig, noise, rig
 from tests.front_conformance import FrontConformance
 from tierfs.cache.budget import Priority
+from tierfs.cache.space import FILE_BYTES
 from tierfs.errors import LakeArchived, StaleVersion
 from tierfs.lake.protocol import ChecksumKind
 
@@ -224,6 +225,28 @@ async def test_the_whole_is_compared_once_without_reading_it_again(tmp_path: Pat
             assert file.verified_ctime_ns == r.cache_file(ino).stat().st_ctime_ns
             heads = [request for request in r.lake.requests if request.op == "head"]
             assert len(heads) == (kind is not ChecksumKind.NONE)
+
+
+async def test_a_block_that_the_comparison_finds_bad_gives_its_room_back(tmp_path: Path) -> None:
+    data = noise(9 * MIB + 7)
+    async with rig(tmp_path) as r:
+        r.put(16, data, checksum=ChecksumKind.CRC32C)
+
+        async def damage(request: Request) -> None:
+            if request.op == "head":
+                with r.cache_file(16).open("r+b") as file:
+                    file.seek(3 * MIB)
+                    file.write(b"damaged")
+
+        r.lake.before = damage
+        await r.fetch(16)
+        await r.settle()
+        file = r.front._index.file(16)
+        assert file is not None
+        assert file.present_bytes < len(data)
+        assert r.front._capacity.used_bytes == file.present_bytes + FILE_BYTES
+        r.lake.before = None
+        assert await r.read(16) == data
 
 
 async def test_read_ahead_does_not_outlive_the_front(tmp_path: Path) -> None:

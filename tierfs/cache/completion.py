@@ -157,8 +157,7 @@ class Completion:
             data = await self._store.read(o.fd, lo, hi - lo)
             if not intact(records[n], data):
                 # Damage on our side: drop the block alone, so that a reader fetches it again.
-                o.remove(n)
-                self._table.recorder.mark(o)
+                self._table.drop_block(o, n)
                 return True
             running = checksum_of(expected.kind, data, running)
         return running == expected.value

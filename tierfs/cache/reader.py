@@ -21,7 +21,7 @@ from tierfs.cache.budget import Priority
 from tierfs.cache.fetch import Fetcher, Flight, again
 from tierfs.cache.hot import HotBlocks
 from tierfs.cache.objects import CachedObject
-from tierfs.cache.space import Capacity, Health
+from tierfs.cache.space import Health
 from tierfs.cache.store import Store
 from tierfs.cache.table import ObjectTable
 from tierfs.errors import StaleVersion
@@ -61,7 +61,6 @@ class Reader:
         store: Store,
         hot: HotBlocks,
         fetcher: Fetcher,
-        capacity: Capacity,
         health: Health,
         *,
         describe: Callable[[CachedObject], str],
@@ -71,7 +70,6 @@ class Reader:
         self._store = store
         self._hot = hot
         self._fetcher = fetcher
-        self._capacity = capacity
         self._health = health
         self._describe = describe
         self.hits = 0
@@ -263,7 +261,7 @@ class Reader:
         if not o.has(n):
             return None
         if record is None or fd < 0:
-            self._drop(o, n)
+            self._table.drop_block(o, n)
             return None
         if self._health.hanging:
             return None
@@ -296,12 +294,7 @@ class Reader:
                 self._describe(o),
                 why,
             )
-        self._drop(o, n)
-
-    def _drop(self, o: CachedObject, n: int) -> None:
-        self._hot.drop(o.ino, n)
-        self._capacity.freed(o.remove(n))
-        self._table.recorder.mark(o)
+        self._table.drop_block(o, n)
 
     def _record(self, o: CachedObject, n: int) -> BlockRecord | None:
         if n in o.fresh:

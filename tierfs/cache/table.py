@@ -144,6 +144,12 @@ class ObjectTable:
         close_descriptor(o)
         self.recorder.mark(o)
 
+    def drop_block(self, o: CachedObject, n: int) -> None:
+        """Block *n* of the cached copy is wrong: it goes, and a reader fetches it again."""
+        self._hot.drop(o.ino, n)
+        self._freed(o.remove(n))
+        self.recorder.mark(o)
+
     def _settle(self, o: CachedObject) -> None:
         """Let go of an object without users whose changes are committed."""
         if o.users or self.recorder.pending(o) or self._objects.get(o.ino) is not o:

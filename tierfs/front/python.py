@@ -152,7 +152,6 @@ class PythonFront:
             self._store,
             self._hot,
             self._fetcher,
-            self._capacity,
             self._health,
             describe=self._describe,
         )
