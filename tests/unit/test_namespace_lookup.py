@@ -145,6 +145,34 @@ async def test_a_fresh_listing_answers_for_names_it_has_not(tmp_path: Path) -> N
         assert lake.asked == []
 
 
+async def test_a_refresh_announces_what_a_listing_had_denied(tmp_path: Path) -> None:
+    world, lake = world_of(tmp_path, b"d/a")
+    async with world.mount(ttl_s=math.inf) as namespace:
+        directory = (await namespace.lookup(ROOT_INO, b"d")).ino
+        await names_in(namespace, directory)
+        assert world.changes == []
+        with pytest.raises(Absent):
+            await namespace.lookup(directory, b"b")
+        lake.store(b"d/b", b"now")
+        assert await namespace.refresh(b"d") == 1
+        assert world.changes == [(directory, b"b", 0)]
+        assert (await namespace.lookup(directory, b"b")).size == 3
+
+
+async def test_a_refresh_has_no_answer_of_before_it(tmp_path: Path) -> None:
+    world, lake = world_of(tmp_path, b"a")
+    async with world.mount(ttl_s=math.inf) as namespace:
+        await namespace.lookup(ROOT_INO, b"a")
+        lake.asked.clear()
+        lake.gate = trio.Event()
+        async with trio.open_nursery() as nursery:
+            for requests in (2, 4):
+                nursery.start_soon(namespace.refresh, b"a")
+                await trio.testing.wait_all_tasks_blocked()
+                assert len(lake.asked) == requests
+            lake.gate.set()
+
+
 async def test_a_small_directory_is_relisted_once_for_all_who_ask(tmp_path: Path) -> None:
     world, lake = world_of(tmp_path, *(b"%d" % n for n in range(30)), page_size=3)
     async with world.mount() as namespace:

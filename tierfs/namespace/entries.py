@@ -22,8 +22,9 @@ E4. *on_change* is called after the commit, for entries whose old meaning a kern
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import trio
@@ -87,6 +88,8 @@ class Entries:
         self._waiting: deque[_Group] = deque()
         self._pumping = False
         self._departed: OrderedDict[int, Inode] = OrderedDict()
+        #: Directories of which every new name is announced.
+        self._announced: Counter[int] = Counter()
         self.on_change: OnChange | None = None
         #: Entries that appeared, changed or went away, since the mount.
         self.changes = 0
@@ -189,6 +192,20 @@ class Entries:
     def appeared(self, parent: int, name: bytes) -> None:
         """*name*, put just now, is one that a kernel may hold as absent (E4)."""
         self._open.changed.append((parent, name, 0))
+
+    @contextmanager
+    def announcing(self, directory: int) -> Iterator[None]:
+        """In the body, every name that appears in *directory* is one that a kernel may hold as
+        absent: a listing that had all names has denied the others."""
+        self._announced[directory] += 1
+        try:
+            yield
+        finally:
+            self._announced -= Counter({directory: 1})
+
+    def announces(self, directory: int) -> bool:
+        """Whether somebody is in `announcing`."""
+        return directory in self._announced
 
     def put_listing(self, directory: int, listing: Listing) -> None:
         """Record how much of *directory* is known."""

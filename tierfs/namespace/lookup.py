@@ -180,14 +180,17 @@ class Lookups:
     # Questions.
 
     async def _ask(self, parent: int, name: bytes, listing: Listing, force: bool) -> None:
-        """Ask the lake about one name and commit its answer; one question for all who ask at
-        once."""
+        """Ask the lake about one name and commit its answer; one question for all who ask at once,
+        but for who is to have an answer of now (*force*)."""
 
         async def question() -> None:
             self._count(parent, listing)
             await self._question(parent, name, listing, force)
 
-        await self._flights.run((parent, name, force), question)
+        if force:
+            await question()
+        else:
+            await self._flights.run((parent, name), question)
 
     def _count(self, parent: int, listing: Listing) -> None:
         """Begin to list a directory once LISTING_AFTER of its names were asked for one by one."""

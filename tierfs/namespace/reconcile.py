@@ -94,5 +94,6 @@ class Reconciler:
 
     def _put(self, parent: int, name: bytes, known: Known, before: Known | None) -> None:
         self._entries.put(parent, name, known, before)
-        if self._absences.discard(parent, name) and before is None:
+        denied = self._absences.discard(parent, name)
+        if before is None and (denied or self._entries.announces(parent)):
             self._entries.appeared(parent, name)

@@ -76,7 +76,8 @@ class Refresher:
         """List *directory* anew; if it never was listed, only ask for the few names that were
         looked up."""
         if self._names.listing(directory).state is not ListingState.NONE:
-            await self._listings.run(directory, since_now=True)
+            with self._entries.announcing(directory):
+                await self._listings.run(directory, since_now=True)
             return
         for name in self._absences.names_in(directory):
             await self._ask(directory, name)
