@@ -26,7 +26,7 @@ from tierfs.fs.changes import Changes
 from tierfs.fs.view import View
 from tierfs.index.records import ROOT_INO
 from tierfs.lake.protocol import ChecksumKind
-from tierfs.writeback import contents, passed, publisher
+from tierfs.writeback import by_front, contents, journal, passed, publisher
 from tierfs.writeback.journal import Work
 from tierfs.writeback.passed import PassedThrough, Renumbered
 from tierfs.writeback.reading import OpenHandle
@@ -416,6 +416,7 @@ async def test_a_request_that_waits_is_not_forgotten_for_those_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(handed, "MOST_REPLIES", 4)
+    monkeypatch.setattr(journal, "MOST_REPLIES", 4)
     async with kernel(tmp_path, Lake(), publish=False) as k:
         arrive, go_on, waiting = k.files.arrive, trio.Event(), trio.Event()
 
@@ -436,6 +437,10 @@ async def test_a_request_that_waits_is_not_forgotten_for_those_after_it(
             await waiting.wait()
             for n in range(10):
                 assert (await k.mkdir(4 + 2 * n, b"%d" % n)).errno == 0
+            # Nor would the next control plane do it again.
+            known = k.world.service.journal.read(lambda work: work.replies(MOUNT))
+            assert 2 in known
+            assert len(known) <= 5
             nursery.start_soon(ask)
             await trio.testing.wait_all_tasks_blocked()
             go_on.set()
@@ -480,8 +485,8 @@ async def test_what_is_cached_gives_way_until_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: int, left: int
 ) -> None:
     front = Evicting(10, 40)
-    monkeypatch.setattr(passed, "disk_space_of", lambda _: DiskSpace(1000, front.free))
-    disk = passed.SharedDisk(cast(Any, front), tmp_path, 0.0)
+    monkeypatch.setattr(by_front, "disk_space_of", lambda _: DiskSpace(1000, front.free))
+    disk = by_front.SharedDisk(cast(Any, front), tmp_path, 0.0)
     assert disk.left_to_write() == 140
     assert await disk.give_way(wanted) == (wanted <= 140)
     assert front.files == left
@@ -569,7 +574,7 @@ async def test_requests_of_another_mount_are_others(tmp_path: Path) -> None:
 async def test_sabotage_without_a_record_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Work, "put_reply", lambda *_: None)
+    monkeypatch.setattr(Work, "put_reply", lambda *_, **__: None)
     assert (await die_and_ask_again(tmp_path))[0] == [errno.EEXIST, errno.EEXIST]
 
 

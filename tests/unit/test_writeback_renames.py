@@ -13,9 +13,9 @@ import trio
 from tests.caching import noise
 from tests.unit.test_writeback_passed import kernel
 from tests.writing import PATIENCE_S, Lake, World, world
-from tierfs.cache.blocks import BLOCK_SIZE
 from tierfs.errors import CrossRoot
-from tierfs.lake.protocol import Body, Version
+from tierfs.index.records import BLOCK_SIZE
+from tierfs.lake.protocol import Version
 from tierfs.writeback.passed import Renumbered
 
 # ---- open, and not written to --------------------------------------------------------------------
@@ -61,7 +61,7 @@ class SlowLake(Lake):
         self.gate = trio.Event()
         self.asked = 0
 
-    async def get(self, key: bytes, version: Version, offset: int, length: int) -> Body:
+    async def get(self, key: bytes, version: Version, offset: int, length: int) -> bytes:
         if key == self._key:
             self.asked += 1
             await self.gate.wait()

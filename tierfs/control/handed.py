@@ -9,7 +9,7 @@ U7. A request is acted on once, by its number on this mount, though a front that
     over again: while it is under way its second asker waits for the first one's answer, which is
     remembered for as long as it may be asked for.
 U8. What a dead control plane had done is in its journal, in the transaction that did it
-    (`Files.decide`); the next one answers from there. Everything else may be done twice.
+    (`Decisions.decide`); the next one answers from there. Everything else may be done twice.
 U9. Who goes away does not take back what was begun: a change runs to its end in a task of its own.
 """
 
@@ -35,7 +35,7 @@ from tierfs.fs.view import KIND_BITS
 from tierfs.index.records import ObjectRef
 from tierfs.index.schema import pack_object
 from tierfs.namespace import Attributes
-from tierfs.writeback.files import Asked, asked
+from tierfs.writeback.decisions import Asked, asked
 from tierfs.writeback.journal import MOST_REPLIES, Journal
 from tierfs.writeback.passed import PassedThrough, Renumbered
 from tierfs.writeback.reading import OpenHandle
@@ -93,6 +93,8 @@ class HandedOver:
         #: What earlier control planes of this mount had done (U8).
         self._before: dict[int, int] = journal.read(lambda work: work.replies(mount))
         self._asked: OrderedDict[int, _Once] = OrderedDict()
+        self._under_way: set[int] = set()
+        directories.waiting = self._under_way
         self._acts: dict[int, Callable[[Request, bytes], Awaitable[Answer]]] = {
             4: self._setattr,
             6: self._symlink,
@@ -117,6 +119,7 @@ class HandedOver:
         once = self._asked.get(unique)
         if once is None:
             once = self._asked[unique] = _Once()
+            self._under_way.add(unique)
             if len(self._asked) > MOST_REPLIES:
                 self._forget_oldest()
             spawn.start_soon(self._act, request, once)
@@ -136,6 +139,7 @@ class HandedOver:
             with trio.CancelScope(shield=True):
                 once.answer = await self._answer(request)
         finally:
+            self._under_way.discard(request.offset)
             once.done.set()
 
     async def _answer(self, request: Request) -> Answer:

@@ -51,10 +51,11 @@ from tierfs.namespace import Namespace
 from tierfs.readahead.policy import AdaptivePolicy
 from tierfs.readahead.processes import is_running
 from tierfs.readahead.rules import Rule
+from tierfs.writeback.by_front import ByFront, SharedDisk
 from tierfs.writeback.directories import WriteBack
 from tierfs.writeback.journal import Journal
 from tierfs.writeback.on_durable import OnDurable
-from tierfs.writeback.passed import ByFront, PassedThrough, SharedDisk
+from tierfs.writeback.passed import PassedThrough
 from tierfs.writeback.reading import Reading
 from tierfs.writeback.rules import Rules as WriteBackRules
 from tierfs.writeback.service import WriteBackService

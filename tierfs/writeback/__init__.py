@@ -9,8 +9,12 @@ never publishes a wrong file.
     fs/writing.py, a FUSE request in; or control/handed.py, one that a native front hands over
         `- directories.py   POSIX: names and attributes
              |- passed.py    the same where the kernel reads and writes the files by itself
-             |- reading.py   what is asked of whoever reads the lake's files
-             |- files.py     handles, bytes, commit points; holds.py: who waits for whom
+             |- files.py     how they come to be open; the lake's are copied to be written to
+             |- handles.py   what is open: bytes, commit points
+             |- lending.py   what the publisher has of it: contents, kept and given up
+             |- decisions.py   the journal asked and told, once; holds.py: who waits for whom
+             |- reading.py   what is asked of whoever reads the lake's files; by_front.py: a native
+             |               front
              |- rules.py     which paths, which root, which names are held; rule.py: one rule
              |- tree.py, renames.py   what a change does to the journal, in its writing thread
              |    |- history.py          what its log then says

@@ -33,7 +33,8 @@ from tierfs.errors import (
 )
 from tierfs.index.records import ROOT_INO, Kind
 from tierfs.namespace import Attributes
-from tierfs.writeback.files import Files, new_node
+from tierfs.writeback.decisions import new_node
+from tierfs.writeback.files import Files
 from tierfs.writeback.history import Done, LakeEntry
 from tierfs.writeback.journal import Work
 from tierfs.writeback.records import Flag, Node

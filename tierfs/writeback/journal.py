@@ -20,7 +20,7 @@ J5. ``contents`` counts the PUTs of the log by the content that they bring.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from itertools import islice
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -405,16 +405,26 @@ class Work:
 
     # Requests of the kernel's that were done.
 
-    def put_reply(self, mount: bytes, unique: int, ino: int) -> None:
+    def put_reply(
+        self, mount: bytes, unique: int, ino: int, *, waiting: Container[int] = ()
+    ) -> None:
         """The request *unique* of the kernel's, on a mount (16 bytes), is done; it made *ino*, if
-        that is not 0. The oldest is forgotten for it."""
-        cursor = self._txn.cursor(self._dbs["replies"])
+        that is not 0. The oldest is forgotten for it, unless whoever asked is *waiting* still."""
+        replies = self._dbs["replies"]
+        cursor = self._txn.cursor(replies)
         number = _U64_KEY.unpack(cursor.key())[0] + 1 if cursor.last() else 1
-        self._txn.put(
-            _U64_KEY.pack(number), _REPLY.pack(mount, unique, ino), db=self._dbs["replies"]
-        )
-        if number > MOST_REPLIES:
-            self._txn.delete(_U64_KEY.pack(number - MOST_REPLIES), db=self._dbs["replies"])
+        self._txn.put(_U64_KEY.pack(number), _REPLY.pack(mount, unique, ino), db=replies)
+        count, renewed = int(self._txn.stat(replies)["entries"]), 0
+        while count > MOST_REPLIES + renewed:
+            cursor = self._txn.cursor(replies)
+            cursor.first()
+            key, oldest = cursor.item()
+            self._txn.delete(key, db=replies)
+            if _REPLY.unpack(oldest)[1] in waiting:
+                renewed += 1
+                self._txn.put(_U64_KEY.pack(number + renewed), oldest, db=replies)
+            else:
+                count -= 1
 
     def replies(self, mount: bytes) -> dict[int, int]:
         """What was done on *mount*: the inode that was made, or 0, by the request's unique."""

@@ -28,6 +28,7 @@ from tierfs.namespace import Namespace
 from tierfs.namespace.keys import max_key_bytes
 from tierfs.writeback.adoption import Adopter
 from tierfs.writeback.backlog import regroup
+from tierfs.writeback.decisions import Parts
 from tierfs.writeback.directories import WriteBack
 from tierfs.writeback.discard import discard
 from tierfs.writeback.history import Told
@@ -95,7 +96,7 @@ class WriteBackService:
         self.room.in_vain, self.room.on_its_way = self._why_in_vain, self._on_its_way
         self._staging = Staging(directory, self.room)
         self.directories = directories(
-            tree, lake_paths, journal, self._staging, namespace, inodes, front, lake.head
+            Parts(tree, lake_paths, journal, self._staging, namespace, inodes, front, lake.head)
         )
         self._adopter = Adopter(self.directories, namespace, front)
         self._hook = on_durable or OnDurable((), Path("/"))
