@@ -47,7 +47,7 @@ class ColdSeq(Scenario):
         alone = File("alone.bin", self._alone(lab.quick))
         parts = tuple(File(f"part-{n}.bin", EACH) for n in range(FILES))
         self._data = lab.dataset("cold-large", (alone, *parts))
-        #: Files of the variant; no file is in both, so that one mount serves both.
+        #: Files of the variant; no file is in both.
         self._variants = {"1 file": (alone,), f"{FILES} files": parts}
 
     @contextmanager
@@ -62,12 +62,14 @@ class ColdSeq(Scenario):
 
         def measure(n: int) -> dict[Metric, float]:
             figures: dict[Metric, float] = {}
-            processes.drop_caches()
-            with lab.mounted(subject, self._data, cache_bytes=4 * self._data.bytes) as mounted:
-                for variant, files in self._variants.items():
-                    with lab.cost(mounted) as cost:
-                        answer = lab.loadgen.sequential(mounted.directory, seed, files)
-                    figures |= bytes_read(answer, cost, variant)
+            for variant, files in self._variants.items():
+                processes.drop_caches()
+                with (
+                    lab.mounted(subject, self._data, cache_bytes=4 * self._data.bytes) as mounted,
+                    lab.cost(mounted) as cost,
+                ):
+                    answer = lab.loadgen.sequential(mounted.directory, seed, files)
+                figures |= bytes_read(answer, cost, variant)
             return figures
 
         yield measure

@@ -26,8 +26,9 @@ class ColdSmall(Scenario):
     """How many small files per second are read for the first time, in random order, by 1, 4 and 16
     readers?
 
-    Each pass has a fresh mount and an empty cache; nothing is listed before. The bare client has as
-    many connections as there are readers.
+    Each number of readers has a fresh mount and an empty cache, so that what was fetched ahead for
+    one is there for no other; nothing is listed before. The bare client has as many connections as
+    there are readers.
     """
 
     name = "cold-small"
@@ -50,7 +51,7 @@ class ColdSmall(Scenario):
         self._data = lab.dataset("cold-small", small_files(sum(counts.values()), SIZE))
         files = list(self._data.files)
         random.Random(lab.seed).shuffle(files)
-        #: Files of each variant; no file is in two, so that one mount serves all.
+        #: Files of each variant; no file is in two.
         self._variants: dict[int, list[File]] = {}
         for readers, count in counts.items():
             self._variants[readers], files = files[:count], files[count:]
@@ -64,19 +65,20 @@ class ColdSmall(Scenario):
 
         def measure(n: int) -> dict[Metric, float]:
             figures: dict[Metric, float] = {}
-            processes.drop_caches()
-            with lab.mounted(subject, dataset, cache_bytes=4 * dataset.bytes) as mounted:
-                for readers, files in self._variants.items():
-                    variant = metrics.readers(readers)
-                    with lab.cost(mounted) as cost:
-                        answer = lab.loadgen.small(
-                            mounted.directory,
-                            dataset.seed,
-                            files,
-                            readers,
-                            limit_s=LIMIT_S[lab.quick],
-                        )
-                    figures |= files_read(answer, cost, variant)
+            for readers, files in self._variants.items():
+                processes.drop_caches()
+                with (
+                    lab.mounted(subject, dataset, cache_bytes=4 * dataset.bytes) as mounted,
+                    lab.cost(mounted) as cost,
+                ):
+                    answer = lab.loadgen.small(
+                        mounted.directory,
+                        dataset.seed,
+                        files,
+                        readers,
+                        limit_s=LIMIT_S[lab.quick],
+                    )
+                figures |= files_read(answer, cost, metrics.readers(readers))
             return figures
 
         yield measure
