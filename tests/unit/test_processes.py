@@ -10,8 +10,18 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from tierfs.readahead.processes import MOST_PIDS, RECHECK_NS, JobNames, is_running
+import pytest
+
+from tierfs.readahead.processes import (
+    ANYBODY,
+    MOST_PIDS,
+    NOBODY,
+    RECHECK_NS,
+    JobNames,
+    is_running,
+)
 
 SHELL, PYTHON, LAUNCHER = "bash", "python3.11", "slurmstepd"
 SECOND = 1_000_000_000
@@ -38,6 +48,7 @@ class Processes:
         group: str = "0::/user.slice",
         thread_of: int | None = None,
         name: str = "python3",
+        session: int = 0,
     ) -> None:
         """A process begins, or a thread of one."""
         place = self.proc / str(pid)
@@ -45,7 +56,7 @@ class Processes:
         (self.programs / program).touch()
         (place / "exe").symlink_to(self.programs / program)
         began = 100 * pid if started is None else started
-        fields = " ".join(["0"] * 17)
+        fields = f"0 {session} " + " ".join(["0"] * 15)
         (place / "stat").write_text(f"{pid} ({name}) S {parent} {fields} {began} 0 0\n")
         (place / "status").write_text(
             f"Name:\t{name}\nUmask:\t0022\nState:\tS (sleeping)\nTgid:\t{thread_of or pid}\n"
@@ -127,12 +138,45 @@ def test_whoever_cannot_be_looked_at_is_nobody(tmp_path: Path) -> None:
     made = Processes(tmp_path)
     made.begin(200, 1)
     made.begin(201, 200)
-    (made.proc / "201" / "exe").unlink()  # As for another user's process.
+    (made.proc / "201" / "exe").unlink()
     made.begin(202, 200)
     (made.proc / "202" / "stat").write_text("not what it should be")
     made.begin(203, 200)
     (made.proc / "203" / "cgroup").unlink()
-    assert [made.names.job_of(pid) for pid in (0, -1, 201, 202, 203, 999)] == [0] * 6
+    assert [made.names.job_of(pid) for pid in (0, -1)] == [ANYBODY] * 2
+    assert [made.names.job_of(pid) for pid in (201, 202, 203, 999)] == [NOBODY] * 4
+
+
+def test_of_another_users_processes_the_session_is_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Processes(tmp_path)
+    for leader in (200, 300):
+        made.begin(leader, 1, session=leader)
+        made.begin(leader + 1, leader, session=leader)
+    look = os.stat
+
+    def refuse(path: str, **how: Any) -> os.stat_result:
+        if str(path).endswith("/exe") and not str(path).endswith("/1/exe"):
+            raise PermissionError(path)
+        return look(path, **how)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    jobs = [made.names.job_of(pid) for pid in (200, 201, 300, 301)]
+    assert jobs[0] == jobs[1] > 0
+    assert jobs[2] == jobs[3] > 0
+    assert jobs[0] != jobs[2]
+
+
+def test_what_was_known_stays_whose_it_was_when_it_has_ended(tmp_path: Path) -> None:
+    """What it read is told a moment later."""
+    made = Processes(tmp_path)
+    made.begin(200, 1)
+    made.begin(201, 200)
+    job = made.names.job_of(201)
+    made.end(201)
+    made.later()
+    assert made.names.job_of(201) == job
 
 
 def test_parents_that_cannot_be_looked_at_are_not_gone_past(tmp_path: Path) -> None:
@@ -142,7 +186,7 @@ def test_parents_that_cannot_be_looked_at_are_not_gone_past(tmp_path: Path) -> N
         made.begin(pid, 200)
         made.begin(pid + 10, pid)
     (made.proc / "200" / "cgroup").unlink()
-    assert made.names.job_of(211) == made.names.job_of(201) != 0
+    assert made.names.job_of(211) == made.names.job_of(201) > 0
     assert made.names.job_of(211) != made.names.job_of(311)
 
 
@@ -155,10 +199,7 @@ def test_a_pid_that_is_given_to_another_is_found_out_within_a_second(tmp_path: P
     made.begin(200, 100, started=30)
     assert made.names.job_of(200) == job
     made.later()
-    assert made.names.job_of(200) not in (0, job)
-    made.end(200)
-    made.later()
-    assert made.names.job_of(200) == 0
+    assert made.names.job_of(200) not in (ANYBODY, NOBODY, job)
 
 
 def test_a_known_process_is_looked_at_once_a_second(tmp_path: Path) -> None:
@@ -177,7 +218,7 @@ def test_memory_is_bounded_and_who_reads_stays_known(tmp_path: Path) -> None:
     job = made.names.job_of(200)
     shutil.rmtree(made.proc)
     for pid in range(1000, 1000 + 2 * MOST_PIDS):
-        assert made.names.job_of(pid) == 0
+        assert made.names.job_of(pid) == NOBODY
         assert made.names.job_of(200) == job
     assert len(made.names._known) == MOST_PIDS
 

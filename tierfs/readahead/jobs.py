@@ -18,6 +18,7 @@ from collections.abc import Callable
 from struct import Struct
 
 from tierfs.readahead.epochs import NEVER, Epochs
+from tierfs.readahead.processes import ANYBODY, NOBODY
 
 #: Jobs with epochs of their own, and the memory that these may take: 7 bytes for each object that a
 #: job has read.
@@ -87,9 +88,11 @@ class Jobs:
         return len(self._jobs) > 1
 
     def read(self, ino: int, name: int = 0) -> tuple[Epochs | None, bool]:
-        """The job called *name* (0: the first one, whoever it is) reads *ino*: its epochs, if it
-        has any, and whether one begins."""
+        """The job called *name* (ANYBODY: the first one, whoever it is; NOBODY: none) reads *ino*:
+        its epochs, if it has any, and whether one begins."""
         self.reads += 1
+        if name == NOBODY:
+            return None, False
         job = self._by_name.get(name)
         if job is None:
             job = self._find(ino, name)
@@ -109,7 +112,7 @@ class Jobs:
 
     def _find(self, ino: int, name: int) -> _Job | None:
         """Where a read of *ino* by a name without a job counts, if it does."""
-        if not name:
+        if name == ANYBODY:
             return self._jobs[0]
         self._strays += 1
         if self._strays % _LOOK_READS == 1:

@@ -7,6 +7,9 @@ a process it goes up, from parent to parent, as long as the parent runs the same
 cluster's scheduler are jobs of their own. The topmost process that is reached so is the job; its
 pid together with the time at which it was started is the number.
 
+Where the program may not be looked at (a process of another user's, and no CAP_SYS_PTRACE), the
+session stands for it, which a scheduler or a login begins.
+
 What that cannot see: ranks that each have a parent of their own, or a shell, between them and what
 started them all are as many jobs; and jobs that one interpreter starts, such as the notebooks of
 one server, are one.
@@ -29,6 +32,10 @@ MOST_PIDS = 4096
 RECHECK_NS = 1_000_000_000
 #: From parent to parent so often at most.
 MOST_LEVELS = 32
+#: Somebody, nobody knows who: in no place that has pids here, as all are then.
+ANYBODY = 0
+#: It has ended before anybody looked, as those do that read one file: no training job.
+NOBODY = -1
 #: A pid is less than this power of two (PID_MAX_LIMIT, linux/threads.h).
 _PID_BITS = 22
 
@@ -55,10 +62,10 @@ class JobNames:
         self._known: OrderedDict[int, _Known] = OrderedDict()
 
     def job_of(self, pid: int) -> int:
-        """The number of the job that a thread or process belongs to. 0 if it is gone, may not be
-        looked at, or is in no place that has pids here (FUSE says 0 of those). Never raises."""
+        """The number of the job that a thread or process belongs to; ANYBODY where FUSE gives no
+        pid, NOBODY if it is gone and was not seen while it was there. Never raises."""
         if pid <= 0:
-            return 0
+            return ANYBODY
         now_ns = self._now_ns()
         known = self._known.get(pid)
         if known is None or now_ns - known.checked_ns >= RECHECK_NS:
@@ -71,6 +78,8 @@ class JobNames:
         try:
             _, started = self._stat(pid)
         except (OSError, ValueError):
+            if known is not None:
+                return known  # What it read before its end is told a moment later.
             started = 0
         if known is None or known.started != started:
             known = self._known[pid] = _Known(started, self._find(pid))
@@ -84,7 +93,7 @@ class JobNames:
             parent, started = self._stat(pid)
             program, group = self._program(pid), self._group(pid)
         except (OSError, ValueError):
-            return 0
+            return NOBODY
         for _ in range(MOST_LEVELS):
             try:
                 if self._program(parent) != program or self._group(parent) != group:
@@ -112,7 +121,10 @@ class JobNames:
         return _parent_and_start(self._read(pid, "stat"))
 
     def _program(self, pid: int) -> tuple[int, int]:
-        status = os.stat(f"{self._proc}/{pid}/exe")  # noqa: PTH116 - a Path costs more than this.
+        try:
+            status = os.stat(f"{self._proc}/{pid}/exe")  # noqa: PTH116 - a Path costs more.
+        except PermissionError:
+            return -1, _session(self._read(pid, "stat"))
         return status.st_dev, status.st_ino
 
     def _group(self, pid: int) -> bytes:
@@ -121,12 +133,22 @@ class JobNames:
 
 def _parent_and_start(stat: bytes) -> tuple[int, int]:
     """The parent and the start in the content of ``/proc/PID/stat``. Raises ValueError."""
-    # Field 2 is a name, in brackets, with anything in it.
+    fields = _fields(stat)
+    return int(fields[1]), int(fields[19])
+
+
+def _session(stat: bytes) -> int:
+    """The session in it: field 6."""
+    return int(_fields(stat)[3])
+
+
+def _fields(stat: bytes) -> list[bytes]:
+    """Those behind field 2, which is a name, in brackets, with anything in it."""
     _, found, rest = stat.rpartition(b")")
     fields = rest.split()
     if not found or len(fields) < 20:
         raise ValueError("it is cut off")
-    return int(fields[1]), int(fields[19])
+    return fields
 
 
 def is_running(job: int, proc: Path = Path("/proc")) -> bool:
