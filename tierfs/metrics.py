@@ -1,8 +1,9 @@
 """Every metric of a mount: name, kind, unit and meaning, in one table.
 
 Values come from the same structure that ``tierfs status --json`` prints; `render` writes them in
-the Prometheus text format for a textfile collector or a scraper's exec hook. Labels are bounded:
-never a key, a path or an inode. Gauges that count what is in flight read zero after an unmount.
+the Prometheus text format, as ``tierfs status --metrics`` prints it for a textfile collector. The
+only label is the mount point: never a key, a path or an inode. Gauges that count what is in flight
+read zero after an unmount.
 """
 
 from __future__ import annotations
@@ -23,6 +24,12 @@ class Metric(NamedTuple):
 METRICS: tuple[Metric, ...] = (
     Metric(
         "tierfs_uptime_seconds", "gauge", "uptime_s", "Seconds since the control plane started."
+    ),
+    Metric(
+        "tierfs_restarts_total",
+        "counter",
+        "restarts",
+        "Processes that the keeper had to start again.",
     ),
     Metric(
         "tierfs_memory_bytes",
@@ -168,6 +175,18 @@ METRICS: tuple[Metric, ...] = (
         "Roots with a change older than max_unflushed_age.",
     ),
     Metric(
+        "tierfs_writeback_given_up",
+        "gauge",
+        "writing.given_up",
+        "Changes that are here alone, because somebody gave them up.",
+    ),
+    Metric(
+        "tierfs_writeback_never_closed",
+        "gauge",
+        "writing.never_closed",
+        "Files that were open when tierfs was killed, and are here alone.",
+    ),
+    Metric(
         "tierfs_staging_bytes",
         "gauge",
         "writing.staging.used_bytes",
@@ -204,17 +223,26 @@ def value_at(status: Mapping[str, Any], path: str) -> float | None:
     return float(node) if isinstance(node, (int, float, bool)) else None
 
 
-def render(status: Mapping[str, Any]) -> str:
-    """All metrics of *status* in the Prometheus text format."""
+def render(*statuses: Mapping[str, Any]) -> str:
+    """All metrics of *statuses* in the Prometheus text format, each mount's with its mount
+    point."""
     lines: list[str] = []
     for metric in METRICS:
-        value = value_at(status, metric.path)
-        if value is None:
-            continue
-        text = repr(int(value)) if value.is_integer() else repr(value)
-        lines += [
-            f"# HELP {metric.name} {metric.help}",
-            f"# TYPE {metric.name} {metric.kind}",
-            f"{metric.name} {text}",
-        ]
+        values = [(status, value_at(status, metric.path)) for status in statuses]
+        found = [(status, value) for status, value in values if value is not None]
+        if found:
+            lines += [
+                f"# HELP {metric.name} {metric.help}", f"# TYPE {metric.name} {metric.kind}",
+            ]  # fmt: skip
+        for status, value in found:
+            text = repr(int(value)) if value.is_integer() else repr(value)
+            lines.append(f"{metric.name}{_label(status)} {text}")
     return "\n".join(lines) + "\n"
+
+
+def _label(status: Mapping[str, Any]) -> str:
+    where = status.get("mountpoint")
+    if not where:
+        return ""
+    text = str(where).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'{{mountpoint="{text}"}}'

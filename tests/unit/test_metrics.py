@@ -21,6 +21,15 @@ def test_rendering_passes_over_what_a_mount_does_not_have() -> None:
     assert "tierfs_lake" not in text
 
 
+def test_mounts_are_told_apart_by_their_mount_points() -> None:
+    strange = '/mnt/a "b"\\\n'
+    text = render({"mountpoint": "/mnt/a", "uptime_s": 1}, {"mountpoint": strange, "uptime_s": 2})
+    assert text.count("# TYPE tierfs_uptime_seconds gauge\n") == 1
+    assert 'tierfs_uptime_seconds{mountpoint="/mnt/a"} 1\n' in text
+    assert 'tierfs_uptime_seconds{mountpoint="/mnt/a \\"b\\"\\\\\\n"} 2\n' in text
+    assert text.count("\n") == 4
+
+
 def test_a_path_through_a_value_is_no_value() -> None:
     assert value_at({"a": 1}, "a.b") is None
     assert value_at({"a": {"b": "text"}}, "a.b") is None

@@ -67,6 +67,19 @@ def test_nothing_hides_the_mount_in_a_namespace() -> None:
     assert not namespaced & set(settings())
 
 
+def test_jobs_are_told_apart() -> None:
+    """By the programs that they run: `tierfs.readahead.processes`."""
+    assert "CAP_SYS_PTRACE" in settings()["CapabilityBoundingSet"][0].split()
+
+
+def test_a_lake_that_is_away_is_waited_for() -> None:
+    """Starts that fail for that are further apart than what stops the service for good."""
+    unit = settings()
+    seconds = Config(url="file:///lake", mountpoint=Path("/mnt/lake")).request_timeout
+    seconds += float(unit["RestartSec"][0])
+    assert int(unit["StartLimitBurst"][0]) * seconds > int(unit["StartLimitIntervalSec"][0])
+
+
 def test_the_service_is_supervised() -> None:
     unit = settings()
     assert unit["Type"] == ["notify"]
@@ -113,6 +126,7 @@ def test_install_and_uninstall(tmp_path: Path, scripts: Path) -> None:
         assert cli.main(["install", "--prefix", str(prefix)]) == 0
     for name, script in install.LINKS.items():
         assert (prefix / "sbin" / name).readlink() == scripts / script
+    assert (prefix / install.FILES["lake.env"]).stat().st_mode & 0o777 == 0o600
     unit = (prefix / install.FILES["tierfs@.service"]).read_text()
     assert f"ExecStart={scripts}/tierfs mount" in unit
     assert install.UNIT_PROGRAM not in unit

@@ -1,7 +1,8 @@
 """The command line. One module per command, imported only when it is asked for.
 
 Exit codes: 0 done; 1 it failed; 2 it was asked wrongly (arguments, options, configuration); 130
-interrupted. ``mount.tierfs`` and ``umount.tierfs`` answer 32 for every failure, as mount(8) wants.
+interrupted. umount has 3 as well, and fsck those of fsck(8). ``mount.tierfs`` and ``umount.tierfs``
+answer 32 for every failure, as mount(8) wants.
 """
 
 from __future__ import annotations

@@ -34,6 +34,8 @@ FILES = {
     "lake.toml": "etc/tierfs/lake.toml.example",
     "lake.env": "etc/tierfs/lake.env.example",
 }
+#: What is copied to hold keys is for root alone, as its copies are then.
+SECRET = {"lake.env"}
 #: The path in the shipped unit that is replaced by this installation's own.
 UNIT_PROGRAM = "/usr/local/bin/tierfs"
 
@@ -45,6 +47,7 @@ class Item:
     path: Path
     target: Path | None = None
     text: str = ""
+    mode: int = 0o644
 
     def is_ours(self) -> bool:
         """What is there now may be replaced or removed: it was put there by this command."""
@@ -61,7 +64,7 @@ class Item:
             scratch.symlink_to(self.target)
         else:
             scratch.write_text(self.text, "utf-8")
-            scratch.chmod(0o644)
+            scratch.chmod(self.mode)
         scratch.replace(self.path)
 
 
@@ -115,7 +118,8 @@ def items(prefix: Path) -> Iterator[Item]:
     shipped = shipped_directory()
     for name, place in FILES.items():
         text = (shipped / name).read_text("utf-8")
-        yield Item(prefix / place, text=text.replace(UNIT_PROGRAM, str(scripts / "tierfs")))
+        text = text.replace(UNIT_PROGRAM, str(scripts / "tierfs"))
+        yield Item(prefix / place, text=text, mode=0o600 if name in SECRET else 0o644)
 
 
 def scripts_directory() -> Path:

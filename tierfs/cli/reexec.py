@@ -14,7 +14,7 @@ from tierfs.control.client import call
 from tierfs.errors import MountError, TierfsError
 
 EXAMPLES = """\
-  pip install --upgrade tierfs && tierfs reexec /mnt/lake
+  /opt/tierfs/bin/pip install . && tierfs reexec /mnt/lake
 """
 #: How long the new processes may take to be there.
 TIMEOUT_S = 60.0

@@ -85,6 +85,7 @@ and `default_permissions`, and keeps no access times): `x-*`, `comment=`, {ignor
 | 1 | it failed; one line on standard error says why and what to do |
 | 2 | it was asked wrongly: arguments, options, configuration |
 | 3 | `tierfs umount`: unmounted, but not all is in the lake yet, or it could not be asked |
+| 1, 4, 8, 16 | `tierfs fsck`, as fsck(8), added up: repaired; left; not checked; asked wrongly |
 | 32 | `mount.tierfs`, `umount.tierfs`: any failure, as mount(8) wants |
 | 130 | interrupted |
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tierfs import metrics
 from tierfs.cli.arguments import Parser, add_runtime_dir
 from tierfs.cli.live import our_mounts
 from tierfs.control.client import call, find_mount
@@ -23,6 +24,8 @@ _PIDS = ("keeper", "control", "front", "spare", "pid")
 EXAMPLES = """\
   tierfs status                    # every mount
   tierfs status /mnt/lake --json | jq .cache
+  tierfs status --metrics > /var/lib/node_exporter/tierfs.prom.new &&
+    mv /var/lib/node_exporter/tierfs.prom.new /var/lib/node_exporter/tierfs.prom
 """
 
 
@@ -31,11 +34,14 @@ def run(argv: Sequence[str]) -> int:
     parser = Parser(
         "status",
         "Show what mounts do. With PATH the mount that it is on, otherwise all of them.\n"
-        "--json prints one object for PATH, an array otherwise.",
+        "--json prints one object for PATH, an array otherwise. --metrics prints what Prometheus\n"
+        "reads; a mount that does not answer has none.",
         EXAMPLES,
     )
     parser.add_argument("path", nargs="?", type=Path, metavar="PATH")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON")
+    form.add_argument("--metrics", action="store_true", help="print metrics for Prometheus")
     add_runtime_dir(parser)
     arguments = parser.parse(argv)
     wanted = [find_mount(arguments.path)[0]] if arguments.path else our_mounts()
@@ -48,7 +54,9 @@ def run(argv: Sequence[str]) -> int:
         except TierfsError as error:
             failed = True
             answers.append({"mountpoint": str(mount.mountpoint), "error": str(error)})
-    if arguments.json:
+    if arguments.metrics:
+        sys.stdout.write(metrics.render(*(one for one in answers if "error" not in one)))
+    elif arguments.json:
         shown = answers[0] if arguments.path else answers
         json.dump(shown, sys.stdout, indent=2, sort_keys=True)
         print()

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 import trio
 
 import tierfs
-from tierfs import metrics
 from tierfs.config import Config
 from tierfs.control.order import tell_order
 from tierfs.control.planner import Planner
@@ -75,7 +74,6 @@ class Commands:
             str, Callable[[dict[str, Any], Progress], Awaitable[dict[str, Any]]]
         ] = {
             "status": self._status,
-            "metrics": self._metrics,
             "warmup": self._warmup,
             "evict": self._evict,
             "refresh": self._refresh,
@@ -143,9 +141,6 @@ class Commands:
                 ],
             },
         }
-
-    async def _metrics(self, args: dict[str, Any], progress: Progress) -> dict[str, Any]:
-        return {"text": metrics.render(await self._status({}, progress))}
 
     async def _warmup(self, args: dict[str, Any], progress: Progress) -> dict[str, Any]:
         paths = _paths(args)

@@ -278,6 +278,8 @@ class NativeSupervisor(Supervisor):
         if self._state in (State.STARTING, State.ANSWERING, State.SERVING):
             self._after(timer, self._timing.watchdog_s if ready else self._timing.start_s)
         self._notifier.watchdog()
+        if self._state in (State.STARTING, State.ANSWERING):
+            self._notifier.send(EXTEND_TIMEOUT_USEC=int(self._timing.start_s * 1e6))
         if self._state is State.SERVING:
             self._runtime.bound_log()
 

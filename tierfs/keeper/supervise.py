@@ -243,6 +243,8 @@ class Supervisor:
         if self._state in (State.STARTING, State.ANSWERING, State.SERVING):
             self._after("silence", self._timing.watchdog_s if serving else self._timing.start_s)
         self._notifier.watchdog()
+        if self._state in (State.STARTING, State.ANSWERING):
+            self._notifier.send(EXTEND_TIMEOUT_USEC=int(self._timing.start_s * 1e6))
         if serving:
             self._runtime.bound_log()
         if line == "ready" and self._state is State.STARTING:
