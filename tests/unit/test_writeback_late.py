@@ -217,6 +217,37 @@ async def test_what_a_file_cannot_bring_is_kept_if_its_name_was_given_away(
 
 
 @pytest.mark.parametrize("directory", [False, True])
+@pytest.mark.parametrize("handed", [False, True])
+async def test_what_another_writer_puts_under_an_old_name_stays(
+    tmp_path: Path, *, directory: bool, handed: bool
+) -> None:
+    """Between the copy of a file and the removal of what was copied."""
+    lake = Lake()
+    async with world(tmp_path, lake) as mount:
+        await mount.mkdir(b"d")
+        fh = await uploaded(mount, b"d/f", b"ours")
+        if handed:
+            await hand_over(mount, fh)
+        lake.before = other = Other(lake, b"d/f", "delete")
+        if directory:
+            await mount.rename(b"d", b"e")
+        else:
+            await mount.mkdir(b"e")
+            await mount.rename(b"d/f", b"e/f")
+        assert await mount.flush()
+        assert other.came
+        if not handed:
+            await hand_over(mount, fh)
+        assert await mount.read(b"e/f") == b"ours"
+        if directory:
+            # Its marker went after that; a look-up finds it when the absence is not believed.
+            await mount.namespace.refresh(b"d")
+        assert await mount.read(b"d/f") == b"theirs"
+    contents = lake.contents()
+    assert (contents[b"d/f"], contents[b"e/f"]) == (b"theirs", b"ours")
+
+
+@pytest.mark.parametrize("directory", [False, True])
 @pytest.mark.parametrize("removed", [False, True])
 @pytest.mark.parametrize("handed_over", [False, True])
 async def test_what_is_no_longer_at_its_source_goes_on_from_here(

@@ -195,8 +195,11 @@ async def test_an_upload_whose_object_was_found_is_dropped(tmp_path: Path) -> No
         await mount.write(b"a", DATA)
         assert await mount.flush()
         assert lake.kept
+
+        def known() -> bool:
+            return bool(mount.files.journal.read(lambda work: work.abandoned()))
+
         with trio.fail_after(PATIENCE_S):
-            while await lake.list_uploads(b""):
+            while await lake.list_uploads(b"") or known():
                 await trio.sleep(0.005)
-        assert mount.files.journal.read(lambda work: work.abandoned()) == []
     assert lake.history == [(b"a", DATA)]

@@ -26,9 +26,10 @@ from tierfs.fs.changes import Changes
 from tierfs.fs.view import View
 from tierfs.index.records import ROOT_INO
 from tierfs.lake.protocol import ChecksumKind
+from tierfs.lake.writing import Written
 from tierfs.writeback import by_front, contents, journal, passed, publisher
 from tierfs.writeback.journal import Work
-from tierfs.writeback.passed import PassedThrough, Renumbered
+from tierfs.writeback.passed import PassedThrough
 from tierfs.writeback.reading import OpenHandle
 from tierfs.writeback.records import Flag
 from tierfs.writeback.staging import Staging
@@ -378,21 +379,114 @@ async def test_what_is_written_while_an_old_number_is_copied_stays(
     assert lake.contents()[b"old"] == b"OURS"
 
 
-async def test_what_was_copied_for_nobody_is_given_back(
+async def handed_over(k: Kernel, ino: int) -> None:
+    """Wait until *ino* is the lake's alone."""
+    with trio.fail_after(PATIENCE_S):
+        while k.files.journal.node(ino) is not None or k.path(ino).exists():
+            await trio.sleep(0.005)
+
+
+async def test_what_was_copied_for_nobody_is_the_lakes_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Under the number that the kernel was told of, with all that it had."""
     monkeypatch.setattr("tierfs.writeback.passed.TAKEN_S", 0.01)
     lake = Lake()
-    await lake.put(b"old", b"lake's", checksum_of(ChecksumKind.CRC64NVME, b"lake's"), metadata={})
+    lake.store(b"old", b"lake's")
     async with kernel(tmp_path, lake) as k, trio.open_nursery() as nursery:
         number = await k.world.ino(b"old")
+        await k.files.set_xattr(number, b"user.kept", b"1")
         nursery.start_soon(k.files.expire)
-        with pytest.raises(Renumbered):
-            await k.files.open(number, RW, fh=2)
-        with trio.fail_after(PATIENCE_S):
-            while await k.world.ino(b"old") != number or k.path(number + 1).exists():
-                await trio.sleep(0.01)
+        assert (await k.open(2, number, RW)).errno == errno.ESTALE
+        another = await k.world.ino(b"old")
+        await handed_over(k, another)
+        assert await k.world.ino(b"old") == another
+        assert k.files.xattr(another, b"user.kept") == b"1"
         nursery.cancel_scope.cancel()
+    assert lake.history == []
+
+
+async def open_by_path(k: Kernel, unique: int, path: bytes, flags: int = RW) -> int:
+    """As open(2) does: with another look at the path after ESTALE, and no third. The inode."""
+    for attempt in range(2):
+        ino = await k.world.ino(path)
+        answer = await k.open(unique + 2 * attempt, ino, flags)
+        if not answer.errno:
+            assert answer.count == 1
+            return ino
+        assert answer.errno == errno.ESTALE
+    raise AssertionError("ESTALE from open(2)")
+
+
+@pytest.mark.parametrize("flags", [RW, RW | os.O_TRUNC])
+async def test_a_number_that_the_kernel_knows_stays_a_files(tmp_path: Path, flags: int) -> None:
+    """It may be asked for it at once after it was closed unwritten, and open it no third time."""
+    lake = Lake()
+    lake.store(b"old", b"lake's")
+    async with kernel(tmp_path, lake) as k:
+        known = await open_by_path(k, 2, b"old")
+        await k.close(4, known)
+        answer = await k.open(6, known, flags)
+        if answer.errno:
+            assert answer.errno == errno.ESTALE
+            known = await open_by_path(k, 8, b"old", flags)
+        k.write(known, b"OURS")
+        for unique in (6, 8, 10):
+            await k.close(unique, known, flush=1000 + unique)
+        assert await k.world.flush()
+    ours = b"OURS" if flags & os.O_TRUNC else b"OURS's"
+    assert lake.contents() == {b"old": ours}
+
+
+@pytest.mark.parametrize("change", ["renamed", "attributes"])
+async def test_what_is_changed_twice_is_opened_between_the_two(tmp_path: Path, change: str) -> None:
+    """Its bytes are where the first change has put them."""
+
+    class Halting(Lake):
+        copies = 0
+        gate = trio.Event()
+
+        async def copy(self, *args: Any, **how: Any) -> Written:
+            self.copies += 1
+            if self.copies == 2:
+                await self.gate.wait()
+            return await super().copy(*args, **how)
+
+    lake = Halting()
+    lake.store(b"a", b"weights")
+    async with kernel(tmp_path, lake) as k:
+        path = b"a"
+        if change == "renamed":
+            await k.world.rename(b"a", b"b")
+            await k.world.rename(b"b", b"c")
+            path = b"c"
+        else:
+            ino = await k.world.ino(b"a")
+            await k.files.set_attributes(ino, {"mode": 0o600}, None)
+            await k.files.set_attributes(ino, {}, (10**18, 10**18))
+        with trio.fail_after(PATIENCE_S):
+            while lake.copies < 2:
+                await trio.sleep(0.005)
+        ino = await open_by_path(k, 2, path)
+        assert k.path(ino).read_bytes() == b"weights"
+        lake.gate.set()
+        assert await k.world.flush()
+        await k.close(4, ino)
+    assert lake.contents() == {path: b"weights"}
+
+
+async def test_what_is_copied_is_not_handed_over_before_who_wants_it_comes(
+    tmp_path: Path,
+) -> None:
+    lake = Lake()
+    lake.store(b"a", b"weights")
+    async with kernel(tmp_path, lake) as k:
+        ino = await k.world.ino(b"a")
+        await k.files.set_attributes(ino, {"mode": 0o600}, None)
+        assert (await k.open(2, ino, RW)).errno == errno.ESTALE
+        assert await k.world.flush()
+        await k.world.service._adopter.adopt_all()
+        assert (await k.open(4, await k.world.ino(b"a"), RW)).count == 1
 
 
 async def test_a_request_is_acted_on_once(tmp_path: Path) -> None:

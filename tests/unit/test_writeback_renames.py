@@ -6,11 +6,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
 from tests.caching import noise
+from tests.unit.test_writeback_conflicts import settled
 from tests.unit.test_writeback_passed import kernel
 from tests.writing import PATIENCE_S, Lake, World, world
 from tierfs.errors import CrossRoot
@@ -93,6 +95,40 @@ async def test_whoever_reads_while_it_is_moved_reads_on(tmp_path: Path) -> None:
         for fh in handles:
             await read(fh, 5)
             await close(mount, fh)
+
+
+class RemovingLake(SlowLake):
+    """Removes *key*, and answers when its gate is opened."""
+
+    async def delete(self, key: bytes, **how: Any) -> None:
+        await super().delete(key, **how)
+        if key == self._key:
+            self.asked += 1
+            await self.gate.wait()
+
+    async def get(self, key: bytes, version: Version, offset: int, length: int) -> bytes:
+        return await Lake.get(self, key, version, offset, length)
+
+
+async def test_whoever_reads_before_the_journal_hears_of_it_reads_on(tmp_path: Path) -> None:
+    """The lake has moved it, and the answer is on its way."""
+    data, lake = noise(24 * BLOCK_SIZE, 1), RemovingLake(b"a")
+    lake.store(b"a", data)
+    async with world(tmp_path, lake) as mount, trio.open_nursery() as nursery:
+        fh = await mount.files.open(await mount.ino(b"a"), os.O_RDONLY)
+        await mount.rename(b"a", b"b")
+        with trio.fail_after(PATIENCE_S):
+            while not lake.asked:
+                await trio.sleep(0.005)
+
+        async def read() -> None:
+            offset = 9 * BLOCK_SIZE
+            assert await mount.files.read(fh, offset, 100) == data[offset : offset + 100]
+
+        nursery.start_soon(read)
+        await trio.sleep(0.05)
+        lake.gate.set()
+    assert list(lake.contents()) == [b"b"]
 
 
 async def test_a_lakes_file_that_was_open_is_the_lakes_again_before_it_is_moved(
@@ -293,3 +329,60 @@ async def test_what_was_never_closed_decides_nothing(tmp_path: Path) -> None:
         await mount.files.create(*await mount.at(b"7/log"), 0o644, os.O_WRONLY, 0, 0)
         assert await mount.flush()
         assert await moved(mount, lake) == [b"0", b"1", b"2"]
+
+
+# ---- what is known of a directory from under its old name ----------------------------------------
+
+
+async def test_what_was_removed_after_a_rename_stays_removed(tmp_path: Path) -> None:
+    """Though it was handed over under the old name of its directory, and written to meanwhile."""
+    lake = Lake()
+    async with world(tmp_path, lake) as mount:
+        await mount.mkdir(b"d")
+        await mount.write(b"d/c", b"one")
+        assert await mount.flush()
+        await settled(mount)
+        fh = await opened(mount, b"d/c")
+        await mount.files.write(fh, 0, b"two")
+        await mount.rename(b"d", b"e")
+        await mount.unlink(b"e/c")
+        await close(mount, fh)
+        assert await mount.flush()
+        await settled(mount)
+        assert await mount.names(b"e") == []
+    assert lake.contents() == {b"e/": b""}
+
+
+async def test_a_removal_under_an_old_name_uncovers_nothing_under_the_new_one(
+    tmp_path: Path,
+) -> None:
+    class Gates(Lake):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gates = {b"d/x": trio.Event(), b"e/x": trio.Event()}
+
+        async def delete(self, key: bytes, **how: Any) -> None:
+            if key in self.gates:
+                await self.gates[key].wait()
+            await super().delete(key, **how)
+
+    lake = Gates()
+    async with world(tmp_path, lake) as mount:
+        await mount.mkdir(b"d")
+        await mount.write(b"d/x", b"one")
+        assert await mount.flush()
+        await settled(mount)
+        await mount.unlink(b"d/x")
+        await mount.rename(b"d", b"e")
+        await mount.write(b"e/x", b"two")
+        await mount.write(b"between", b"")
+        await mount.unlink(b"e/x")
+        lake.gates[b"d/x"].set()
+        with trio.fail_after(PATIENCE_S):
+            while b"between" not in lake.contents():
+                await trio.sleep(0.005)
+        await mount.namespace.refresh(b"e")
+        assert await mount.names(b"e") == []
+        lake.gates[b"e/x"].set()
+        assert await mount.flush()
+        assert await mount.names(b"e") == []

@@ -245,7 +245,12 @@ class PythonFront:
         data = self._reader.now(o, offset, end)
         if data is not None:
             return data
-        return await self._reader.read(o, offset, end, whole_blocks=advice.sequential)
+        # The handle may be closed meanwhile, and the object is not to be another's by then.
+        self._table.retain(o)
+        try:
+            return await self._reader.read(o, offset, end, whole_blocks=advice.sequential)
+        finally:
+            self._table.release(o)
 
     def _advise(self, handle: _Handle, offset: int, length: int) -> Advice:
         """What a read is, after what is to come beside it was sent for."""

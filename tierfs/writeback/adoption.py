@@ -65,10 +65,21 @@ class Adopter:
         if entry.ino:
             await self.try_adopt(entry.ino)
 
-    def overtaken(self, entry: Entry) -> None:
+    async def overtaken(self, entry: Entry) -> None:
         """The lake shows *entry*, but something later is known of its path."""
         if entry.ino in self._blocks and self._blocks[entry.ino][0] == entry.content:
             del self._blocks[entry.ino]
+        old, node = self._before.get(entry.ino), self._writeback.journal.node(entry.ino)
+        if old is None or node is None or not node.flags & Flag.REMOTE:
+            return
+        if not self._writeback.in_use(entry.ino):
+            ref = object_of_node(node)
+            try:
+                await self._front.renamed(entry.ino, old, ref)
+            except (TierfsError, OSError) as error:
+                _log.info("inode %d: its cached copy is not moved yet: %s", entry.ino, error)
+                return
+            self._before[entry.ino] = ref
 
     async def _gone(self, parent: int, path: bytes) -> None:
         name = path.rstrip(b"/").rpartition(b"/")[2]
@@ -79,9 +90,18 @@ class Adopter:
                 # The directory may have lost its name, too.
                 with contextlib.suppress(NotFound):
                     await self._namespace.vanished(parent, name)
+            now = self._path_now(parent, name) or path
             await self._writeback.change(
-                lambda work: self._writeback.tree.clear(work, parent, path)
+                lambda work: self._writeback.tree.clear(work, parent, path, now)
             )
+
+    def _path_now(self, parent: int, name: bytes) -> bytes:
+        """The path of *name* in the directory *parent*; empty where that has lost its name."""
+        try:
+            above = self._writeback.union.path_of(parent) if parent else b""
+        except NotFound:
+            return b""
+        return above + b"/" + name if above else name
 
     async def lost(self, entry: Entry, ino: int) -> None:
         """The lake decides again what is at the paths of *entry*; *ino*, if that is not 0, is no
@@ -160,6 +180,8 @@ class Adopter:
                 return False
             ref = None
             if node.kind is Kind.FILE:
+                if node.flags & Flag.REMOTE and node.key != self._writeback.union.path_of(ino):
+                    return False  # The lake is still to be told of its name.
                 ref = await self._keep(ino, node)
             inode = Inode(
                 node.kind, node.mode, node.uid, node.gid, node.size, node.mtime_ns, node.parent

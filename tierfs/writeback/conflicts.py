@@ -77,7 +77,10 @@ class Conflicts(History):
                 work.drop_entry(between)
             head = work.head(entry.other)
             if not stays and head is not None and head.last == later and head.etag:
-                self._append(work, Op.DELETE, 0, entry.other, entry.root, None, parent=entry.parent)
+                gone = self._append(
+                    work, Op.DELETE, 0, entry.other, entry.root, None, parent=entry.parent
+                )
+                self._came_by_rename(work, gone)
             if stays:
                 self._spare_source(work, later, entry)
             self._bring_instead(work, later, entry, lost)

@@ -22,7 +22,13 @@ from tierfs.errors import (
 from tierfs.index.records import Kind, ObjectRef
 from tierfs.namespace import Attributes
 from tierfs.writeback.decisions import new_node
-from tierfs.writeback.handles import MOVED_ATTEMPTS, MOVED_PAUSE_S, Handle, Handles
+from tierfs.writeback.handles import (
+    MOVED_ATTEMPTS,
+    MOVED_PAUSE_S,
+    WHERE_IT_IS,
+    Handle,
+    Handles,
+)
 from tierfs.writeback.history import LakeEntry
 from tierfs.writeback.journal import Work
 from tierfs.writeback.records import Flag, Node
@@ -119,17 +125,22 @@ class Files(Handles):
         if ino in self._live or (node is not None and not node.flags & Flag.REMOTE):
             await self.staging.room.hold_up()
         else:
-            await self.staging.room.wait(self.union.attributes(ino).size, ino)
+            try:
+                size = self.union.attributes(ino).size
+            except NotFound:
+                raise StaleVersion("open for writing", f"inode {ino}", "it is gone") from None
+            await self.staging.room.wait(size, ino)
 
     async def _open_in_lake(self, ino: int, pid: int) -> int:
         # Who has it open already has it by its old key, if it was moved since: the same bytes.
-        found = self._front.opened(ino) or self.union.object_cached(ino)
-        if found is None:
-            found = await self.union.open_object(ino)
-        front_fh = await self._front.open(ino, *found, pid)
-        fh = self._new_fh(Handle(ino, None, front_fh=front_fh))
-        self._reading.setdefault(ino, set()).add(fh)
-        return fh
+        async with self._holds.hold((WHERE_IT_IS, ino)):
+            found = self._front.opened(ino) or self.union.object_cached(ino)
+            if found is None:
+                found = await self.union.open_object(ino)
+            front_fh = await self._front.open(ino, *found, pid)
+            fh = self._new_fh(Handle(ino, None, front_fh=front_fh))
+            self._reading.setdefault(ino, set()).add(fh)
+            return fh
 
     async def _take_readers(self, live: Live) -> None:
         """Whoever has the lake's version open reads what is written from now on."""
@@ -175,7 +186,7 @@ class Files(Handles):
         live = Live(number, fd, changed=False)
         try:
             if not empty:
-                await self._copy_in_for_sure(live, ref, size)
+                await self._copy_in_for_sure(live, ino, ref, size)
                 os.utime(fd, ns=(attributes.mtime_ns, attributes.mtime_ns))
             await self.change(taken)
             self._front.rewritten(ino)
@@ -218,8 +229,9 @@ class Files(Handles):
             raise StaleVersion("open for writing", ref.key, "the path names a newer version")
         return parent, ref.key.rpartition(b"/")[2]
 
-    async def _copy_in_for_sure(self, live: Live, ref: ObjectRef, size: int) -> None:
-        """`_copy_in`, from where the object is by now: a rename may be moving it in the lake."""
+    async def _copy_in_for_sure(self, live: Live, ino: int, ref: ObjectRef, size: int) -> None:
+        """`_copy_in`, from where the object of *ino* is by now: a rename may be moving it in the
+        lake."""
         for attempt in range(MOVED_ATTEMPTS):
             try:
                 await self._copy_in(live, ref, size)
@@ -228,7 +240,7 @@ class Files(Handles):
                 if attempt == MOVED_ATTEMPTS - 1:
                     raise
                 await trio.sleep(MOVED_PAUSE_S * attempt)
-                ref, size = self.union.object_of(live.ino) or (ref, size)
+                ref, size = self.union.object_of(ino) or (ref, size)
 
     async def _copy_in(self, live: Live, ref: ObjectRef, size: int) -> None:
         fh = await self._front.open(live.ino, ref, size)

@@ -22,13 +22,15 @@ from tierfs.writeback.decisions import Parts
 from tierfs.writeback.history import Done, Told
 from tierfs.writeback.journal import Work
 from tierfs.writeback.lending import Lending
-from tierfs.writeback.records import Flag
+from tierfs.writeback.records import Flag, Op, State
 from tierfs.writeback.staging import Live
 
 _log = logging.getLogger(__name__)
 
 #: What is being moved in the lake is looked for so often, with pauses that grow by so much.
 MOVED_ATTEMPTS, MOVED_PAUSE_S = 6, 0.05
+#: Held, with an inode number, by who finds out where its object is.
+WHERE_IT_IS = "where it is"
 
 
 class Handle:
@@ -166,8 +168,12 @@ class Handles(Lending):
                 del self._live[live.ino]
                 self.staging.let_go(live)
         if live.handles == 0:
-            self._tidy(await self.change(lambda work: self.tree.forget(work, live.ino)))
+            await self._forget(live.ino)
             self.changed()
+
+    async def _forget(self, ino: int) -> None:
+        """Nobody has *ino* open any more."""
+        self._tidy(await self.change(lambda work: self.tree.forget(work, ino)))
 
     def _tidy(self, done: Done) -> None:
         """Delete what nothing refers to any more, and put aside what only the log refers to."""
@@ -200,13 +206,20 @@ class Handles(Lending):
         it where it is now, for all who read it. False: it is where it was. Raises StaleVersion if
         bytes are on their way from there for too long; the next read tries again."""
         handle = self._handle(fh)
-        async with self._holds.hold(("where it is", handle.ino)):
-            if handle.front_fh != front_fh or handle.live is not None:
-                return True  # Another reader was first.
-            found, opened = self.union.object_of(handle.ino), self._front.opened(handle.ino)
-            if found is None:
-                return False
-            if front_fh and opened is not None and identity_of(found[0]) == identity_of(opened[0]):
+        async with self._holds.hold((WHERE_IT_IS, handle.ino)):
+            for attempt in range(1, MOVED_ATTEMPTS + 1):
+                if handle.front_fh != front_fh or handle.live is not None:
+                    return True  # Another reader was first.
+                found, opened = self.union.object_of(handle.ino), self._front.opened(handle.ino)
+                if found is None:
+                    return False
+                if not (front_fh and opened and identity_of(found[0]) == identity_of(opened[0])):
+                    break
+                if not self._is_moving(handle.ino):
+                    return False
+                # The lake has done it, and the journal hears of that in a moment.
+                await trio.sleep(MOVED_PAUSE_S * attempt)
+            else:
                 return False
             readers = list(self._reading.get(handle.ino, ()))
             for reader in readers:
@@ -216,8 +229,22 @@ class Handles(Lending):
                 await self._open_again(reader, handle.ino)
             return True
 
+    def _is_moving(self, ino: int) -> bool:
+        """Whether the lake is being told to give the object of *ino* another key, or version."""
+        moves = (Op.MOVE, Op.COPY, Op.ATTRIBUTES)
+
+        def look(work: Work) -> bool:
+            return any(
+                entry.ino == ino and entry.op in moves and entry.state is State.PUBLISHING
+                for _, entry in work.log()
+            )
+
+        return self.journal.read(look)
+
     async def _open_again(self, fh: int, ino: int) -> None:
         for attempt in range(MOVED_ATTEMPTS):
+            if fh not in self._reading.get(ino, ()):
+                return  # Closed, or written to, meanwhile.
             found = self.union.object_of(ino)
             if found is None:
                 raise StaleVersion("read", f"inode {ino}", "it is gone")
@@ -231,7 +258,6 @@ class Handles(Lending):
         if fh in self._reading.get(ino, ()):
             self._handles[fh].front_fh = front_fh
         else:
-            # Closed, or written to, meanwhile.
             await self._front.release(front_fh)
 
     async def write(self, fh: int, offset: int, data: bytes) -> int:

@@ -51,8 +51,8 @@ class PathUnknown(Exception):
 
 
 class LakeEntry(NamedTuple):
-    """What the lake has under a name, as far as the namespace knows. *ref* is None for a
-    directory."""
+    """What the lake has under a name, as far as the namespace knows. *ref* is None for a directory;
+    *target* is that of a link, where it was asked for (`Decisions._with_target`)."""
 
     ino: int
     kind: Kind
@@ -62,6 +62,7 @@ class LakeEntry(NamedTuple):
     size: int
     mtime_ns: int
     ref: ObjectRef | None
+    target: bytes = b""
 
 
 class Done(NamedTuple):
@@ -308,6 +309,11 @@ class History:
         if settled and entry.op is Op.MAKE_DIRECTORY and not entry.ino:
             work.drop_head(entry.path)
         node = work.node(entry.ino) if entry.ino else None
+        moves = entry.op in (Op.MOVE, Op.COPY, Op.ATTRIBUTES)
+        if node is not None and moves and node.etag and node.key == (entry.other or entry.path):
+            # Whatever comes later of it: that is where its bytes are.
+            node = node._replace(key=entry.path, etag=etag)
+            work.put_node(entry.ino, node)
         if node is None or not settled:
             return settled
         brings_node = entry.op is Op.PUT and entry.content == node.content
@@ -386,13 +392,14 @@ class History:
         work.drop_head(path + b"/" if node.kind is Kind.DIRECTORY else path)
         return node
 
-    def clear(self, work: Work, parent: int, path: bytes) -> None:
+    def clear(self, work: Work, parent: int, path: bytes, now: bytes) -> None:
         """The lake's part of the tree knows that there is nothing at *path*, whose directory is
-        *parent*."""
+        *parent*; by a rename of that the name has the path *now*."""
         if not work.is_done(path):
             return
         work.drop_head(path)
-        self._uncover(work, parent, path)
+        if not work.is_pending(now):
+            self._uncover(work, parent, path)
 
     def _uncover(self, work: Work, parent: int, path: bytes) -> None:
         """Let the lake's part of the tree say what is at *path*, if no change of the log will and

@@ -63,12 +63,14 @@ class Lending(Decisions):
         return live.changed
 
     @contextlib.asynccontextmanager
-    async def parted(self, ino: int) -> AsyncIterator[None]:
+    async def parted(self, ino: int, *, copied: bool = False) -> AsyncIterator[None]:
         """Hold *ino*, whose old name may be the lake's to decide after this. A file that has its
-        bytes here is known by its new name alone: under the old one it would show them."""
+        bytes here is known by its new name alone: under the old one it would show them. So is one
+        of which the lake has a copy under the new name (*copied*): there are two files then."""
         async with self._holds.hold(ino):
             node, parent = self.journal.node(ino), self._namespace.parent(ino)
-            if node is not None and parent is not None and not node.flags & Flag.REMOTE:
+            here = node is not None and (copied or not node.flags & Flag.REMOTE)
+            if node is not None and parent is not None and here:
                 # The lake's part of the tree may have lost the name meanwhile.
                 with contextlib.suppress(NotFound):
                     name = self._namespace.path_of(ino).rpartition(b"/")[2]

@@ -63,6 +63,8 @@ class PassedThrough(WriteBack):
         self.union.in_use_ttl_s = 0.0
         #: What was copied to be written to, and since when it waits for whoever wanted that.
         self._copied: dict[int, float] = {}
+        #: The number that a file of the lake's is about to get.
+        self._copying: dict[int, int] = {}
         #: Contents that a publisher reads, by inode and number.
         self._lent: list[tuple[tuple[int, int], Content]] = []
 
@@ -84,7 +86,13 @@ class PassedThrough(WriteBack):
         return 0
 
     async def _bring(self, ino: int, *, writes: bool, empty: bool) -> Live | None:
-        live = await super()._bring(ino, writes=writes, empty=empty)
+        try:
+            live = await super()._bring(ino, writes=writes, empty=empty)
+        except BaseException:
+            self._copied.pop(self._copying.get(ino, 0), None)
+            raise
+        finally:
+            self._copying.pop(ino, None)
         if live is None:
             return None
         if live.ino != ino:
@@ -99,7 +107,11 @@ class PassedThrough(WriteBack):
         return live
 
     async def _number_of_copy(self, ino: int) -> int:
-        return await self._new_ino()
+        number = await self._new_ino()
+        # Before anybody else knows of it.
+        self._copied[number] = math.inf
+        self._copying[ino] = number
+        return number
 
     def _check_place(self, work: Work, ino: int, parent: int, name: bytes) -> None:
         # Who asks may have looked *ino* up before it got another number, under which it may have
@@ -121,10 +133,16 @@ class PassedThrough(WriteBack):
             for ino in [ino for ino, since_s in self._copied.items() if since_s < late_s]:
                 async with self._holds.hold(ino):
                     if self._copied.pop(ino, None) is not None and ino not in self._live:
-                        await self._give_back(ino)
+                        await self._forget(ino)
+                        self.changed()
 
-    async def _give_back(self, ino: int) -> None:
-        self._tidy(await self.change(lambda work: self.tree.forget(work, ino)))
+    async def _forget(self, ino: int) -> None:
+        # The kernel knows the name under this number.
+        self._tidy(await self.change(lambda work: self.tree.forget(work, ino, known=True)))
+
+    def in_use(self, ino: int) -> bool:
+        """See `Handles.in_use`; also what was copied for somebody who is about to come."""
+        return ino in self._copied or super().in_use(ino)
 
     # ---- what was written -----------------------------------------------------------------------
 

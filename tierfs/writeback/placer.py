@@ -60,7 +60,7 @@ class Placer:
         #: Objects published, and those of ours that another writer's kept out.
         self.published = 0
         self.conflicts: list[bytes] = []
-        #: The MOVEs at whose source another writer's version stays.
+        #: The changes at whose old name another writer's version stays.
         self._sources_stay: set[int] = set()
 
     async def place(self, lsn: int, entry: Entry, *, unsure: bool) -> None:
@@ -106,7 +106,7 @@ class Placer:
         if settled:
             await self._adopter.settled(begun)
         else:
-            self._adopter.overtaken(begun)
+            await self._adopter.overtaken(begun)
         if lsn in self._sources_stay:
             self._sources_stay.discard(lsn)
             await self._adopter.lost(begun, 0)
@@ -132,7 +132,11 @@ class Placer:
             written = await self._put(lsn, entry, content, metadata, self._condition(entry))
             return written.version.etag, written.checksum is not None
         if entry.op is Op.DELETE:
-            await self._remove(entry.path, self._condition(entry).version)
+            version = self._condition(entry).version
+            if entry.renamed and version is not None:
+                await self._remove_source(lsn, entry.path, version)
+            else:
+                await self._remove(entry.path, version)
             return b"", False
         if entry.op is Op.REMOVE_DIRECTORY:
             await self._lake.delete(entry.path)
@@ -149,7 +153,7 @@ class Placer:
         condition = ALWAYS if entry.op is Op.ATTRIBUTES else self._condition(entry)
         written = await self._copy(lsn, entry, entry.path, condition)
         if entry.op is Op.MOVE:
-            await self._remove_source(lsn, entry)
+            await self._remove_source(lsn, *self._source(entry))
         return written.version.etag, False
 
     async def _remove(self, path: bytes, version: Version | None) -> None:
@@ -171,17 +175,15 @@ class Placer:
                 return
         raise LakeUnavailable("remove an object", path, "it changes all the time")
 
-    async def _remove_source(self, lsn: int, entry: Entry) -> None:
-        """Delete what a MOVE has copied; what another writer has put there since stays."""
-        source, version = self._source(entry)
+    async def _remove_source(self, lsn: int, source: bytes, version: Version) -> None:
+        """Delete what was renamed; what another writer has put there since stays."""
         try:
             await self._lake.delete(source, condition=Condition(version=version))
         except PreconditionFailed:
             self._sources_stay.add(lsn)
             _log.warning(
-                "another writer has changed %s, which was renamed to %s: its version stays",
-                show(source), show(entry.path),
-            )  # fmt: skip
+                "another writer has changed %s, which was renamed: its version stays", show(source)
+            )
 
     def _source(self, entry: Entry) -> tuple[bytes, Version]:
         """What a MOVE, a COPY or an ATTRIBUTES copies."""
@@ -269,7 +271,7 @@ class Placer:
                 return None
             return written.version.etag
         if entry.op is Op.MOVE:
-            await self._remove_source(lsn, entry)
+            await self._remove_source(lsn, *self._source(entry))
         return found.version.etag
 
     async def shown(self, lsn: int, entry: Entry) -> bytes:

@@ -299,7 +299,8 @@ class Publisher:
                 work.thaw(path)
                 return self._tree.skip(work, lsn, shown=shown) if skip else None
 
-            async with self._writeback.parted(0 if given_up is None else given_up.ino):
+            ino = 0 if given_up is None else given_up.ino
+            async with self._writeback.parted(ino, copied=bool(shown)):
                 skipped = await self._writeback.change(thaw)
             if skipped is not None:
                 _log.warning("given up by hand: %s (lsn %d)", show(skipped.path), lsn)

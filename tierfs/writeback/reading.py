@@ -1,5 +1,5 @@
 """What write-back asks of whoever reads the lake's files on this mount: `tierfs.front.python` has
-it, and `tierfs.writeback.passed` where a native front reads."""
+it, and `tierfs.writeback.by_front` where a native front reads."""
 
 from __future__ import annotations
 

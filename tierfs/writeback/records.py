@@ -142,8 +142,8 @@ class Entry(NamedTuple):
     it was written; *parent* is the directory that the name which goes (of a DELETE, a
     REMOVE_DIRECTORY, the source of a MOVE) was in; *content* says which of *ino*'s a PUT is to
     bring. *earlier* and *was_present* are what `heads` had of the path before. *renamed*: its path
-    was given to it by a rename, which put all before it in the past (O1). *target* is what a LINK
-    says; empty: it was written by a tierfs that left it to the node."""
+    was given to it by a rename, which put all before it in the past (O1), or taken by one. *target*
+    is what a LINK says; empty: it was written by a tierfs that left it to the node."""
 
     op: Op
     state: State

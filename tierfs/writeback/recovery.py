@@ -103,7 +103,7 @@ async def _settle(journal: Journal, staging: Staging, in_use: Collection[int]) -
         if node.kind is not Kind.FILE or node.flags & Flag.REMOTE or ino in in_use:
             continue
         if node.etag and not node.lsn:
-            await journal.change(partial(give_back, ino=ino, node=node))
+            await journal.change(partial(give_back, ino=ino, node=node, known=True))
             staging.remove(ino)
             continue
         if staging.frozen_path(ino, node.content).exists():

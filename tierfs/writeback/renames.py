@@ -138,7 +138,8 @@ class Tree(Names):
             # Open still: its place in the history is its close.
             work.put_node(found.ino, moved)
         if in_lake:
-            self._append(work, Op.DELETE, 0, old_path, root, node, parent=source[0])
+            gone = self._append(work, Op.DELETE, 0, old_path, root, node, parent=source[0])
+            self._came_by_rename(work, gone)
         if in_lake or work.is_pending(old_path):
             work.white_out(source[0], source[1])
         return Done(done.lsn, superseded + done.superseded)
@@ -175,7 +176,7 @@ class Tree(Names):
         # The directory before all in it, and what was closed last behind all of it (O1, O2).
         self._came_by_rename(work, *lsns[:1], *lsns[-1:])
         for path, thing in left:
-            self._append(work, Op.DELETE, 0, path, root, thing)
+            self._came_by_rename(work, self._append(work, Op.DELETE, 0, path, root, thing))
         for ino, thing, path in reversed(everything):
             marked = self._in_lake(work, path + b"/", Found(ino, thing.kind, thing, None))
             if thing.kind is Kind.DIRECTORY and marked:

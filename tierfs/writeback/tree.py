@@ -122,6 +122,7 @@ class Names(GivingUp):
             0,
             parent,
             name,
+            lake.target,
             key=lake.ref.key if lake.ref is not None else b"",
             etag=lake.ref.version.etag if lake.ref is not None else b"",
         )
@@ -196,9 +197,10 @@ class Names(GivingUp):
         work.drop_xattrs(found.ino)
         return Done(0, superseded, ((found.ino, node.content),))
 
-    def forget(self, work: Work, ino: int) -> Done:
+    def forget(self, work: Work, ino: int, *, known: bool = False) -> Done:
         """The last handle of *ino* is closed: if it had no name, or lost its place, it is gone; if
-        it is the lake's and was not written to, it is the lake's alone again."""
+        it is the lake's and was not written to, it is the lake's alone again (*known*: see
+        `give_back`)."""
         node = work.node(ino)
         if node is None:
             return Done()
@@ -211,7 +213,7 @@ class Names(GivingUp):
             work.drop_node(ino)
             return Done(0, (), ((ino, node.content),))
         if not node.lsn and node.etag and not node.flags & Flag.REMOTE:
-            give_back(work, ino, node)
+            give_back(work, ino, node, known=known)
             return Done(0, (), ((ino, 0),))
         return Done()
 
@@ -314,12 +316,16 @@ class Names(GivingUp):
             raise NoAttribute("remove an extended attribute", name)
 
 
-def give_back(work: Work, ino: int, node: Node) -> None:
+def give_back(work: Work, ino: int, node: Node, *, known: bool) -> None:
     """The lake's file *ino* was open for writing, and what was written, if anything, is no
-    content of it: it is the lake's again, with the attributes that it has."""
+    content of it: it is the lake's again, with the attributes that it has. *known*: under this
+    number, which it keeps, though the lake's part of the tree may have another for it."""
     told = node.flags & Flag.PUBLISHED
     if told or any(entry.ino == ino for _, entry in work.log()):
         work.put_node(ino, node.marked(Flag.REMOTE))
+    elif known:
+        # As one that was written: it is handed over.
+        work.put_node(ino, node.marked(Flag.REMOTE | Flag.PUBLISHED))
     else:
         work.unlink(node.parent, node.name)
         work.drop_node(ino)
