@@ -108,6 +108,7 @@ class World:
         negative_ttl_s: float = 5.0,
         relist_pages: int = 10,
         listing: Policy = POLICY,
+        described: Callable[[bytes], bool] = lambda path: False,
     ) -> AsyncIterator[Namespace]:
         """A namespace, with its index open, until the block ends."""
         failed: Exception | None = None
@@ -127,6 +128,7 @@ class World:
                     spawn=nursery,
                     relist_pages=relist_pages,
                     listing=listing,
+                    described=described,
                 )
                 namespace.on_change = lambda *change: self.changes.append(change)
                 try:

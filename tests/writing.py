@@ -185,17 +185,18 @@ async def world(
     ttl_s: float = 60.0,
     in_use: Collection[int] = (),
     cache_size: int = 1 << 30,
+    described: Callable[[bytes], bool] = lambda path: False,
     **options: Any,
 ) -> AsyncIterator[World]:
-    """Write-back in *directory*; not *publish*: nothing goes to the lake; *options* are those of
-    `WriteBackService`. Leaving it is a kill: what is queued in the index is committed, and nothing
-    else is done."""
+    """Write-back in *directory*; not *publish*: nothing goes to the lake; *described* is
+    `Namespace`'s, *options* are those of `WriteBackService`. Leaving it is a kill: what is queued
+    in the index is committed, and nothing else is done."""
     index = await Index.open(directory, str(lake.identity))
     try:
         async with trio.open_nursery() as nursery:
             namespace = Namespace(
                 index.names, index.inodes, lake, SystemClock(), uid=0, gid=0, umask=0o022,
-                ttl_s=ttl_s, negative_ttl_s=5.0, spawn=nursery,
+                ttl_s=ttl_s, negative_ttl_s=5.0, spawn=nursery, described=described,
             )  # fmt: skip
             front = PythonFront(
                 index.cache, lake, directory, nursery, cache_size=cache_size, min_free=0.0,

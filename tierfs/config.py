@@ -95,6 +95,8 @@ class Config:
     memory: int = 1 << 30
     metadata_ttl: float = 60.0
     negative_ttl: float = 5.0
+    #: As `tierfs.namespace.described.within` takes them.
+    read_metadata: tuple[str, ...] | None = None
     #: As `tierfs.writeback.rule.parse_rule` takes them.
     write_back: tuple[str, ...] | None = None
     upload_limit: int | None = None
@@ -163,7 +165,7 @@ class Config:
                 if (strict or name in values) and values[name] is not None:
                     values[name] = Path(values[name])
             values["security"] = tuple(values["security"])
-            for name in ("write_back", "on_durable"):
+            for name in ("read_metadata", "write_back", "on_durable"):
                 if values.get(name) is not None:
                     values[name] = tuple(values[name])
             return cls(**values)

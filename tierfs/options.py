@@ -117,6 +117,17 @@ def _rule(given: str | Mapping[str, object]) -> str:
     return str(parse_rule(given))
 
 
+#: Instead of directories: none at all.
+NO_DIRECTORY = "none"
+
+
+def _directory(text: str) -> str:
+    parts = [part for part in text.split("/") if part not in ("", ".")]
+    if not text or ".." in parts:
+        raise ValueError("name directories below the mount; `.` is all of it, and `none` is none")
+    return "/".join(parts) or "."
+
+
 #: What stands for something in a command, and the words that do.
 PLACEHOLDER = r"\{(root|path|lsn|files|bytes)\}"
 
@@ -178,6 +189,7 @@ USER = Kind("USER", _owner("user"), str, (int, str))
 GROUP = Kind("GROUP", _owner("group"), str, (int, str))
 #: Its options are `tierfs.writeback.rule.RULE_OPTIONS`.
 RULES = Kind("GLOB[,NAME=VALUE]...", _rule, str, (str, dict, list), several=True)
+DIRECTORIES = Kind("DIR", _directory, str, (str, list), several=True)
 #: A command, which only a file can hold.
 ARGV = Kind("[PROGRAM, ARGUMENT...]", _not_here, str, (list,), parse_array=_argv)
 
@@ -320,6 +332,12 @@ OPTIONS: dict[str, Option] = {
                " `inf` for datasets that never change."),
         Option("negative_ttl", DURATION, "names",
                "How long the absence of a name is believed."),
+        Option("read_metadata", DIRECTORIES, "names",
+               "Directories below the mount in which modes, owners, times and symbolic links are"
+               " what whoever wrote an object noted with it (tierfs, s3fs, rclone). That takes a"
+               " request for each object that is listed for the first time, up to 4,000 in one"
+               " directory. May be given several times; `.` is the whole mount, `none` is none.",
+               "where write_back rules begin, unless that is the whole mount"),
         Option("write_back", RULES, "writing",
                "Paths that can be written, as globs below the mount (`checkpoints/**`): real files"
                " on the cache's disk, uploaded in the order in which they were closed, or as the"
@@ -336,7 +354,7 @@ OPTIONS: dict[str, Option] = {
         Option("unmount_flush", DURATION, "writing",
                "How long an unmount, or a stop of the service, waits until what was written is in"
                " the lake. What is not stays on the disk for the next mount. `0`: it does not"
-               " wait."),
+               " wait. In fstab give systemd as long (`x-systemd.mount-timeout=`, else 90 s)."),
         Option("max_unflushed_age", DURATION, "writing",
                "A change that has waited longer than that for the lake is an error in the log, and"
                " `late` in `tierfs status`; `inf` for never."),

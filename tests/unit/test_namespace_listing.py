@@ -240,7 +240,7 @@ async def test_a_relisting_that_fails_leaves_no_stale_entries_to_readers(tmp_pat
 
 async def test_a_listing_does_not_bring_back_what_a_look_up_saw_vanish(tmp_path: Path) -> None:
     world, lake = world_of(tmp_path, *NINE)
-    async with world.mount() as namespace:
+    async with world.mount(relist_pages=0) as namespace:
         await namespace.lookup(ROOT_INO, b"3")
         # The page is read in the lake now, and answered after the object was seen to be gone.
         held, answered = trio.Event(), lake.list_page

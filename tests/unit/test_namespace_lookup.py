@@ -33,7 +33,7 @@ def world_of(directory: Path, *keys: bytes, page_size: int = 1000) -> tuple[Worl
 
 async def test_a_look_up_asks_once_and_then_the_index(tmp_path: Path) -> None:
     world, lake = world_of(tmp_path, b"a", b"d/x")
-    async with world.mount() as namespace:
+    async with world.mount(relist_pages=0) as namespace:
         found = await namespace.lookup(ROOT_INO, b"a")
         assert sorted(lake.asked) == [("head", b"a"), ("probe", b"a/")]
         assert found._replace(ino=0) == Attributes(
@@ -51,7 +51,7 @@ async def test_a_look_up_asks_once_and_then_the_index(tmp_path: Path) -> None:
 
 async def test_look_ups_of_one_name_share_one_question(tmp_path: Path) -> None:
     world, lake = world_of(tmp_path, b"a")
-    async with world.mount() as namespace:
+    async with world.mount(relist_pages=0) as namespace:
         lake.gate = trio.Event()
         found: list[Attributes] = []
 
@@ -95,7 +95,7 @@ async def test_an_answer_does_not_bring_back_what_was_removed_meanwhile(tmp_path
 
 async def test_a_cancelled_question_is_taken_over(tmp_path: Path) -> None:
     world, lake = world_of(tmp_path, b"a")
-    async with world.mount() as namespace:
+    async with world.mount(relist_pages=0) as namespace:
         lake.gate = trio.Event()
         scope = trio.CancelScope()
 
@@ -117,7 +117,7 @@ async def test_a_cancelled_question_is_taken_over(tmp_path: Path) -> None:
 
 async def test_an_absence_is_remembered_for_its_own_time(tmp_path: Path) -> None:
     world, lake = world_of(tmp_path, b"a")
-    async with world.mount(negative_ttl_s=5.0) as namespace:
+    async with world.mount(negative_ttl_s=5.0, relist_pages=0) as namespace:
         with pytest.raises(Absent) as first:
             await namespace.lookup(ROOT_INO, b"b")
         world.clock.advance(2)
@@ -199,10 +199,79 @@ async def test_names_of_a_large_directory_are_asked_for_one_by_one(tmp_path: Pat
         assert len(lake.asked) == 3
 
 
+async def test_a_directory_is_looked_into_with_the_first_question_about_a_name(
+    tmp_path: Path,
+) -> None:
+    world, lake = world_of(tmp_path, *(b"d/%d" % n for n in range(20)))
+    async with world.mount() as namespace:
+        directory = await namespace.lookup(ROOT_INO, b"d")
+        await namespace.lookup(directory.ino, b"7")
+        await settle(namespace)
+        questions = [("head", b"d"), ("probe", b"d/"), ("head", b"d/7"), ("probe", b"d/7/")]
+        assert sorted(lake.asked) == sorted([*questions, ("list", b""), ("list", b"d/")])
+        lake.asked.clear()
+        for n in range(20):
+            assert namespace.lookup_cached(directory.ino, b"%d" % n) is not None
+        with pytest.raises(Absent):
+            await namespace.lookup(directory.ino, b"x")
+        assert lake.asked == []
+
+
+async def test_of_a_large_directory_a_page_is_looked_at_until_more_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    names = [b"%02d" % n for n in range(99)]
+    world, lake = world_of(tmp_path, *names, page_size=3)
+    async with world.mount() as namespace:
+        for n in range(LISTING_AFTER):
+            await namespace.lookup(ROOT_INO, names[-1 - n])
+            await settle(namespace)
+        assert lake.asked.count(("list", b"")) == 1
+        assert namespace.lookup_cached(ROOT_INO, b"01") is not None
+        assert namespace.lookup_cached(ROOT_INO, b"03") is None
+        await namespace.lookup(ROOT_INO, b"50")
+        await settle(namespace)
+        assert lake.asked.count(("list", b"")) >= 33
+        assert await names_in(namespace, ROOT_INO) == names
+
+
+async def test_who_reads_a_directory_that_is_looked_into_gets_all_of_it(tmp_path: Path) -> None:
+    names = [b"%02d" % n for n in range(9)]
+    world, lake = world_of(tmp_path, *names, page_size=3)
+    async with world.mount() as namespace, trio.open_nursery() as nursery:
+        lake.gate = trio.Event()
+        nursery.start_soon(namespace.lookup, ROOT_INO, b"08")
+        await trio.testing.wait_all_tasks_blocked()
+        found: list[bytes] = []
+
+        async def read() -> None:
+            found.extend(await names_in(namespace, ROOT_INO))
+
+        nursery.start_soon(read)
+        await trio.testing.wait_all_tasks_blocked()
+        lake.gate.set()
+    assert found == names
+
+
+async def test_what_a_look_into_a_directory_brought_is_not_believed_for_longer(
+    tmp_path: Path,
+) -> None:
+    """By who lists it later: its first page is asked for anew."""
+    names = [b"%02d" % n for n in range(9)]
+    world, lake = world_of(tmp_path, *names, page_size=3)
+    async with world.mount() as namespace:
+        await namespace.lookup(ROOT_INO, b"08")
+        await settle(namespace)
+        lake.remove(b"01")
+        lake.store(b"011", b"new")
+        world.clock.advance(61)
+        assert await names_in(namespace, ROOT_INO) == [b"00", b"011", *names[2:]]
+
+
 async def test_many_look_ups_in_one_directory_have_it_listed(tmp_path: Path) -> None:
     keys = [b"d/%d" % n for n in range(20)]
     world, lake = world_of(tmp_path, *keys)
-    async with world.mount() as namespace:
+    async with world.mount(relist_pages=0) as namespace:
         directory = await namespace.lookup(ROOT_INO, b"d")
         for n in range(LISTING_AFTER):
             await namespace.lookup(directory.ino, b"%d" % n)
@@ -218,7 +287,7 @@ async def test_many_look_ups_in_one_directory_have_it_listed(tmp_path: Path) -> 
 
 async def test_an_infinite_ttl_never_asks_again_but_on_refresh(tmp_path: Path) -> None:
     world, lake = world_of(tmp_path, b"a")
-    async with world.mount(ttl_s=math.inf) as namespace:
+    async with world.mount(ttl_s=math.inf, relist_pages=0) as namespace:
         found = await namespace.lookup(ROOT_INO, b"a")
         assert found.ttl_s == math.inf
         lake.store(b"a", b"changed!")
@@ -266,6 +335,7 @@ async def test_another_version_is_another_inode_and_announced(tmp_path: Path) ->
     world, lake = world_of(tmp_path, b"a")
     async with world.mount() as namespace:
         old = await namespace.lookup(ROOT_INO, b"a")
+        await settle(namespace)
         lake.store(b"a", b"content, changed")
         world.clock.advance(61)
         new = await namespace.lookup(ROOT_INO, b"a")
@@ -280,7 +350,7 @@ async def test_another_version_is_another_inode_and_announced(tmp_path: Path) ->
 
 async def test_the_same_bytes_written_again_are_the_same_version(tmp_path: Path) -> None:
     world, lake = world_of(tmp_path, b"a")
-    async with world.mount() as namespace:
+    async with world.mount(relist_pages=0) as namespace:
         old = await namespace.lookup(ROOT_INO, b"a")
         lake.store(b"a", b"content", mtime_ns=old.mtime_ns + 999_999_999)
         world.clock.advance(61)
@@ -353,7 +423,7 @@ async def test_looking_up_in_what_is_no_directory(tmp_path: Path) -> None:
 
 async def test_opening_within_the_ttl_asks_nothing_and_past_it_once(tmp_path: Path) -> None:
     world, lake = world_of(tmp_path, b"a")
-    async with world.mount() as namespace:
+    async with world.mount(relist_pages=0) as namespace:
         found = await namespace.lookup(ROOT_INO, b"a")
         lake.asked.clear()
         reference, size = await namespace.open_object(found.ino)
@@ -367,7 +437,7 @@ async def test_opening_within_the_ttl_asks_nothing_and_past_it_once(tmp_path: Pa
 
 async def test_opening_what_changed_is_stale_and_what_is_gone_is_not_found(tmp_path: Path) -> None:
     world, lake = world_of(tmp_path, b"a", b"b", b"d/x")
-    async with world.mount() as namespace:
+    async with world.mount(relist_pages=0) as namespace:
         changed = await namespace.lookup(ROOT_INO, b"a")
         gone = await namespace.lookup(ROOT_INO, b"b")
         directory = await namespace.lookup(ROOT_INO, b"d")

@@ -136,7 +136,7 @@ async def test_what_is_uploaded_and_not_handed_over_stays(tmp_path: Path) -> Non
     async with world(tmp_path, lake) as mount:
         assert sorted(await mount.names(b"")) == [b"a", b"link"]
         assert await mount.read(b"a") == b"a" * 10
-        assert mount.files.read_link(await mount.ino(b"link")) == b"a"
+        assert await mount.files.union.read_link(await mount.ino(b"link")) == b"a"
 
 
 async def test_an_earlier_version_shows_whatever_was_listed_before(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ stays readable here, whatever is done to it then, and is never taken for what th
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -185,7 +186,7 @@ async def test_a_link_is_renamed_with_its_target(tmp_path: Path) -> None:
         await chmod(mount, b"d/a")
         await mount.rename(b"d/a", b"d/b")
         await handed_over(mount)
-        assert mount.files.read_link(await mount.ino(b"d/b")) == b"target"
+        assert await mount.files.union.read_link(await mount.ino(b"d/b")) == b"target"
     assert lake.contents() == {b"d/": b"", b"d/b": b"target"}
 
 
@@ -283,12 +284,15 @@ async def test_of_a_rename_of_which_half_was_done_both_names_stay(
             raise LakeDenied("delete an object", key, "no such permission")
 
     lake = Lake()
-    async with world(tmp_path, lake) as mount:
+    async with world(tmp_path, lake, ttl_s=math.inf) as mount:
         fh = 0
         if not handed:
             _, fh = await mount.files.create(1, b"a", 0o644, os.O_WRONLY, UID, GID)
         await mount.write(b"a", OURS)
         await handed_over(mount)
+        assert await mount.names(b"") == [b"a"]
+        if handed:
+            fh = await mount.files.open(await mount.ino(b"a"), os.O_RDONLY)
         lake.before = keep
         await mount.rename(b"a", b"b")
         assert not await mount.flush()
@@ -301,8 +305,8 @@ async def test_of_a_rename_of_which_half_was_done_both_names_stay(
             await mount.write(since.encode(), b"another")
             shown[since.encode()] = b"another"
         await skip(mount, lake)
-        if fh:
-            await mount.files.release(fh)
+        assert len({await mount.ino(path) for path in shown}) == 2
+        await mount.files.release(fh)
         await settled(mount)
         assert {path: await mount.read(path) for path in shown} == shown
         assert await mount.names(b"") == sorted(shown)

@@ -48,6 +48,8 @@ from tierfs.lake.pace import Pace
 from tierfs.lake.protocol import LakeCounters
 from tierfs.lake.writing import WritableLake
 from tierfs.namespace import Namespace
+from tierfs.namespace.described import within
+from tierfs.options import NO_DIRECTORY
 from tierfs.readahead.policy import AdaptivePolicy
 from tierfs.readahead.processes import is_running
 from tierfs.readahead.rules import Rule
@@ -211,6 +213,7 @@ async def _serve(config: Config, wire: _Wire, reporter: Reporter) -> None:
                     ttl_s=config.metadata_ttl,
                     negative_ttl_s=config.negative_ttl,
                     spawn=background,
+                    described=_described(config),
                 )
                 policy = _policy(config, index)
                 remembered = Remembered(index.names, policy.jobs)
@@ -277,6 +280,15 @@ def _pyfuse3(fuse_fd: int) -> _Wire:
         return _Wired(front, serve, writing)
 
     return wire
+
+
+def _described(config: Config) -> Callable[[bytes], bool]:
+    """In which directories it is asked what is noted with objects (option read_metadata)."""
+    if config.read_metadata is None:
+        roots = WriteBackRules(config.write_back).roots if config.write_back else ()
+        return within(filter(None, roots))
+    named = [name for name in config.read_metadata if name != NO_DIRECTORY]
+    return within(b"" if name == "." else os.fsencode(name) for name in named)
 
 
 def _writing(

@@ -342,9 +342,7 @@ class UpcallServer:
         )
 
     async def _readlink(self, request: Request) -> None:
-        if self._writing is None:
-            raise InvalidRequest("read a link", f"inode {request.ino}", "it is none")
-        self._answer(request, tail=self._writing.directories.read_link(request.ino))
+        self._answer(request, tail=await self._names.read_link(request.ino))
 
     async def _listxattr(self, request: Request) -> None:
         names = [] if self._writing is None else self._writing.directories.xattrs(request.ino)

@@ -168,7 +168,7 @@ class Operations(pyfuse3.Operations):
 
     @boundary
     async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
-        raise pyfuse3.FUSEError(errno.EINVAL)
+        return await self._namespace.read_link(inode)
 
     # ---- bytes -------------------------------------------------------------------------------
 

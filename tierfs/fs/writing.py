@@ -101,10 +101,6 @@ class WritingOperations(Operations):
         return _filled(made)
 
     @boundary
-    async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
-        return self._writeback.read_link(inode)
-
-    @boundary
     async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         with self._refusing(parent_inode):
             await self._writeback.unlink(parent_inode, name)

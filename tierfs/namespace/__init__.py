@@ -18,6 +18,7 @@ and what they are made of::
     reconcile.py   an answer of the lake against what is known: the decision about one name
     entries.py     the index plus the decisions on their way into it; commits in order
     attributes.py  what is shown, and for how long it is believed
+    described.py   what whoever wrote an object noted with it: modes, owners, times, links
     absence.py     names the lake does not have        flights.py   one question at a time
     run.py         what one listing has seen           split.py     where to cut a range of names
     refresh.py     past all TTLs                       walk.py      all files of a tree

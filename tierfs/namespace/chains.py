@@ -37,11 +37,16 @@ from tierfs.index.journal_inodes import InodeAllocator
 from tierfs.index.records import ListingState
 from tierfs.lake.protocol import Lake
 from tierfs.namespace.attributes import Freshness
+from tierfs.namespace.described import Describer
 from tierfs.namespace.entries import Entries
 from tierfs.namespace.keys import MAX_NAME_BYTES, PageNames, max_key_bytes, names_of
 from tierfs.namespace.merge import Merger
 from tierfs.namespace.run import Chain, Run
 from tierfs.namespace.split import Scale, Split, sample_of, scale_of
+
+#: Of a directory with more pages what is noted with the objects of the others is not asked for:
+#: that would take a hundred times as long as the listing.
+DESCRIBED_PAGES = 4
 
 
 class Policy(NamedTuple):
@@ -103,6 +108,7 @@ class Chains:
         inodes: InodeAllocator,
         merger: Merger,
         freshness: Freshness,
+        describer: Describer,
         splitting: Splitting,
     ) -> None:
         self._run = run
@@ -111,6 +117,7 @@ class Chains:
         self._inodes = inodes
         self._merger = merger
         self._freshness = freshness
+        self._describer = describer
         self._splitting = splitting
         self._policy = splitting.policy
         self._max_key_bytes = max_key_bytes(lake.identity)
@@ -125,10 +132,12 @@ class Chains:
         self._failure: Exception | None = None
 
     async def list(self) -> None:
-        """List every range. Raises NotFound when the directory loses its name, the lake's errors,
-        and the index's."""
+        """List every range, or what a look into it takes (`Run.peeks`). Raises NotFound when the
+        directory loses its name, the lake's errors, and the index's."""
         try:
             await self._list()
+            while not (self._run.listed or self._run.peeks):
+                await self._list()  # Somebody came who needs the rest.
         except _OutOfOrderError:
             # What came after a range's end may have been before it: once more, in one chain.
             self._splitting.possible = self._may_split = self._has_split = False
@@ -162,7 +171,7 @@ class Chains:
 
     async def _follow(self, chain: Chain, nursery: trio.Nursery) -> None:
         """List what is left of *chain*'s range."""
-        while not chain.done:
+        while not chain.done and not (self._run.peeks and chain.pages):
             await self._took(chain, await self._ask(chain.token), nursery)
 
     async def _ask(self, token: bytes | None, start_after: bytes = b"") -> _Answer:
@@ -173,6 +182,8 @@ class Chains:
         prefix = self._entries.prefix_of(directory)
         page = await self._lake.list_page(prefix, token=token, start_after=start_after)
         names = names_of(prefix, page)
+        if sum(chain.pages for chain in self._run.chains) < DESCRIBED_PAGES:
+            await self._describer.describe(prefix, names)
         await self._inodes.ensure(self._needed(names))
         while self._inodes.available < self._needed(names):
             await self._inodes.ensure(self._needed(names))  # Other chains held more meanwhile.

@@ -126,7 +126,7 @@ class Entries:
         inode = self.inode(dentry.ino)
         if inode is None:
             return None
-        ref = self._names.object(dentry.ino) if dentry.kind is Kind.FILE else None
+        ref = None if dentry.kind is Kind.DIRECTORY else self._names.object(dentry.ino)
         return Known(dentry, inode, ref)
 
     def path_of(self, ino: int) -> bytes:

@@ -25,6 +25,7 @@ and a path is looked up only by components that pass them, so that no key reache
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tierfs.errors import InvalidRequest
@@ -75,11 +76,12 @@ def max_key_bytes(lake: LakeIdentity) -> int:
 
 @dataclass(slots=True)
 class PageNames:
-    """One page of a directory's listing, as names. *directories* is ordered and without duplicates;
-    *first* and *last* are the least and the greatest key of the page, ``b""`` if it is empty."""
+    """One page of a directory's listing, as names. *directories* is ordered and without duplicates,
+    and has what is noted with their markers, where that was asked for; *first* and *last* are the
+    least and the greatest key of the page, ``b""`` if it is empty."""
 
     files: dict[bytes, ObjectInfo] = field(default_factory=dict)
-    directories: dict[bytes, None] = field(default_factory=dict)
+    directories: dict[bytes, Mapping[str, str] | None] = field(default_factory=dict)
     hidden: list[tuple[bytes, HiddenReason]] = field(default_factory=list)
     first: bytes = b""
     last: bytes = b""
@@ -87,7 +89,11 @@ class PageNames:
     def cut(self, prefix: bytes, end: bytes) -> None:
         """Drop what sorts after the key *end*. *prefix* is the directory's."""
         self.files = {name: info for name, info in self.files.items() if info.key <= end}
-        self.directories = {name: None for name in self.directories if prefix + name + b"/" <= end}
+        self.directories = {
+            name: metadata
+            for name, metadata in self.directories.items()
+            if prefix + name + b"/" <= end
+        }
         self.hidden = [(key, reason) for key, reason in self.hidden if key <= end]
         self.last = min(self.last, end)
 

@@ -31,6 +31,7 @@ from tierfs.lake.protocol import Lake
 from tierfs.namespace.absence import Absences
 from tierfs.namespace.attributes import Freshness
 from tierfs.namespace.chains import Chains, Policy, Splitting
+from tierfs.namespace.described import Describer
 from tierfs.namespace.entries import Entries
 from tierfs.namespace.merge import Merger
 from tierfs.namespace.reconcile import Reconciler
@@ -59,6 +60,7 @@ class Listings:
         reconciler: Reconciler,
         absences: Absences,
         freshness: Freshness,
+        describer: Describer,
         spawn: trio.Nursery,
         policy: Policy,
     ) -> None:
@@ -69,6 +71,7 @@ class Listings:
         self._merger = Merger(names, entries, reconciler, absences, freshness)
         self._splitting = Splitting(lake.ordered, policy)
         self._freshness = freshness
+        self._describer = describer
         self._spawn = spawn
         self._running: dict[int, Run] = {}
         self._background = 0
@@ -91,15 +94,20 @@ class Listings:
         if run is None:
             run = self._running[directory] = self._begin(directory, anew)
             self._spawn.start_soon(self._run, run)
+        run.peeks = False
         return run
 
-    def start_in_background(self, directory: int) -> bool:
-        """List *directory* without anyone waiting; False if enough such listings are going on."""
-        if directory in self._running:
+    def start_in_background(self, directory: int, *, peeks: bool = False) -> bool:
+        """List *directory*, or with *peeks* the first page of it, without anyone waiting; False if
+        enough such listings are going on."""
+        run = self._running.get(directory)
+        if run is not None:
+            run.peeks = run.peeks and peeks
             return True
         if self._background >= BACKGROUND_LISTINGS:
             return False
         run = self._running[directory] = self._begin(directory, False)
+        run.peeks = peeks
         self._background += 1
         self._spawn.start_soon(self._run_in_background, run)
         return True
@@ -107,17 +115,22 @@ class Listings:
     async def run(self, directory: int, *, since_now: bool = False) -> None:
         """List *directory* and wait for the end; raises what ended it.
 
-        A listing that is going on will do, unless it must have begun *since_now*.
+        A listing that is going on will do, unless it must have begun *since_now*, or began so long
+        ago that nobody would believe it.
         """
-        if since_now:
-            run = self._running.get(directory)
-            while run is not None and not run.ended:
+        run = self._running.get(directory)
+        if run is not None and (since_now or self._is_old(run)):
+            while not run.ended:
                 await run.progress()
         run = self.start(directory, anew=since_now)
         while not run.ended:
             await run.progress()
         if run.error is not None:
             raise run.error
+
+    def _is_old(self, run: Run) -> bool:
+        now_ns = self._freshness.now_ns()
+        return self._freshness.ttl_s > 0 and self._freshness.left_s(run.begun_ns, now_ns) <= 0.0
 
     def _begin(self, directory: int, anew: bool) -> Run:
         record = self._names.listing(directory)
@@ -128,6 +141,8 @@ class Listings:
             and record.token is not None
             and not anew
             and (self._freshness.forever or 0 <= age_ns <= RESUME_S * 1_000_000_000)
+            # What a look into it has brought is of no use once it is not believed any more.
+            and (record.pages > 1 or self._freshness.left_s(record.checked_ns, now_ns) > 0.0)
         ):
             run = Run(directory, record.checked_ns, first=True, before=array("Q"))
             run.resume(record)
@@ -174,9 +189,12 @@ class Listings:
             self._inodes,
             self._merger,
             self._freshness,
+            self._describer,
             self._splitting,
         )
         await chains.list()
+        if not run.listed:
+            return  # That it was looked into is recorded.
         await self._merger.sweep(run)
         self._entries.prefix_of(run.directory)  # E3: it may have lost its name meanwhile.
         self._entries.put_listing(run.directory, run.record(ListingState.COMPLETE))

@@ -7,13 +7,15 @@
         |- directory listed in <= RELIST_PAGES pages --> Listings.run(): one listing for all who ask
         `- otherwise: _ask(), single flight for each name
               HEAD key  ||  LIST key/ max-keys 1 --> Reconciler --> commit --> the same answer
-              after LISTING_AFTER of these in one directory: a listing in the background
+              with the first of these in a directory: its first page, in the background
+              after LISTING_AFTER of these: all of it
 """
 
 from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from dataclasses import replace
 
 import trio
 
@@ -41,6 +43,7 @@ from tierfs.lake.protocol import Lake, ListPage, ObjectInfo
 from tierfs.namespace import keys
 from tierfs.namespace.absence import Absences, Absent
 from tierfs.namespace.attributes import Attributes, Freshness, Presenter, is_newer
+from tierfs.namespace.described import Describer
 from tierfs.namespace.entries import Entries
 from tierfs.namespace.flights import SingleFlight
 from tierfs.namespace.listing import Listings
@@ -69,6 +72,7 @@ class Lookups:
         absences: Absences,
         freshness: Freshness,
         presenter: Presenter,
+        describer: Describer,
         relist_pages: int,
     ) -> None:
         self._names = names
@@ -80,6 +84,7 @@ class Lookups:
         self._absences = absences
         self._freshness = freshness
         self._presenter = presenter
+        self._describer = describer
         self._relist_pages = relist_pages
         self._flights = SingleFlight()
         self._asked: OrderedDict[int, int] = OrderedDict()
@@ -193,10 +198,13 @@ class Lookups:
             await self._flights.run((parent, name), question)
 
     def _count(self, parent: int, listing: Listing) -> None:
-        """Begin to list a directory once LISTING_AFTER of its names were asked for one by one."""
+        """Look into a directory when its first name is asked for: most are known with that. Begin
+        to list a larger one once LISTING_AFTER of its names were asked for one by one."""
         if listing.state is ListingState.COMPLETE:
             return
         asked = self._asked.pop(parent, 0) + 1
+        if listing.state is ListingState.NONE and asked == 1 and self._relist_pages:
+            self._listings.start_in_background(parent, peeks=True)
         if asked > LISTING_AFTER and self._listings.start_in_background(parent):
             return
         self._asked[parent] = asked
@@ -228,6 +236,9 @@ class Lookups:
             else:
                 info, page = await self._head_and_list(key)
                 below = not _is_empty(page)
+        metadata = await self._describer.directory(key + b"/") if below else None
+        if info is not None and not self._describer.wants(prefix):
+            info = replace(info, metadata=None)
         await self._inodes.ensure(1)
         self._entries.prefix_of(parent)
         before = self._entries.known(parent, name)
@@ -235,7 +246,7 @@ class Lookups:
         if known_ns is not None and is_newer(known_ns, checked_ns, self._freshness.now_ns()):
             pass  # Who asked later was answered earlier, and knows better (N5).
         elif below:
-            self._reconciler.directory(parent, name, before, checked_ns)
+            self._reconciler.directory(parent, name, before, checked_ns, metadata=metadata)
             if info is not None:
                 self._entries.put_hidden(Hidden(parent, key, HiddenReason.SHADOWED_BY_DIRECTORY))
         elif info is not None:

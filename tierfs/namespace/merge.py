@@ -19,6 +19,7 @@ from tierfs.index.records import Dentry, Hidden, HiddenReason, Kind
 from tierfs.lake.protocol import ObjectInfo
 from tierfs.namespace.absence import Absences
 from tierfs.namespace.attributes import Freshness, is_newer
+from tierfs.namespace.described import Metadata
 from tierfs.namespace.entries import Entries
 from tierfs.namespace.keys import PageNames
 from tierfs.namespace.reconcile import Reconciler
@@ -58,8 +59,8 @@ class Merger:
         chain.entries += len(shown)
         shown += [name for name in decided if name not in directories]
         known = dict(zip(shown, self._entries.known_all(directory, shown), strict=True))
-        for name in directories:
-            self._merge_directory(run, name, known[name], asked_ns, now_ns)
+        for name, metadata in directories.items():
+            self._merge_directory(run, name, known[name], metadata, asked_ns, now_ns)
         for name, held in decided.items():
             if name in directories:
                 self._shadow(run, held.info)
@@ -86,20 +87,30 @@ class Merger:
         return decided
 
     def _merge_directory(
-        self, run: Run, name: bytes, entry: Dentry | None, asked_ns: int, now_ns: int
+        self,
+        run: Run,
+        name: bytes,
+        entry: Dentry | None,
+        metadata: Metadata | None,
+        asked_ns: int,
+        now_ns: int,
     ) -> None:
         parent = run.directory
         if entry is None:
             if not self._vanished(parent, name, asked_ns, now_ns):
-                self._reconciler.directory(parent, name, None, asked_ns)
+                self._reconciler.directory(parent, name, None, asked_ns, metadata=metadata)
             return
         run.mark(entry.ino)
-        if entry.kind is Kind.DIRECTORY:
-            if self._must_touch(run, entry, now_ns):
+        touch = self._must_touch(run, entry, now_ns)
+        newer = is_newer(entry.checked_ns, asked_ns, now_ns)
+        if entry.kind is Kind.DIRECTORY and (metadata is None or newer):
+            if touch:
                 self._entries.touch(parent, name, entry, asked_ns)
-        elif not is_newer(entry.checked_ns, asked_ns, now_ns):
+        elif not newer:
             before = self._entries.known(parent, name)
-            self._reconciler.directory(parent, name, before, asked_ns)
+            self._reconciler.directory(
+                parent, name, before, asked_ns, metadata=metadata, touch=touch
+            )
 
     def _merge_file(
         self,

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
 
 import trio
 
 from tierfs.clock import Clock
-from tierfs.errors import NotFound, TierfsError
+from tierfs.errors import (
+    InvalidRequest,
+    LakeProtocolError,
+    NotFound,
+    PreconditionFailed,
+    StaleVersion,
+    TierfsError,
+)
 from tierfs.index.journal_inodes import InodeAllocator
 from tierfs.index.names import Names
 from tierfs.index.records import (
@@ -26,6 +34,7 @@ from tierfs.namespace import keys
 from tierfs.namespace.absence import Absences
 from tierfs.namespace.attributes import Attributes, Freshness, Presenter
 from tierfs.namespace.chains import POLICY, Policy
+from tierfs.namespace.described import Describer
 from tierfs.namespace.entries import Entries, Known, OnChange
 from tierfs.namespace.listing import Listings
 from tierfs.namespace.lookup import RELIST_PAGES, Lookups
@@ -37,6 +46,10 @@ from tierfs.namespace.walk import Walk, WalkEntry, walk
 #: The first change of what is in a directory counts for so long.
 TOUCH_NS = 1_000_000_000
 _DIRECTORY_MTIME = b"namespace/directory_mtime_ns"
+#: PATH_MAX of Linux, without the zero byte at the end.
+LONGEST_TARGET = 4095
+#: Targets of links that are remembered.
+TARGETS = 1_024
 
 
 class Namespace:
@@ -44,8 +57,10 @@ class Namespace:
 
     *ttl_s* and *negative_ttl_s*: how long what the lake said is believed (``inf``: for ever).
     *spawn* runs listings and commits: it must outlive every call, and is cancelled to stop.
-    *relist_pages*: a directory of at most so many pages is relisted past its TTL. *listing*: when
-    and how widely large directories are listed in several chains.
+    *relist_pages*: a directory of at most so many pages is relisted past its TTL; 0: none is, nor
+    looked into with the first question about a name in it. *listing*: when and how widely large
+    directories are listed in several chains. *described*: in which directories, by their paths, it
+    is asked what whoever wrote an object noted with it.
     """
 
     def __init__(
@@ -63,13 +78,17 @@ class Namespace:
         spawn: trio.Nursery,
         relist_pages: int = RELIST_PAGES,
         listing: Policy = POLICY,
+        described: Callable[[bytes], bool] = lambda path: False,
     ) -> None:
         self._names = names
+        self._lake = lake
+        self._targets: OrderedDict[int, bytes] = OrderedDict()
         self._freshness = Freshness(clock, ttl_s, negative_ttl_s)
         self._presenter = Presenter(uid, gid, umask, _directory_mtime_ns(names, clock, spawn))
         self._entries = Entries(names, spawn)
         self._absences = absences = Absences()
         self._reconciler = reconciler = Reconciler(self._entries, absences, inodes)
+        describer = Describer(lake, described)
         self._listings = Listings(
             names,
             self._entries,
@@ -78,6 +97,7 @@ class Namespace:
             reconciler,
             absences,
             self._freshness,
+            describer,
             spawn,
             listing,
         )
@@ -91,12 +111,15 @@ class Namespace:
             absences,
             self._freshness,
             self._presenter,
+            describer,
             relist_pages,
         )
         self._reader = Reader(
             names, self._entries, self._listings, self._freshness, self._presenter
         )
-        self._refresher = Refresher(names, self._entries, self._listings, self._lookups, absences)
+        self._refresher = Refresher(
+            names, self._entries, self._listings, self._lookups, absences, describer
+        )
         #: As `lookup`, from the index alone: None means that it is not known or not fresh. Never
         #: waits.
         self.lookup_cached = self._lookups.lookup_cached
@@ -221,6 +244,33 @@ class Namespace:
         inode, ref = self._names.inode(ino), self._names.object(ino)
         return None if inode is None or ref is None else (ref, inode.size)
 
+    async def read_link(self, ino: int) -> bytes:
+        """The target of the symbolic link *ino*: what is in its object, asked for once as long as
+        it is among the last `TARGETS`. Raises InvalidRequest for anything else, NotFound,
+        StaleVersion, and the lake's errors."""
+        target = self._targets.get(ino)
+        if target is not None:
+            self._targets.move_to_end(ino)
+            await trio.lowlevel.checkpoint()
+            return target
+        inode, ref = self._names.inode(ino), self._names.object(ino)
+        if inode is None or ref is None:
+            raise NotFound("read a link", f"inode {ino}")
+        if inode.kind is not Kind.SYMLINK:
+            raise InvalidRequest("read a link", f"inode {ino}", "it is none")
+        if not 0 < inode.size <= LONGEST_TARGET:
+            raise LakeProtocolError("a link's target is no path", ref.key)
+        try:
+            target = bytes(await self._lake.get(ref.key, ref.version, 0, inode.size))
+        except (NotFound, PreconditionFailed) as error:
+            raise StaleVersion("read a link", ref.key, "it changed in the lake") from error
+        if b"\0" in target:
+            raise LakeProtocolError("a link's target is no path", ref.key)
+        self._targets[ino] = target
+        if len(self._targets) > TARGETS:
+            self._targets.popitem(last=False)
+        return target
+
     # What a writer of this mount has changed in the lake.
 
     async def adopt(
@@ -239,12 +289,24 @@ class Namespace:
         self._entries.prefix_of(parent)
         before = self._entries.known(parent, name)
         dentry = Dentry(ino, inode.kind, self._freshness.now_ns())
+        if complete:
+            self._remove_all(ino)
         self._absences.discard(parent, name)
         self._entries.put(parent, name, Known(dentry, inode, ref), before)
         if complete:
             listing = Listing(ListingState.COMPLETE, dentry.checked_ns, 1, 0, None)
             self._entries.put_listing(ino, listing)
         await self._entries.commit()
+
+    def _remove_all(self, directory: int) -> None:
+        """What is known in *directory* is from under an older name of it."""
+        after = b""
+        while rows := self._names.entries(directory, after, BATCH):
+            for name, _ in rows:
+                known = self._entries.known(directory, name)
+                if known is not None:
+                    self._entries.remove(directory, name, known)
+            after = rows[-1][0]
 
     def is_own(self, ino: int) -> bool:
         """Whether *ino* was put into the lake by a writer of this mount (`adopt`)."""

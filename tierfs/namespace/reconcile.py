@@ -11,6 +11,7 @@ from tierfs.index.journal_inodes import InodeAllocator
 from tierfs.index.records import Dentry, Inode, Kind, ObjectRef
 from tierfs.lake.protocol import ObjectInfo, Version
 from tierfs.namespace.absence import Absences
+from tierfs.namespace.described import Described, Metadata, described
 from tierfs.namespace.entries import Entries, Known
 
 #: A HEAD tells the time in whole seconds (RFC 9110, Last-Modified), some listings in milliseconds:
@@ -35,12 +36,33 @@ class Reconciler:
         self._absences = absences
         self._inodes = inodes
 
-    def directory(self, parent: int, name: bytes, before: Known | None, checked_ns: int) -> None:
-        """*name* is a directory. One that was a directory stays the same inode (N2)."""
+    def directory(
+        self,
+        parent: int,
+        name: bytes,
+        before: Known | None,
+        checked_ns: int,
+        *,
+        metadata: Metadata | None = None,
+        touch: bool = True,
+    ) -> None:
+        """*name* is a directory, with whose marker *metadata* is noted. One that was a directory
+        stays the same inode (N2). *touch* as for `file`."""
+        told = described(metadata, Kind.DIRECTORY)
         if before is not None and before.dentry.kind is Kind.DIRECTORY:
-            self._entries.touch(parent, name, before.dentry, checked_ns)
+            inode = before.inode if told is None else _told(before.inode, told)
+            if before.inode.mode:
+                # What has changed in it since, by this mount, is no news for the marker.
+                inode = inode._replace(mtime_ns=max(inode.mtime_ns, before.inode.mtime_ns))
+            if inode != before.inode:
+                dentry = before.dentry._replace(checked_ns=checked_ns)
+                self._put(parent, name, Known(dentry, inode, None), before)
+            elif touch:
+                self._entries.touch(parent, name, before.dentry, checked_ns)
             return
         inode = Inode(Kind.DIRECTORY, 0, -1, -1, 0, 0, parent)
+        if told is not None:
+            inode = _told(inode, told)
         dentry = Dentry(self._inodes.next_ino(), Kind.DIRECTORY, checked_ns)
         self._put(parent, name, Known(dentry, inode, None), before)
 
@@ -54,17 +76,21 @@ class Reconciler:
         *,
         touch: bool = True,
     ) -> None:
-        """*name* is the object *info*. The same version stays the same inode, another is a new one
-        (N2).
+        """*name* is the object *info*, a file or a symbolic link. The same version stays the same
+        inode, another is a new one (N2).
 
         Without *touch* an unchanged entry is not written: its directory's listing will vouch for
         it.
         """
+        told = described(info.metadata, Kind.FILE)
         inode = Inode(Kind.FILE, 0, -1, -1, info.size, info.mtime_ns, parent)
+        if told is not None:
+            inode = _told(inode, told)
         if (
             before is not None
             and before.ref is not None
             and before.inode.size == info.size
+            and before.dentry.kind is (inode.kind if told is not None else before.dentry.kind)
             and same_version(before.ref.version, info.version)
         ):
             old = before.inode
@@ -73,17 +99,22 @@ class Reconciler:
                 archived=info.archived,
                 has_checksum=info.has_checksum or before.ref.has_checksum,
             )
-            # What has a mode of its own was written by this mount, whose times are its writer's.
-            mtime_ns = old.mtime_ns if old.mode else info.mtime_ns
-            if old.mtime_ns // _SECOND_NS != mtime_ns // _SECOND_NS or ref != before.ref:
+            if told is not None:
+                changed = inode != old
+            else:
+                # What has a mode of its own was written by this mount, or told of by who wrote it,
+                # and so is its time.
+                mtime_ns = old.mtime_ns if old.mode else info.mtime_ns
+                changed = old.mtime_ns // _SECOND_NS != mtime_ns // _SECOND_NS
+                inode = old._replace(mtime_ns=mtime_ns)
+            if changed or ref != before.ref:
                 dentry = before.dentry._replace(checked_ns=checked_ns)
-                updated = old._replace(mtime_ns=mtime_ns)
-                self._put(parent, name, Known(dentry, updated, ref), before)
+                self._put(parent, name, Known(dentry, inode, ref), before)
             elif touch:
                 self._entries.touch(parent, name, before.dentry, checked_ns)
             return
         ref = ObjectRef(info.key, info.version, info.archived, info.has_checksum)
-        dentry = Dentry(self._inodes.next_ino(), Kind.FILE, checked_ns)
+        dentry = Dentry(self._inodes.next_ino(), inode.kind, checked_ns)
         self._put(parent, name, Known(dentry, inode, ref), before)
 
     def absent(self, parent: int, name: bytes, before: Known | None, checked_ns: int) -> None:
@@ -97,3 +128,11 @@ class Reconciler:
         denied = self._absences.discard(parent, name)
         if before is None and (denied or self._entries.announces(parent)):
             self._entries.appeared(parent, name)
+
+
+def _told(inode: Inode, told: Described) -> Inode:
+    """*inode*, with what whoever wrote it noted."""
+    inode = inode._replace(kind=told.kind)
+    if told.mode:
+        inode = inode._replace(mode=told.mode, uid=told.uid, gid=told.gid)
+    return inode if told.mtime_ns is None else inode._replace(mtime_ns=told.mtime_ns)

@@ -7,11 +7,14 @@ alone.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from tierfs.errors import NotFound
 from tierfs.index.names import Names
 from tierfs.index.records import ROOT_INO, Kind, ListingState
 from tierfs.namespace import keys
 from tierfs.namespace.absence import Absences
+from tierfs.namespace.described import Describer
 from tierfs.namespace.entries import Entries
 from tierfs.namespace.listing import Listings
 from tierfs.namespace.lookup import Lookups
@@ -29,16 +32,19 @@ class Refresher:
         listings: Listings,
         lookups: Lookups,
         absences: Absences,
+        describer: Describer,
     ) -> None:
         self._names = names
         self._entries = entries
         self._listings = listings
         self._lookups = lookups
         self._absences = absences
+        self._describer = describer
 
     async def refresh(self, target: int | bytes) -> int:
         """See `Namespace.refresh`."""
         path = target if isinstance(target, bytes) else self._entries.path_of(target)
+        self._describer.forget(path)
         changes = self._entries.changes
         ino, kind = ROOT_INO, Kind.DIRECTORY
         for name in keys.components(path):
@@ -75,8 +81,11 @@ class Refresher:
     async def _directory(self, directory: int) -> None:
         """List *directory* anew; if it never was listed, only ask for the few names that were
         looked up."""
-        if self._names.listing(directory).state is not ListingState.NONE:
-            with self._entries.announcing(directory):
+        state = self._names.listing(directory).state
+        if state is not ListingState.NONE:
+            # Only who had all names has denied any beside those that are remembered.
+            denied = state is ListingState.COMPLETE
+            with self._entries.announcing(directory) if denied else nullcontext():
                 await self._listings.run(directory, since_now=True)
             return
         for name in self._absences.names_in(directory):

@@ -84,6 +84,8 @@ class Run:
         self.first = first
         #: It goes on where an earlier one stopped; *before* is not known.
         self.resumed = False
+        #: It ends with its first page, unless somebody comes who needs all of it.
+        self.peeks = False
         #: The run has ended; *error* says how (None: the listing is complete).
         self.ended = False
         self.error: TierfsError | None = None

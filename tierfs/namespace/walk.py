@@ -64,7 +64,8 @@ class Walk:
                 if attributes.kind is Kind.DIRECTORY:
                     self._stack += [(prefix, directory, after), (prefix + name + b"/", ino, 0)]
                     break
-                found.append((ino, name, attributes.size))
+                if attributes.kind is Kind.FILE:
+                    found.append((ino, name, attributes.size))
             else:
                 if rows:
                     self._stack.append((prefix, directory, after))

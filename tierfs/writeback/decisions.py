@@ -175,6 +175,12 @@ class Decisions:
             None if known is None else known[0],
         )  # fmt: skip
 
+    async def _with_target(self, lake: LakeEntry) -> LakeEntry:
+        """*lake*, which is to become a node: of a link that has the target."""
+        if lake.kind is not Kind.SYMLINK:
+            return lake
+        return lake._replace(target=await self._namespace.read_link(lake.ino))
+
     async def _touch(self, *directories: int) -> None:
         """Entries of *directories* have changed: what the journal knows of them says so already
         (`Tree`), and of those that were handed over the lake's part of the tree does."""

@@ -127,13 +127,6 @@ class WriteBack(Files):
         await self.arrive(told)
         return self.union.show(ino, node)
 
-    def read_link(self, ino: int) -> bytes:
-        """The target of a symbolic link."""
-        node = self.journal.node(ino)
-        if node is None or node.kind is not Kind.SYMLINK:
-            raise InvalidRequest("read a link", f"inode {ino}", "it is none")
-        return node.target
-
     async def remove_directory(self, parent: int, name: bytes) -> None:
         """Remove an empty directory."""
         await self._keep_directory(parent)
@@ -181,7 +174,8 @@ class WriteBack(Files):
             # the log's from then on.
             for live in list(self._live.values()):
                 await stack.enter_async_context(live.lock)
-            source = (parent, name, await self._lake_entry(parent, name))
+            here = await self._lake_entry(parent, name)
+            source = (parent, name, None if here is None else await self._with_target(here))
             target = (new_parent, new_name, await self._lake_entry(new_parent, new_name))
             over = await self._at(new_parent, new_name)
             empty = over is None or not await self._has_entries(over)
@@ -228,7 +222,8 @@ class WriteBack(Files):
                     if attributes.kind is Kind.DIRECTORY:
                         directories.append(child)
                     if self.journal.ino_of(directory, child_name) is None:
-                        found.append((directory, child_name, self._as_lake_entry(attributes)))
+                        lake = await self._with_target(self._as_lake_entry(attributes))
+                        found.append((directory, child_name, lake))
                 if len(found) > MOST_MOVED:
                     raise CrossRoot(
                         "rename a directory", name,
@@ -310,7 +305,7 @@ class WriteBack(Files):
 
     async def _take_attributes_over(self, ino: int) -> None:
         """What the lake decides so far becomes a node, its bytes staying where they are."""
-        lake = self._as_lake_entry(self.union.attributes(ino))
+        lake = await self._with_target(self._as_lake_entry(self.union.attributes(ino)))
         if ino == ROOT_INO:
             raise ReadOnly("change attributes", "", "the mount's own directory has its options'")
         parent = self._namespace.parent(ino)

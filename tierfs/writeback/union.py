@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import trio
 
-from tierfs.errors import NameTooLong, NotADirectory, StaleVersion
+from tierfs.errors import InvalidRequest, NameTooLong, NotADirectory, StaleVersion
 from tierfs.index.records import Kind, ObjectRef
 from tierfs.lake.protocol import Version
 from tierfs.namespace import Absent, Attributes, Namespace
@@ -175,6 +175,16 @@ class Union:
             ino = node.parent
         above = self._lake.path_of(ino)
         return b"/".join([above, *reversed(parts)] if above else reversed(parts))
+
+    async def read_link(self, ino: int) -> bytes:
+        """See `Namespace.read_link`."""
+        node = self._journal.node(ino)
+        if node is None:
+            return await self._lake.read_link(ino)
+        await trio.lowlevel.checkpoint()
+        if node.kind is not Kind.SYMLINK:
+            raise InvalidRequest("read a link", f"inode {ino}", "it is none")
+        return node.target
 
     # Objects.
 

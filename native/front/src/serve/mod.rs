@@ -260,7 +260,7 @@ impl Worker {
             }
             &Operation::Lookup { name } => self.lookup(unique, ino, name),
             Operation::Getattr => self.getattr(unique, ino),
-            Operation::Readlink => self.readlink(unique, ino),
+            Operation::Readlink => Upcall(Ask::Readlink, wire::Request::of(ino), Then::Target),
             &Operation::Open { flags } => self.open(request, flags),
             Operation::Read(read) => self.read(unique, ino, read),
             Operation::Release(release) => self.release(unique, ino, release),

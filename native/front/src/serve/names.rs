@@ -84,13 +84,6 @@ impl Worker {
         }
     }
 
-    pub(super) fn readlink(&mut self, unique: u64, ino: u64) -> Outcome {
-        if self.is_journals(ino) {
-            return Upcall(Ask::Readlink, wire::Request::of(ino), Then::Target);
-        }
-        self.refuse(unique, libc::EINVAL)
-    }
-
     pub(super) fn readdir(
         &mut self,
         unique: u64,
