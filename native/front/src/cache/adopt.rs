@@ -84,7 +84,9 @@ impl Cache {
 
     /// Whether a process that died had done it all.
     fn is_adopted(&self, index: &mut CacheReader, asked: &Adoption) -> bool {
-        index.file(asked.ino).is_some_and(|known| known.complete && known.identity == asked.identity)
+        index
+            .file(asked.ino)
+            .is_some_and(|known| known.complete && known.identity == asked.identity)
             && !file::staging(self.files.directory(), asked.ino).exists()
     }
 
