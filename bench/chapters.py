@@ -13,7 +13,8 @@ _NOTE = (
     "Every figure is the median of its rounds, (min..max) behind it. A ratio is the median of the"
     " ratios of neighbouring rounds, turned so that more than 1 is better; (low..high) holds the"
     " true median with at least 95 % confidence, or with the percentage behind it where there were"
-    " fewer than 6 rounds."
+    " fewer than 6 rounds. Rounds are how many a subject had: one that is slow, or whose ratios are"
+    " decided, sits out the rest."
 )
 
 
@@ -138,12 +139,15 @@ def _headline(run: Run, scenario: str, metric: Metric) -> Grid:
             against.append((peer, f"ratio to {peer}, the best peer"))
     rows = []
     for subject in subjects:
-        row = [subject, _spread(run, scenario, subject, metric, scale)]
+        series = run.find(scenario, subject, metric)
+        rounds = 0 if series is None else len(series.measured)
+        row = [subject, _spread(run, scenario, subject, metric, scale), str(rounds)]
         for other, _ in against:
             estimate = ratios.ratio(run, scenario, metric, subject, other)
             row.append("1" if subject == other else figures.ratio_text(estimate))
         rows.append(tuple(row))
-    return Grid(("subject", _title(metric, scale), *(header for _, header in against)), tuple(rows))
+    headers = ("subject", _title(metric, scale), "rounds", *(header for _, header in against))
+    return Grid(headers, tuple(rows))
 
 
 def _cost(run: Run, scenario: str, metrics: tuple[Metric, ...]) -> Grid:

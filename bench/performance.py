@@ -24,7 +24,7 @@ def _lines(run: Run) -> Iterator[str]:
     yield from ("# Performance", "", _GENERATED, "")
     version = run.versions.get("tierfs", "not among the subjects")
     yield f"tierfs {_text(version)}, measured {run.started}."
-    yield "Every figure of the run is below, those that look bad too."
+    yield "Every metric of the run is below, those that look bad too; each round's is in its JSON."
     yield from ("", chapters.note(run), "", "## Machine", "")
     yield from _facts(run.machine)
     if run.options:

@@ -162,7 +162,7 @@ def test_every_figure_is_in_the_markdown(run: Run) -> None:
     ):
         assert words in text
     columns = {line.count(" | ") for line in text.splitlines() if line.startswith("| subject")}
-    assert columns == {1, 3, 4}
+    assert columns == {1, 4}
 
 
 def test_what_a_run_that_was_cut_off_lacks_is_said() -> None:

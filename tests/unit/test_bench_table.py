@@ -62,10 +62,10 @@ def test_a_row_of_the_table() -> None:
     assert lines[:6] == [
         "warm-seq: How fast?",
         "  size 1.00 GiB",
-        "  subject  throughput, MB/s      ratio to local         ratio to rclone, the best peer",
-        "  local    2,000 (1,000..3,000)  1                      4.00 (4.00..4.00) 75%",
-        "  tierfs   1,000 (500..1,500)    0.50 (0.50..0.50) 75%  2.00 (2.00..2.00) 75%",
-        "  rclone   500 (250..750)        0.25 (0.25..0.25) 75%  1",
+        "  subject  throughput, MB/s      rounds  ratio to local         ratio to rclone, the best peer",  # noqa: E501
+        "  local    2,000 (1,000..3,000)  3       1                      4.00 (4.00..4.00) 75%",
+        "  tierfs   1,000 (500..1,500)    3       0.50 (0.50..0.50) 75%  2.00 (2.00..2.00) 75%",
+        "  rclone   500 (250..750)        3       0.25 (0.25..0.25) 75%  1",
     ]
 
 
@@ -77,9 +77,9 @@ def test_what_local_cannot_have_is_held_against_the_client() -> None:
         run.record("ckpt", "tierfs", round_number, {seconds: 2 * client})
     assert table.render(run).splitlines()[:4] == [
         "ckpt",
-        "  subject  time to durable, s  ratio to client",
-        "  client   2 (1..3)            1",
-        "  tierfs   4 (2..6)            0.50 (0.50..0.50) 75%",
+        "  subject  time to durable, s  rounds  ratio to client",
+        "  client   2 (1..3)            3       1",
+        "  tierfs   4 (2..6)            3       0.50 (0.50..0.50) 75%",
     ]
 
 
