@@ -415,6 +415,24 @@ async def test_a_refresh_begins_after_it_was_asked_for(tmp_path: Path) -> None:
         assert (await namespace.lookup(ROOT_INO, b"0")).size == 26
 
 
+async def test_a_walk_goes_on_where_the_lake_did_not_answer(tmp_path: Path) -> None:
+    world, lake = world_of(tmp_path, *(b"d/%d" % n for n in range(3)))
+
+    def fail(kind: str, key: bytes) -> None:
+        raise LakeUnavailable(kind, key)
+
+    async with world.mount() as namespace:
+        walk = namespace.walk_from((await namespace.lookup(ROOT_INO, b"d")).ino)
+        await settle(namespace)
+        world.clock.advance(61)
+        lake.before = fail
+        for _ in range(2):
+            with pytest.raises(LakeUnavailable):
+                await walk.page()
+        lake.before = lambda kind, key: None
+        assert [entry.path for entry in await walk.page()] == [b"d/0", b"d/1", b"d/2"]
+
+
 async def test_walk_streams_a_tree_and_passes_over_what_vanishes(tmp_path: Path) -> None:
     keys = [b"d%d/f%d" % (d, f) for d in range(4) for f in range(5)] + [b"top"]
     world, lake = world_of(tmp_path, *keys, page_size=3)

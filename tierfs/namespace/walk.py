@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
-from tierfs.errors import NotFound
+from tierfs.errors import NotFound, TierfsError
 from tierfs.index.names import Names
 from tierfs.index.records import Kind, ObjectRef
 from tierfs.namespace.entries import Entries
@@ -58,6 +58,9 @@ class Walk:
                 if directory == self._top:
                     raise
                 continue  # It was removed from the lake while the walk went on.
+            except TierfsError:
+                self._stack.append((prefix, directory, after))  # Whoever asks again goes on here.
+                raise
             found = []
             for ino, name, attributes in rows:
                 after = ino
