@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from tierfs.readahead.ahead import Ahead
+from tierfs.readahead.ahead import MOST_OWNERS, Account, Ahead
 from tierfs.readahead.course import (
     FIRST_BYTES,
     FIRST_BYTES_IN_ORDER,
@@ -85,13 +85,26 @@ def test_what_became_of_files_fetched_ahead() -> None:
     for ino in range(5000, 5010):
         ahead.sent_for(ino, 100)
     ahead.sent_for(5000, 100)  # Once is enough.
-    assert (ahead.waiting, ahead.waiting_bytes) == (10, 1000)
+    assert (ahead.all.waiting, ahead.all.waiting_bytes) == (10, 1000)
     assert ahead.read(5000)
     assert not ahead.read(5000)
     assert not ahead.read(77)
     ahead.evicted(5001)
     ahead.not_kept(5002, 100)
-    assert (ahead.waiting, ahead.used, ahead.wasted) == (7, 1, 1)
-    assert (ahead.files, ahead.bytes) == (9, 900)
+    assert (ahead.all.waiting, ahead.all.used, ahead.all.wasted) == (7, 1, 1)
+    assert (ahead.all.files, ahead.all.bytes) == (9, 900)
     assert 5003 in ahead
     assert 5001 not in ahead
+
+
+def test_whom_it_was_fetched_for_is_known() -> None:
+    """Whoever reads it; of more owners than are told apart, as of one."""
+    ahead = Ahead()
+    for owner in (1, 2, MOST_OWNERS, MOST_OWNERS + 5):
+        ahead.sent_for(owner, 100, owner)
+    assert ahead.read(2)
+    ahead.evicted(1)
+    assert ahead.of(2) == Account(waiting=0, used=1, wasted=0, bytes=100)
+    assert ahead.of(1) == Account(waiting=0, used=0, wasted=1, bytes=100)
+    assert ahead.of(MOST_OWNERS) == Account(waiting=2, used=0, wasted=0, bytes=200)
+    assert ahead.all == Account(waiting=2, used=1, wasted=1, bytes=400)

@@ -19,7 +19,7 @@ from tierfs.errors import LakeUnavailable
 from tierfs.front.port import FileState, FrontPort
 from tierfs.index.records import CachedFile, Extent, ObjectRef
 from tierfs.namespace import Namespace
-from tierfs.readahead import course
+from tierfs.readahead import course, jobs
 from tierfs.readahead.course import START_READS
 from tierfs.readahead.policy import AdaptivePolicy, Incoming
 
@@ -152,7 +152,7 @@ async def test_a_first_epoch_is_fetched_ahead_of_its_reader(tmp_path: Path) -> N
         await s.read(order(s.inos, 1))
         assert set(s.front.filled) <= set(s.inos)
         assert s.front.missed < FILES / 2
-        assert s.front.policy.ahead.used > FILES / 2
+        assert s.front.policy.ahead.all.used > FILES / 2
 
 
 async def test_a_look_around_fetches_little(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ async def test_a_look_around_fetches_little(tmp_path: Path) -> None:
         await s.read(s.inos[: START_READS - 4])
         assert s.front.filled == []
         await s.read(s.inos[START_READS - 4 : START_READS + 20])
-        assert s.front.policy.ahead.waiting <= FIRST_FILES + 2
+        assert s.front.policy.ahead.all.waiting <= FIRST_FILES + 2
 
 
 async def test_epochs_in_a_cache_that_holds_all_fetch_nothing(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ async def test_trouble_with_the_lake_ends_nothing(tmp_path: Path) -> None:
         s.front.error = LakeUnavailable("read", "data", "try later")
         await s.read(order(s.inos, 1))
         assert s.front.filled == []
-        assert s.front.policy.ahead.waiting == 0
+        assert s.front.policy.ahead.all.waiting == 0
         s.front.error = None
         await s.read(order(s.inos, 2))
 
@@ -216,3 +216,52 @@ async def test_only_the_data_set_is_fetched(tmp_path: Path) -> None:
         await s.read(mixed)
         assert s.front.filled
         assert not set(s.front.filled) & set(outside)
+
+
+async def test_several_jobs_are_fetched_ahead_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever waits to be read for one is not in the other's way, and each has its turn."""
+    monkeypatch.setattr(jobs, "BUSY_READS", 8)
+    async with scene(tmp_path) as s:
+        other = await s.namespace.resolve(b"data/other")
+        outside = [entry.ino async for entry in s.namespace.walk(other.ino)]
+        one, two = order(s.inos, 1), order(outside, 2)
+        await s.read(one[:100], job=1)
+        for n in range(200):
+            await s.read(one[100 + n : 101 + n], job=1)
+            await s.read(two[n : n + 1], job=2)
+        assert set(s.front.filled) & set(s.inos)
+        assert set(s.front.filled) & set(outside)
+        told = {each["data_set"]: each for each in s.plans.describe()["jobs"]}
+        assert set(told) == {"data/train", "data/other"}
+        for each in told.values():
+            assert each["ahead_used"] > 0
+        assert sum(each["ahead_files"] for each in told.values()) == len(s.front.filled)
+
+
+async def test_what_was_of_past_epochs_is_told(tmp_path: Path) -> None:
+    async with scene(tmp_path, FILES // 2) as s:
+        for seed in range(4):
+            await s.read(order(s.inos, seed))
+        (job,) = s.plans.describe()["jobs"]
+        assert job["epoch"] == 4
+        assert job["least_miss_share"] == pytest.approx(0.5, abs=0.02)
+        assert [each["reads"] for each in job["past_epochs"]] == pytest.approx(
+            [FILES] * 3, abs=FILES // 10
+        )
+        first, *later = job["past_epochs"]
+        assert first["least_miss_share"] is None or first["least_miss_share"] <= 0.5
+        for each in later:
+            assert 0.1 < each["miss_share"] < 0.5
+            assert each["ahead_used"] > 0
+
+
+async def test_the_first_bet_is_not_one_large_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(course, "FIRST_BYTES", SIZE - 1)
+    monkeypatch.setattr(course, "FIRST_BYTES_IN_ORDER", SIZE - 1)
+    async with scene(tmp_path) as s:
+        await s.read(order(s.inos, 1)[:200])
+        assert s.front.filled == []

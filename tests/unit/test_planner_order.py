@@ -92,7 +92,7 @@ async def test_what_the_lake_refuses_comes_later_or_not_at_all(tmp_path: Path) -
     async with scene(tmp_path) as s:
         s.front.error = LakeUnavailable("read", "data", "try later")
         await tell(s, order(s.inos, 1))
-        assert (s.front.filled, s.front.policy.ahead.waiting) == ([], 0)
+        assert (s.front.filled, s.front.policy.ahead.all.waiting) == ([], 0)
         await s.read(order(s.inos, 1)[:40])
         s.front.error = None
         await s.read(order(s.inos, 1)[40:])

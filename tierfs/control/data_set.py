@@ -10,7 +10,9 @@ their directories, onward from what was read last: right, too, for who reads in 
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import trio
@@ -19,6 +21,7 @@ from tierfs.errors import TierfsError, show
 from tierfs.front.port import FrontPort
 from tierfs.index.records import ROOT_INO
 from tierfs.namespace import Namespace, Walk, WalkEntry
+from tierfs.readahead.ahead import Account
 from tierfs.readahead.course import Course
 from tierfs.readahead.epochs import Class, Epochs
 from tierfs.readahead.policy import AdaptivePolicy
@@ -31,6 +34,8 @@ LEAST_MISSING = 0.005
 _MISSING_WEIGHT = 1 / 64
 #: A job that has not read for so long has stopped.
 IDLE_S = 30.0
+#: Epochs that are remembered after their end.
+PAST = 32
 #: The directory of one in so many reads is noted, of the last so many of these.
 _NOTE_EVERY = 4
 _NOTED = 64
@@ -38,22 +43,67 @@ _NOTED = 64
 _MOST = 0.9
 
 
+@dataclass(slots=True)
+class _Tally:
+    """What is counted of one epoch: reads, those of which it was noted whether they missed, those
+    that did, and since when."""
+
+    account: Account
+    reads: int = 0
+    noted: int = 0
+    missed: int = 0
+    began_s: float = field(default_factory=time.time)
+    before: Account = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.before = replace(self.account)
+
+    @property
+    def wasted(self) -> int:
+        """Files fetched ahead that left unread."""
+        return self.account.wasted - self.before.wasted
+
+    def describe(self) -> dict[str, Any]:
+        """The epoch, which is over."""
+        now, before = self.account, self.before
+        return {
+            "began": round(self.began_s),
+            "lasted_s": round(time.time() - self.began_s, 1),
+            "reads": self.reads,
+            "miss_share": round(self.missed / self.noted, 3) if self.noted else None,
+            "ahead_bytes": now.bytes - before.bytes,
+            "ahead_used": now.used - before.used,
+            "ahead_wasted": self.wasted,
+        }
+
+
 class DataSet:
     """What one job reads (a `tierfs.control.planner.Source`)."""
 
     def __init__(
-        self, namespace: Namespace, front: FrontPort, policy: AdaptivePolicy, epochs: Epochs
+        self,
+        namespace: Namespace,
+        front: FrontPort,
+        policy: AdaptivePolicy,
+        epochs: Epochs,
+        number: int,
     ) -> None:
+        self.number = number
         self._namespace = namespace
         self._front = front
         self._policy = policy
         self._epochs = epochs
         self._course = Course()
-        #: Files fetched ahead, of whomever, that were wasted until this epoch began.
-        self._wasted_before = 0
+        #: What was fetched ahead for it.
+        self._ahead = policy.ahead.of(number)
+        #: The epochs that have ended, the last one last, and what is counted of this one.
+        self._past: deque[dict[str, Any]] = deque(maxlen=PAST)
+        self._tally = _Tally(self._ahead)
         self._directories: deque[int] = deque(maxlen=_NOTED)
         #: The share of the last noted files that were not in the cache.
         self._missing = 0.0
+        #: The mean size of the last noted ones, in bytes.
+        self._mean_bytes = 0.0
         self._last_ino = 0
         self._last_read_s = 0.0
         #: The directory of the data set; 0: not known yet.
@@ -74,10 +124,11 @@ class DataSet:
         course = self._course
         course.read(ino, ahead)
         self._last_ino = ino
+        self._tally.reads += 1
         if began:
-            wasted = self._policy.ahead.wasted
-            course.epoch_began(wasted - self._wasted_before)
-            self._wasted_before = wasted
+            course.epoch_began(self._tally.wasted)
+            self._past.append({**self._tally.describe(), "least_miss_share": self._bound()})
+            self._tally = _Tally(self._ahead)
             self._restart = True
         if course.reads % _NOTE_EVERY:
             return False
@@ -86,11 +137,29 @@ class DataSet:
             self._directories.append(parent)
         missing = not self._front.file_state(ino).cached_bytes
         self._missing += (missing - self._missing) * _MISSING_WEIGHT
+        self._tally.noted += 1
+        self._tally.missed += missing
+        known = self._namespace.object_known(ino)
+        if known is not None:
+            weight = _MISSING_WEIGHT if self._mean_bytes else 1.0
+            self._mean_bytes += (known[1] - self._mean_bytes) * weight
         self._last_read_s = trio.current_time()
         return True
 
-    def describe(self, cached_files: int) -> dict[str, Any]:
-        """For `status`, where there are so many *cached_files* in all."""
+    def _bound(self) -> float | None:
+        """The least share of the reads that can miss in a cache of this size, whoever chooses what
+        is in it, if the order of reads is not known before: that of the job's data for which its
+        share of the cache has no room. None before one epoch has ended."""
+        bytes_ = self._epochs.read_before * self._mean_bytes
+        if not bytes_:
+            return None
+        limit = self._front.limit_bytes
+        if limit is None:
+            return 0.0
+        return round(max(0.0, 1 - limit * self._policy.jobs.share_of(self._epochs) / bytes_), 3)
+
+    def describe(self) -> dict[str, Any]:
+        """For `status`."""
         epochs = self._epochs
         try:
             data_set = show(self._namespace.path_of(self._top)) if self._top else ""
@@ -104,11 +173,13 @@ class DataSet:
             "known": epochs.known,
             "read_again_share": round(epochs.share_of_due(), 3) if epochs.read_before else None,
             "miss_share": round(self._missing, 3),
-            # Of a cache of this size, in any order that is not known before.
-            "least_miss_share": round(max(0.0, 1 - cached_files / epochs.read_before), 3)
-            if epochs.read_before
-            else None,
+            "least_miss_share": self._bound(),
             "in_order": self._course.in_order,
+            "ahead_bytes": self._ahead.bytes,
+            "ahead_files": self._ahead.files,
+            "ahead_used": self._ahead.used,
+            "ahead_wasted": self._ahead.wasted,
+            "past_epochs": list(self._past),
         }
 
     # ---- what is fetched next ------------------------------------------------------------------
@@ -140,7 +211,7 @@ class DataSet:
 
     def wanted_bytes(self) -> int:
         """How many bytes are to be fetched now."""
-        course, epochs, ahead = self._course, self._epochs, self._policy.ahead
+        course, epochs, ahead = self._course, self._epochs, self._ahead
         if course.paused or self._policy.rule is not Rule.EPOCHS:
             return 0
         if trio.current_time() - self._last_read_s > IDLE_S:

@@ -21,6 +21,7 @@ import trio
 from tierfs.errors import InvalidRequest
 from tierfs.front.port import FrontPort
 from tierfs.namespace import Namespace, WalkEntry
+from tierfs.readahead.ahead import MOST_OWNERS
 from tierfs.readahead.course import PAUSE_READS
 from tierfs.readahead.plan import MOST_ENTRIES
 from tierfs.readahead.policy import AdaptivePolicy
@@ -44,6 +45,7 @@ class Ordered:
         self._front = front
         self._policy = policy
         self._plan = policy.plan
+        self.number = MOST_OWNERS
         #: How many bytes from the position on are to be in the cache; None: half of its limit.
         self.ahead_bytes: int | None = None
         #: Names that were told and are no files.

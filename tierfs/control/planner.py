@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 BATCH_FILES = 32
 BATCH_BYTES = 16 << 20
 WIDTH = 4
+#: Where several want something it is the next one's turn after so many.
+TURN_BATCHES = 8
 #: While a plan is in charge it is looked whether there is work after so many reads.
 _WAKE_EVERY = 4
 #: After an error of the lake, and after one that nobody expected.
@@ -44,7 +46,9 @@ UNEXPECTED_S = 30.0
 
 
 class Source(Protocol):
-    """Where the files come from that are fetched ahead."""
+    """Where the files come from that are fetched ahead; *number*: for whom, in `Ahead`."""
+
+    number: int
 
     def begin(self) -> bool:
         """Whether there is anything to look at, as far as is known now."""
@@ -97,7 +101,8 @@ class Planner:
             return  # Somebody looks around.
         data_set = self._data_sets.get(id(epochs))
         if data_set is None:
-            data_set = DataSet(self._namespace, self._front, self._policy, epochs)
+            number = len(self._data_sets) + 1
+            data_set = DataSet(self._namespace, self._front, self._policy, epochs, number)
             self._data_sets[id(epochs)] = data_set
         if data_set.accessed(ino, began, ahead):
             self._work.set()
@@ -106,8 +111,7 @@ class Planner:
         """For `status`: by which rule files are kept and what each rule would miss, what became of
         the files fetched ahead, what is known of the order of reads, and of each job what it
         reads."""
-        policy, ahead, plan = self._policy, self._policy.ahead, self._policy.plan
-        cached_files = int(self._front.stats()["cached_files"])
+        policy, ahead, plan = self._policy, self._policy.ahead.all, self._policy.plan
         return {
             "rule": policy.rule.value,
             **{f"{rule.value}_miss_share": round(policy.misses[rule], 3) for rule in policy.misses},
@@ -118,7 +122,7 @@ class Planner:
             "plan_entries": plan.entries,
             "plan_position": plan.position,
             "plan_believed": plan.entries > 0 and plan.believed,
-            "jobs": [each.describe(cached_files) for each in self._data_sets.values()],
+            "jobs": [each.describe() for each in self._data_sets.values()],
         }
 
     # ---- an order that is told -----------------------------------------------------------------
@@ -150,7 +154,7 @@ class Planner:
                 sources = [self._ordered]
             for source in sources:
                 try:
-                    await self._fill(source)
+                    await self._fill(source, sources)
                 except* TierfsError as group:
                     log.info("fetching ahead pauses for %g s: %s", RETRY_S, group.exceptions[0])
                     await trio.sleep(RETRY_S)
@@ -159,20 +163,31 @@ class Planner:
                     log.exception("fetching ahead pauses for %g s: unexpected error", UNEXPECTED_S)
                     await trio.sleep(UNEXPECTED_S)
 
-    async def _fill(self, source: Source) -> None:
+    async def _fill(self, source: Source, sources: Sequence[Source]) -> None:
         if self._bytes_per_s == 0 or source.wanted_bytes() <= 0 or not source.begin():
             return
         slots = trio.Semaphore(WIDTH)
+        batches = 0
         async with trio.open_nursery() as nursery:
             while (room := source.wanted_bytes()) > 0:
+                if batches >= TURN_BATCHES and self._waits(source, sources):
+                    self._work.set()
+                    break
                 batch = await source.batch(BATCH_FILES, min(room, BATCH_BYTES))
                 if not batch:
                     break
+                batches += 1
                 for entry in batch:
-                    self._policy.ahead.sent_for(entry.ino, entry.size)
+                    self._policy.ahead.sent_for(entry.ino, entry.size, source.number)
                 await self._keep_pace(sum(entry.size for entry in batch))
                 await slots.acquire()
                 nursery.start_soon(self._fetch, source, batch, slots)
+
+    def _waits(self, source: Source, sources: Sequence[Source]) -> bool:
+        """Whether another one of *sources* has something to fetch."""
+        return any(
+            other is not source and other.wanted_bytes() > 0 and other.begin() for other in sources
+        )
 
     async def _keep_pace(self, bytes_: int) -> None:
         """Wait until the limit allows *bytes_* more."""

@@ -72,6 +72,10 @@ class Jobs:
         ranked = sorted(self._jobs, key=lambda job: job.share, reverse=True)
         return [job.epochs for job in ranked]
 
+    def share_of(self, epochs: Epochs) -> float:
+        """The share of the reads that are those of *epochs*' job, 0 to 1."""
+        return next((job.share for job in self._jobs if job.epochs is epochs), 0.0)
+
     @property
     def known(self) -> int:
         """Different objects ever read, as far as known."""
