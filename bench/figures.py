@@ -1,7 +1,7 @@
 """Figures as people read them: three digits, and one unit for all that stand in one column.
 
-Rates are decimal (MB/s is 10^6 bytes a second, as disks and networks are sold), sizes are binary
-(MiB is 2^20 bytes, as memory is).
+What was measured is decimal (MB is 10^6 bytes, as disks and networks are sold), what was asked for
+is binary (MiB is 2^20 bytes, as memory is).
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,12 +29,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     output = arguments.output or arguments.run.with_suffix(".md" if arguments.markdown else ".html")
     try:
         run = Run.read(arguments.run)
+        if arguments.markdown:
+            _check_commit(run)
         output.write_text(performance.render(run) if arguments.markdown else page_of(run))
     except (OSError, ValueError, ImportError) as error:
         print(f"bench plot: {error}", file=sys.stderr)
         return 2
     print(output)
     return 0
+
+
+def _check_commit(run: Run) -> None:
+    """Raise ValueError unless *run* measured what somebody can check out: the document is kept."""
+    found = re.search(r"\(([0-9a-f]{7,40})(-dirty)?\)$", run.versions.get("tierfs", ""))
+    if found is None:
+        return
+    known = subprocess.run(
+        ["git", "cat-file", "-e", f"{found[1]}^{{commit}}"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        check=False,
+    )
+    if found[2] or known.returncode:
+        raise ValueError(f"{found[0]} is no commit of this repository: measure one that is")
 
 
 def page_of(run: Run) -> str:

@@ -149,13 +149,13 @@ class TierfsCopying(TierfsNative):
 
 
 class TierfsLru(Tierfs):
-    """The front that is the default, with a cache that keeps what was read last."""
+    """As `Tierfs`, with a cache that keeps what was read last."""
 
     name = "tierfs-lru"
     when = When.NAMED
-    options: tuple[str, ...] = ("--policy", "lru")
+    options: tuple[str, ...] = ("--front", "python", "--policy", "lru")
     settings = Settings(
-        f"{_COMMAND} --policy lru",
+        f"{_COMMAND} --front python --policy lru",
         "docs/configuration.md",
         [*_NOTES, "policy lru: to see what the others of its rules are worth, and cost"],
     )

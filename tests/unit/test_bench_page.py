@@ -186,6 +186,18 @@ def test_the_command_writes_where_it_is_told(
     assert (tmp_path / "P.md").read_text() == performance.render(run)
 
 
+@pytest.mark.parametrize("commit", ["0123456", "0123456789abcdef-dirty"])
+def test_the_document_is_of_a_commit_that_can_be_checked_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], commit: str
+) -> None:
+    run = build_run()
+    run.versions["tierfs"] = f"0.1.0 ({commit})"
+    run.write(tmp_path / "run.json")
+    assert plot.main([str(tmp_path / "run.json"), "--markdown"]) == 2
+    assert f"({commit}) is no commit" in capsys.readouterr().err
+    assert plot.main([str(tmp_path / "run.json")]) == 0
+
+
 def test_the_command_says_in_one_line_why_it_cannot(
     run: Run,
     tmp_path: Path,
