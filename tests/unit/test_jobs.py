@@ -6,6 +6,9 @@ import itertools
 import random
 from collections.abc import Iterator, Sequence
 
+import pytest
+
+from tierfs.readahead import jobs as jobs_module
 from tierfs.readahead.jobs import BUSY_READS, MOST_JOBS, MOST_NAMES, Jobs
 
 DATA = range(16, 2016)
@@ -117,3 +120,17 @@ def test_two_that_begin_again_take_the_places_of_two_that_ended() -> None:
                 read(jobs, order, 1, name)
     assert len(jobs.all) == 2
     assert all(9 <= epochs.ended <= 13 for epochs in jobs.all)
+
+
+def test_together_they_take_no_more_memory_than_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They grow; the one that reads least is forgotten."""
+    jobs = Jobs()
+    for name in (1, 2):
+        first = name << 20
+        read(jobs, iter(range(first, first + BUSY_READS)), BUSY_READS, name)
+    assert len(jobs.all) == 2
+    most = sum(epochs.memory_bytes for epochs in jobs.all)
+    monkeypatch.setattr(jobs_module, "MOST_BYTES", most)
+    read(jobs, iter(range(4 << 20, 5 << 20)), 1 << 16, name=2)
+    assert (len(jobs.all), jobs.forgotten) == (1, 1)
+    assert jobs.all[0].known == BUSY_READS + (1 << 16)

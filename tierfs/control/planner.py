@@ -16,6 +16,7 @@ there is no room (`AdaptivePolicy.choose_victims`).
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections.abc import Sequence
@@ -87,6 +88,9 @@ class Planner:
         self._next_s = -math.inf
         #: By the identity of a job's epochs.
         self._data_sets: dict[int, DataSet] = {}
+        self._forgotten = policy.jobs.forgotten
+        #: Numbers that were given to them.
+        self._numbers = itertools.count(1)
         self._ordered = Ordered(namespace, front, policy)
         self._work = trio.Event()
 
@@ -99,13 +103,22 @@ class Planner:
             self._work.set()
         if epochs is None:
             return  # Somebody looks around.
+        if self._policy.jobs.forgotten != self._forgotten:
+            self._forget()
         data_set = self._data_sets.get(id(epochs))
         if data_set is None:
-            number = len(self._data_sets) + 1
-            data_set = DataSet(self._namespace, self._front, self._policy, epochs, number)
+            data_set = DataSet(
+                self._namespace, self._front, self._policy, epochs, next(self._numbers)
+            )
             self._data_sets[id(epochs)] = data_set
         if data_set.accessed(ino, began, ahead):
             self._work.set()
+
+    def _forget(self) -> None:
+        """Whose epochs are no more is fetched ahead of no more."""
+        self._forgotten = self._policy.jobs.forgotten
+        there = {id(epochs) for epochs in self._policy.jobs.all}
+        self._data_sets = {key: each for key, each in self._data_sets.items() if key in there}
 
     def describe(self) -> dict[str, Any]:
         """For `status`: by which rule files are kept and what each rule would miss, what became of

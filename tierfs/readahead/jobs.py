@@ -59,8 +59,8 @@ class Jobs:
         self._alive = alive
         self._jobs = [_Job(1.0)]
         self._by_name: dict[int, _Job] = {}
-        #: Since the start.
-        self.reads = 0
+        #: Since the start; jobs that took too much memory, too.
+        self.reads = self.forgotten = 0
         self._shares_at = _SHARES_EACH
         #: What names that have no job have read, the last one to read last.
         self._waiting: OrderedDict[int, list[int]] = OrderedDict()
@@ -112,7 +112,19 @@ class Jobs:
         reads = sum(job.reads for job in self._jobs)
         for job in self._jobs:
             job.share += (job.reads / reads - job.share) * reads / _SHARE_READS
+        self._keep_small()
+        for job in self._jobs:
             job.reads = 0
+
+    def _keep_small(self) -> None:
+        """They grow with what they read: while that is too much, who read least is forgotten."""
+        while len(self._jobs) > 1:
+            if sum(job.epochs.memory_bytes for job in self._jobs) <= MOST_BYTES:
+                return
+            idlest = min(self._jobs, key=lambda job: (job.reads, job.share))
+            self._jobs.remove(idlest)
+            self._by_name.pop(idlest.name, None)
+            self.forgotten += 1
 
     def _find(self, ino: int, name: int) -> _Job | None:
         """Where a read of *ino* by a name without a job counts, if it does."""
