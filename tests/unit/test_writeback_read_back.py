@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
+from tests.unit.test_writeback_conflicts import settled
 from tests.writing import GID, UID, Lake, World, world
 from tierfs.index.records import ROOT_INO, Kind
 from tierfs.namespace.described import within
@@ -53,6 +55,24 @@ async def test_another_node_shows_what_one_wrote(tmp_path: Path) -> None:
         assert mount.files.union.attributes(await mount.ino(b"run/empty")).mode == 0o700
         for path in (b"run/link", b"run/deep/link"):
             assert await target(mount, path) == TREE[path]
+
+
+async def test_what_a_directory_is_given_later_arrives_too(tmp_path: Path) -> None:
+    """One that was handed over, and one that only the names of objects made."""
+    lake = Lake()
+    lake.store(b"theirs/file", b"x")
+    async with world(tmp_path, lake) as mount:
+        await mount.mkdir(b"ours")
+        assert await mount.flush()
+        await settled(mount)
+        for path in (b"ours", b"theirs"):
+            await mount.files.set_attributes(await mount.ino(path), {"mode": 0o700}, None)
+            assert mount.files.union.attributes(await mount.ino(path)).mode == 0o700
+        assert await mount.flush()
+    for key in (b"ours/", b"theirs/"):
+        metadata = (await lake.head(key)).metadata
+        assert metadata is not None
+        assert metadata["mode"] == str(stat.S_IFDIR | 0o700)
 
 
 async def rename(mount: World) -> dict[bytes, bytes]:

@@ -275,15 +275,15 @@ class Names(GivingUp):
             raise NotFound("change attributes", f"inode {ino}")
         node = node._replace(**changes)
         work.put_node(ino, node)
-        # Of what the lake has there is an ETag, though it may be open for writing.
-        known = node.lsn or node.etag or node.flags & Flag.REMOTE
+        directory = node.kind is Kind.DIRECTORY
+        # Of a file that the lake has there is an ETag, though it may be open for writing.
+        known = directory or node.lsn or node.etag or node.flags & Flag.REMOTE
         if node.flags & (Flag.UNLINKED | Flag.HELD) or not known:
             return Done()
         entry = work.entry(node.lsn) if node.lsn else None
         if entry is not None and entry.state is State.PENDING and not work.is_begun(node.lsn):
             return Done()
         path = self.path_of(work, ino)
-        directory = node.kind is Kind.DIRECTORY
         if not directory and (
             not self._in_lake(work, path, Found(ino, node.kind, node, None))
             or self.is_given_up(work, path, ino, node)
