@@ -129,6 +129,21 @@ async def test_each_object_is_asked_for_once(tmp_path: Path) -> None:
         assert [kind for kind, _ in lake.asked].count("head") == 1
 
 
+async def test_what_the_index_knows_is_not_asked_for_by_the_next_mount(tmp_path: Path) -> None:
+    lake = WatchedLake()
+    for n in range(5):
+        await put(lake, b"run/%d" % n, mode=FILE | 0o600)
+    await put(lake, b"run/d/", b"", mode=stat.S_IFDIR | 0o700)
+    world = World(tmp_path, lake)
+    for heads in (6, 0):
+        async with world.mount(ttl_s=0.0, described=within([b"run"])) as namespace:
+            run = (await namespace.lookup(ROOT_INO, b"run")).ino
+            lake.asked.clear()
+            found = await entries(namespace, run)
+            assert [kind for kind, _ in lake.asked].count("head") == heads
+            assert {row.mode for row in found.values()} == {0o600, 0o700}
+
+
 async def test_other_attributes_of_the_same_bytes_show(tmp_path: Path) -> None:
     """With the next listing where the lake's time tells, and at a refresh."""
     lake = WatchedLake()

@@ -183,7 +183,9 @@ class Chains:
         page = await self._lake.list_page(prefix, token=token, start_after=start_after)
         names = names_of(prefix, page)
         if sum(chain.pages for chain in self._run.chains) < DESCRIBED_PAGES:
-            await self._describer.describe(prefix, names)
+            await self._describer.describe(
+                prefix, names, lambda name: self._entries.known(directory, name)
+            )
         await self._inodes.ensure(self._needed(names))
         while self._inodes.available < self._needed(names):
             await self._inodes.ensure(self._needed(names))  # Other chains held more meanwhile.

@@ -2,8 +2,8 @@
 
 No listing tells that, so each object costs a HEAD when it is first listed, which is worth it where
 there are checkpoints and not where there are millions of samples: only in the directories that the
-option ``read_metadata`` names. What is remembered is asked for again when the object has changed,
-and after a refresh.
+option ``read_metadata`` names. What the index knows is not asked for again before the object
+changes, by its version or, as long as the mount lasts, by the lake's time, or somebody refreshes.
 
 The words are those of s3fs (``mode``: decimal st_mode; ``uid``, ``gid``), of rclone (``mtime``:
 seconds with a fraction; with ``--metadata`` ``mode`` in octal with a leading zero, and ``mtime`` as
@@ -16,10 +16,11 @@ import logging
 import re
 import stat
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
@@ -28,12 +29,15 @@ from tierfs.index.records import Kind
 from tierfs.lake.protocol import Lake, ObjectInfo
 from tierfs.namespace.keys import PageNames
 
+if TYPE_CHECKING:
+    from tierfs.namespace.entries import Known
+
 _log = logging.getLogger(__name__)
 
 #: HEADs for one page of a listing at one time.
 HEADS_AT_ONCE = 32
 #: Objects whose metadata is remembered, for listings that come again: 300 bytes each.
-REMEMBERED = 16_384
+REMEMBERED = 65_536
 
 _NS = 1_000_000_000
 _KINDS = {stat.S_IFREG: Kind.FILE, stat.S_IFDIR: Kind.DIRECTORY, stat.S_IFLNK: Kind.SYMLINK}
@@ -122,23 +126,35 @@ class Describer:
     def __init__(self, lake: Lake, wanted: Callable[[bytes], bool]) -> None:
         self._lake = lake
         self._wanted = wanted
-        #: By key, ETag and the lake's time of an object; of a directory's marker by its key alone.
-        self._known: OrderedDict[tuple[bytes, bytes, int], Metadata | None] = OrderedDict()
+        #: By key and ETag: the lake's time of the object, and what is noted. Of a directory's
+        #: marker neither ETag nor time is known.
+        self._known: OrderedDict[tuple[bytes, bytes], tuple[int, Metadata | None]] = OrderedDict()
+        #: Prefixes below which everything is asked for.
+        self._anew: list[bytes] = []
 
     def wants(self, prefix: bytes) -> bool:
         """Whether the metadata of what is directly below *prefix* (``b""`` or ending in ``/``) is
         asked for."""
         return self._wanted(prefix[:-1])
 
-    def forget(self, prefix: bytes) -> None:
-        """What is below *prefix* is asked for anew: something else may have been noted with the
-        same bytes."""
+    @contextmanager
+    def anew(self, prefix: bytes) -> Iterator[None]:
+        """In the body what is below *prefix* is asked for, whatever is known: something else may
+        have been noted with the same bytes."""
         for known in [known for known in self._known if known[0].startswith(prefix)]:
             del self._known[known]
+        self._anew.append(prefix)
+        try:
+            yield
+        finally:
+            self._anew.remove(prefix)
 
-    async def describe(self, prefix: bytes, names: PageNames) -> None:
-        """Add to *names*, of a listing of *prefix*, what is noted with them. What the lake refuses
-        to say is left out, for the next listing to ask."""
+    async def describe(
+        self, prefix: bytes, names: PageNames, known: Callable[[bytes], Known | None]
+    ) -> None:
+        """Add to *names*, of a listing of *prefix*, what is noted with them, as far as the index
+        does not know it (*known*, by name). What the lake refuses to say is left out, for the next
+        listing to ask."""
         if not self.wants(prefix):
             return
         limit = trio.CapacityLimiter(HEADS_AT_ONCE)
@@ -152,52 +168,57 @@ class Describer:
                 names.directories[name] = await self.directory(prefix + name + b"/")
 
         async with trio.open_nursery() as nursery:
-            for name, info in self._unknown_files(names):
-                nursery.start_soon(file, name, info)
+            for name, info in list(names.files.items()):
+                key = info.key, info.version.etag
+                if self._is_known(key, info.mtime_ns, known(name)):
+                    names.files[name] = replace(info, metadata=self._recall(key))
+                else:
+                    nursery.start_soon(file, name, info)
             for name in list(names.directories):
-                key = (prefix + name + b"/", b"", 0)
-                if key in self._known:
+                key = prefix + name + b"/", b""
+                if self._is_known(key, 0, known(name)):
                     names.directories[name] = self._recall(key)
                 else:
                     nursery.start_soon(directory, name)
 
-    def _unknown_files(self, names: PageNames) -> Iterable[tuple[bytes, ObjectInfo]]:
-        for name, info in list(names.files.items()):
-            key = (info.key, info.version.etag, info.mtime_ns)
-            if key in self._known:
-                names.files[name] = replace(info, metadata=self._recall(key))
-            else:
-                yield name, info
+    def _is_known(self, key: tuple[bytes, bytes], mtime_ns: int, known: Known | None) -> bool:
+        """Whether it need not be asked for; then it can be recalled."""
+        remembered = self._known.get(key)
+        if remembered is not None:
+            return remembered[0] == mtime_ns
+        if known is None or not known.inode.mode or key[0].startswith(tuple(self._anew)):
+            return False
+        etag = known.ref.version.etag if known.ref is not None else b""
+        if etag != key[1]:
+            return False
+        # An earlier mount was told, or has written it.
+        self._remember(key, mtime_ns, None)
+        return True
 
     async def _file(self, info: ObjectInfo) -> ObjectInfo:
         """*info* with its metadata, or what is at its key by now."""
         found = await self._ask(info.key)
         if found is None:
             return info
-        listed = (info.key, info.version.etag, info.mtime_ns)
-        if found.version.etag == info.version.etag:
-            # The listing's own words for the rest: a HEAD tells the time in seconds.
-            info = replace(info, metadata=found.metadata)
-        else:
-            info = found
-            listed = (info.key, info.version.etag, info.mtime_ns)
-        self._remember(listed, info.metadata)
-        return info
+        if found.version.etag != info.version.etag:
+            return found
+        # The listing's own words for the rest: a HEAD tells the time in seconds.
+        self._remember((info.key, info.version.etag), info.mtime_ns, found.metadata)
+        return replace(info, metadata=found.metadata)
 
     async def directory(self, key: bytes) -> Metadata | None:
         """What is noted with the marker *key*, which ends in ``/``, if there is one."""
         if not self.wants(key[: key.rfind(b"/", 0, -1) + 1]):
             return None
         try:
-            found = await self._lake.head(key)
+            metadata = (await self._lake.head(key)).metadata
         except NotFound:
-            self._remember((key, b"", 0), None)
-            return None
+            metadata = None
         except TierfsError as error:
             _log.info("what is noted with %s is not known: %s", show(key), error)
             return None
-        self._remember((key, b"", 0), found.metadata)
-        return found.metadata
+        self._remember((key, b""), 0, metadata)
+        return metadata
 
     async def _ask(self, key: bytes) -> ObjectInfo | None:
         try:
@@ -206,11 +227,11 @@ class Describer:
             _log.info("what is noted with %s is not known: %s", show(key), error)
             return None
 
-    def _recall(self, key: tuple[bytes, bytes, int]) -> Metadata | None:
+    def _recall(self, key: tuple[bytes, bytes]) -> Metadata | None:
         self._known.move_to_end(key)
-        return self._known[key]
+        return self._known[key][1]
 
-    def _remember(self, key: tuple[bytes, bytes, int], metadata: Metadata | None) -> None:
-        self._known[key] = metadata
+    def _remember(self, key: tuple[bytes, bytes], mtime_ns: int, metadata: Metadata | None) -> None:
+        self._known[key] = mtime_ns, metadata
         if len(self._known) > REMEMBERED:
             self._known.popitem(last=False)

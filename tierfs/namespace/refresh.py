@@ -44,14 +44,14 @@ class Refresher:
     async def refresh(self, target: int | bytes) -> int:
         """See `Namespace.refresh`."""
         path = target if isinstance(target, bytes) else self._entries.path_of(target)
-        self._describer.forget(path)
         changes = self._entries.changes
         ino, kind = ROOT_INO, Kind.DIRECTORY
-        for name in keys.components(path):
-            found = await self._lookups.lookup(ino, name, force=True)
-            ino, kind = found.ino, found.kind
-        if kind is Kind.DIRECTORY:
-            await self._below(ino)
+        with self._describer.anew(path):
+            for name in keys.components(path):
+                found = await self._lookups.lookup(ino, name, force=True)
+                ino, kind = found.ino, found.kind
+            if kind is Kind.DIRECTORY:
+                await self._below(ino)
         return self._entries.changes - changes
 
     async def _below(self, top: int) -> None:
