@@ -34,7 +34,7 @@ class List(Scenario):
     patience_s = 100.0
 
     def rounds(self, quick: bool) -> int:
-        return 4 if quick else 5
+        return 3 if quick else 5
 
     def sizes(self, quick: bool) -> dict[str, Any]:
         return {

@@ -33,7 +33,7 @@ class WarmSmall(Scenario):
     expected_s = 25.0
 
     def rounds(self, quick: bool) -> int:
-        return 5 if quick else 21
+        return 4 if quick else 21
 
     def sizes(self, quick: bool) -> dict[str, Any]:
         return {"files": COUNT, "file_bytes": SIZE, "readers": READERS}
