@@ -274,15 +274,6 @@ class NativeSupervisor(Supervisor):
             self._after("answer", self._timing.answer_s)
             self._probe_pid = self._mount.start_probe()
 
-    def _heard(self, timer: str, ready: bool) -> None:
-        if self._state in (State.STARTING, State.ANSWERING, State.SERVING):
-            self._after(timer, self._timing.watchdog_s if ready else self._timing.start_s)
-        self._notifier.watchdog()
-        if self._state in (State.STARTING, State.ANSWERING):
-            self._notifier.send(EXTEND_TIMEOUT_USEC=int(self._timing.start_s * 1e6))
-        if self._state is State.SERVING:
-            self._runtime.bound_log()
-
     # Dying.
 
     def _on_child_end(self, child: Child) -> None:

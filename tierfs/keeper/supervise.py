@@ -239,18 +239,20 @@ class Supervisor:
         if error is not None:
             self._report = error
             return
-        serving = self._state is State.SERVING
-        if self._state in (State.STARTING, State.ANSWERING, State.SERVING):
-            self._after("silence", self._timing.watchdog_s if serving else self._timing.start_s)
-        self._notifier.watchdog()
-        if self._state in (State.STARTING, State.ANSWERING):
-            self._notifier.send(EXTEND_TIMEOUT_USEC=int(self._timing.start_s * 1e6))
-        if serving:
-            self._runtime.bound_log()
+        self._heard("silence", self._state is State.SERVING)
         if line == "ready" and self._state is State.STARTING:
             self._state = State.ANSWERING
             self._after("answer", self._timing.answer_s)
             self._probe_pid = self._mount.start_probe()
+
+    def _heard(self, timer: str, ready: bool) -> None:
+        if self._state in (State.STARTING, State.ANSWERING, State.SERVING):
+            self._after(timer, self._timing.watchdog_s if ready else self._timing.start_s)
+        self._notifier.watchdog()
+        if self._state in (State.STARTING, State.ANSWERING):
+            self._notifier.send(EXTEND_TIMEOUT_USEC=int(self._timing.start_s * 1e6))
+        if self._state is State.SERVING:
+            self._runtime.bound_log()
 
     def _reap_probes(self) -> None:
         self._doomed = [pid for pid in self._doomed if not os.waitpid(pid, os.WNOHANG)[0]]
