@@ -120,11 +120,9 @@ class Adopter:
     async def clear_all(self) -> None:
         """Hand over names that are gone from the lake: what a process that was killed left."""
         for parent, name in self._writeback.journal.read(lambda work: list(work.white_outs())):
-            try:
-                above = self._writeback.union.path_of(parent)
-            except NotFound:
+            path = self._path_now(parent, name)
+            if not path:
                 continue
-            path = above + b"/" + name if above else name
             for gone in (path, path + b"/"):
                 if self._is_done(gone):
                     try:

@@ -258,7 +258,7 @@ class Placer:
         if found.metadata is None:
             # A file system that keeps none: the bytes have to say whose they are.
             return found.version.etag if await self._shows(found, entry, content) else None
-        if found.metadata.get("tierfs-id") != self._labels.identity(lsn):
+        if not self._is_of(found, lsn):
             return None
         if content is not None and not await self._holds(found, content):
             _log.error("the lake has other bytes of %s than were sent", show(entry.path))
@@ -283,8 +283,11 @@ class Placer:
             found = await self._lake.head(entry.path)
         except TierfsError:
             return b""
-        ours = (found.metadata or {}).get("tierfs-id") == self._labels.identity(lsn)
-        return found.version.etag if ours else b""
+        return found.version.etag if self._is_of(found, lsn) else b""
+
+    def _is_of(self, found: ObjectInfo, lsn: int) -> bool:
+        """Whether the entry *lsn* has made *found*, by what is noted with it."""
+        return (found.metadata or {}).get("tierfs-id") == self._labels.identity(lsn)
 
     async def _holds(self, found: ObjectInfo, content: Content) -> bool:
         """Whether *found* has the bytes of *content*, as far as the lake says what it has."""
