@@ -122,11 +122,11 @@ def _spread(run: Run, scenario: str, subject: str, metric: Metric, scale: figure
 
 def _headline(run: Run, scenario: str, metric: Metric) -> Grid:
     scale = column_scale(run, scenario, metric)
-    subjects = [
-        subject
+    subjects = {
+        subject: series
         for subject in run.subjects(scenario)
         if (series := run.find(scenario, subject, metric)) is not None and series.measured
-    ]
+    }
     against: list[tuple[str, str]] = []
     if metric.better is not Better.NEITHER:
         if ratios.LOCAL in subjects:
@@ -138,10 +138,8 @@ def _headline(run: Run, scenario: str, metric: Metric) -> Grid:
         if peer is not None:
             against.append((peer, f"ratio to {peer}, the best peer"))
     rows = []
-    for subject in subjects:
-        series = run.find(scenario, subject, metric)
-        rounds = 0 if series is None else len(series.measured)
-        row = [subject, _spread(run, scenario, subject, metric, scale), str(rounds)]
+    for subject, series in subjects.items():
+        row = [subject, scale.spread(series), str(len(series.measured))]
         for other, _ in against:
             estimate = ratios.ratio(run, scenario, metric, subject, other)
             row.append("1" if subject == other else figures.ratio_text(estimate))

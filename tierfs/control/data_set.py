@@ -260,10 +260,10 @@ class DataSet:
     def _is_wanted(self, entry: WalkEntry) -> bool:
         wanted = Class.DUE if self._epochs.read_before else Class.NEVER
         # The first bet on a data set is not lost on one large file of it.
-        fits = self._epochs.read_before or entry.size <= self._course.allowed_bytes(0)
+        fits = self._epochs.read_before > 0 or entry.size <= self._course.allowed_bytes(0)
         return (
             entry.size > 0
-            and bool(fits)
+            and fits
             and self._epochs.class_of(entry.ino) is wanted
             and entry.ino not in self._policy.ahead
             and not self._front.file_state(entry.ino).cached_bytes

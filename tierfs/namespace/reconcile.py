@@ -90,7 +90,7 @@ class Reconciler:
             before is not None
             and before.ref is not None
             and before.inode.size == info.size
-            and before.dentry.kind is (inode.kind if told is not None else before.dentry.kind)
+            and (told is None or before.dentry.kind is inode.kind)
             and same_version(before.ref.version, info.version)
         ):
             old = before.inode

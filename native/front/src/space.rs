@@ -284,9 +284,12 @@ impl Capacity {
         }
         let needed = account.reserved_bytes.saturating_add(bytes);
         let kept = share(account.space.total_bytes, self.min_free);
-        let coming = needed.saturating_sub(account.written_bytes);
-        let on_disk = kept.saturating_add(coming).saturating_sub(account.space.free_bytes);
-        let on_disk = if written { 0 } else { on_disk };
+        let on_disk = if written {
+            0
+        } else {
+            let coming = needed.saturating_sub(account.written_bytes);
+            kept.saturating_add(coming).saturating_sub(account.space.free_bytes)
+        };
         let in_limit = account
             .limit_bytes
             .map_or(0, |limit| account.used_bytes.saturating_add(needed).saturating_sub(limit));
