@@ -172,6 +172,12 @@ class World:
         answer = await self.service.flush(b"", wait=True, action="", told=told)
         return bool(answer["durable"])
 
+    async def settled(self) -> None:
+        """Wait until the journal has nothing any more."""
+        with trio.fail_after(PATIENCE_S):
+            while self.service.describe()["nodes"]:
+                await trio.sleep(0.005)
+
     async def kind(self, path: bytes) -> Kind:
         return self.files.union.attributes(await self.ino(path)).kind
 

@@ -15,6 +15,7 @@ from tests.mount.mounting import Mount
 
 Make = Callable[..., Mount]
 
+RULE = ("--write-back", "w/**")
 TIME_NS = 1_700_000_000_123_456_789
 
 
@@ -56,15 +57,20 @@ def write(top: Path) -> None:
     os.utime(top / "latest", ns=(TIME_NS, TIME_NS), follow_symlinks=False)
 
 
-@pytest.mark.parametrize("writes", [True, False])
-def test_another_node_shows_it_as_it_was(mount: Make, tmp_path: Path, *, writes: bool) -> None:
-    rule = ("--write-back", "w/**")
-    with mount(*rule) as made:
+def written(mount: Make) -> dict[str, Seen]:
+    """What a mount that is gone has written below ``w``."""
+    with mount(*RULE) as made:
         (made.directory / "w").mkdir(exist_ok=True)
         write(made.directory / "w")
         wrote = tree(made.directory / "w")
         made.umount()
-    options = rule if writes else ("--read-metadata", "w")
+    return wrote
+
+
+@pytest.mark.parametrize("writes", [True, False])
+def test_another_node_shows_it_as_it_was(mount: Make, tmp_path: Path, *, writes: bool) -> None:
+    wrote = written(mount)
+    options = RULE if writes else ("--read-metadata", "w")
     with mount(*options, cache=tmp_path / "other") as made:
         top = made.directory / "w"
         assert tree(top) == wrote
@@ -79,13 +85,8 @@ def test_another_node_shows_it_as_it_was(mount: Make, tmp_path: Path, *, writes:
 
 
 def test_a_link_of_another_nodes_is_renamed(mount: Make, tmp_path: Path) -> None:
-    rule = ("--write-back", "w/**")
-    with mount(*rule) as made:
-        (made.directory / "w").mkdir(exist_ok=True)
-        write(made.directory / "w")
-        wrote = tree(made.directory / "w")
-        made.umount()
-    with mount(*rule, cache=tmp_path / "other") as made:
+    wrote = written(mount)
+    with mount(*RULE, cache=tmp_path / "other") as made:
         top = made.directory / "w"
         (top / "latest").rename(top / "last")
         assert tree(top)["last"] == wrote["latest"]

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from tests.unit.test_writeback_passed import kernel
-from tests.writing import GID, PATIENCE_S, UID, Lake, World, world
+from tests.writing import GID, UID, Lake, World, world
 from tierfs.writeback import placer
 from tierfs.writeback.reading import OpenHandle
 
@@ -42,7 +42,7 @@ async def lost(mount: World, lake: Lake, *, new: bool) -> int:
     if not new:
         await mount.write(b"model", b"before")
         assert await mount.flush()
-        await settled(mount)
+        await mount.settled()
     lake.before = Other(lake, b"model")
     if new:
         _, fh = await mount.files.create(1, b"model", 0o644, os.O_WRONLY, UID, GID)
@@ -59,13 +59,6 @@ def conflicts(mount: World, lake: Lake) -> list[bytes]:
     """What was put aside."""
     contents = lake.contents()
     return [contents[name.encode()] for name in mount.service.describe()["conflicts"]]
-
-
-async def settled(mount: World) -> None:
-    """Wait until the journal has nothing any more."""
-    with trio.fail_after(PATIENCE_S):
-        while mount.service.describe()["nodes"]:
-            await trio.sleep(0.005)
 
 
 def staged(directory: Path) -> list[Path]:
@@ -89,7 +82,7 @@ async def test_who_has_it_open_goes_on_and_what_is_closed_next_is_kept_too(
         await mount.files.release(fh)
         assert await mount.flush()
         assert conflicts(mount, lake) == [b"first", b"first, second", b"first, second, third"]
-        await settled(mount)
+        await mount.settled()
         assert await mount.read(b"model") == b"theirs"
     assert lake.contents()[b"model"] == b"theirs"
     assert staged(tmp_path) == []
@@ -129,7 +122,7 @@ async def test_it_can_be_renamed_and_is_what_was_written(tmp_path: Path) -> None
         await mount.rename(b"model", b"mine")
         await mount.files.release(fh)
         assert await mount.flush()
-        await settled(mount)
+        await mount.settled()
         assert await mount.read(b"mine") == b"first"
         assert await mount.read(b"model") == b"theirs"
     assert lake.contents()[b"mine"] == b"first"
@@ -177,7 +170,7 @@ async def test_what_was_not_handed_over_yet_is_the_lakes_when_a_change_of_it_is_
         assert len(mount.service.describe()["conflicts"]) == 1
         if still_open:
             await mount.files.release(fh)
-        await settled(mount)
+        await mount.settled()
         if change is chmod:
             assert await mount.read(b"model") == b"theirs"
         else:
@@ -200,7 +193,7 @@ async def test_with_a_native_front_it_outlives_the_control_plane(tmp_path: Path)
         await k.close(2, ino)
         assert await k.world.flush()
         assert conflicts(k.world, lake) == [b"first, second"]
-        await settled(k.world)
+        await k.world.settled()
         assert await k.world.ino(b"model") != ino
     assert lake.contents()[b"model"] == b"theirs"
     assert staged(tmp_path) == []

@@ -18,7 +18,7 @@ import trio
 
 from tests.caching import noise
 from tests.kills import Images, WatchedLake
-from tests.writing import GID, PATIENCE_S, UID, Lake, World, world
+from tests.writing import GID, UID, Lake, World, world
 from tierfs import cli
 from tierfs.cli.fsck import CORRECTED, FAILED, FINE, LEFT, USAGE
 from tierfs.errors import CacheBusy, IndexDamaged
@@ -575,9 +575,7 @@ async def test_what_names_forgets_arrives_by_its_path(tmp_path: Path) -> None:
         await mount.mkdir(b"d")
         await mount.write(b"d/old", b"old")
         assert await mount.flush()
-        with trio.fail_after(PATIENCE_S):
-            while mount.service.describe()["nodes"]:
-                await trio.sleep(0.01)
+        await mount.settled()
     async with world(tmp_path, lake, publish=False) as mount:
         await mount.write(b"d/new", b"new")
         await mount.write(b"d/held.tmp", b"held")

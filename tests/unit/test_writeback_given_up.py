@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.test_writeback_conflicts import no_wait_for_writers, settled
+from tests.unit.test_writeback_conflicts import no_wait_for_writers
 from tests.unit.test_writeback_failures import flush, no_time_to_lose, refusing, root_of
 from tests.writing import GID, UID, Lake, World, world
 from tierfs.errors import InvalidRequest, LakeDenied, NotFound
@@ -129,7 +129,7 @@ async def test_a_rename_brings_it_under_its_new_name(
             await mount.ino(b"d/a")
         assert mount.service.describe()["given_up"] == 0
         assert mount.service.describe()["conflicts"] == []
-        await settled(mount)
+        await mount.settled()
         assert await mount.read(b"e/a") == OURS
     found = lake.contents()
     assert found[b"e/a"] == OURS
@@ -307,7 +307,7 @@ async def test_of_a_rename_of_which_half_was_done_both_names_stay(
         await skip(mount, lake)
         assert len({await mount.ino(path) for path in shown}) == 2
         await mount.files.release(fh)
-        await settled(mount)
+        await mount.settled()
         assert {path: await mount.read(path) for path in shown} == shown
         assert await mount.names(b"") == sorted(shown)
         await mount.write(b"b", b"yet another")
@@ -329,7 +329,7 @@ async def test_a_rename_of_what_only_the_lake_has_is_undone(
         if again:
             await mount.rename(b"b", b"c")
         await skip(mount, lake)
-        await settled(mount)
+        await mount.settled()
         assert await mount.names(b"") == ([b"a", b"b"] if over else [b"a"])
         assert await mount.read(b"a") == OURS
         if over:
@@ -382,7 +382,7 @@ async def test_what_would_be_gone_is_not_given_up(tmp_path: Path) -> None:
         await mount.write(b"c", await mount.read(b"b"))
         await mount.rename(b"c", b"b")
         assert (await flush(mount, "skip"))["durable"]
-        await settled(mount)
+        await mount.settled()
         assert await mount.read(b"b") == OURS
     assert lake.contents() == {b"a": b"another", b"b": OURS}
 
@@ -441,7 +441,7 @@ async def test_attributes_that_are_given_up_stay_here(tmp_path: Path, *, local: 
         await skip(mount, lake)
         if local:
             await mount.files.release(fh)
-        await settled(mount)
+        await mount.settled()
         assert mount.files.union.attributes(await mount.ino(b"a")).mode == 0o600
         assert await mount.read(b"a") == OURS
         # The next ones arrive.

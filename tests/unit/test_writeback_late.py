@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from tests.kills import Images, WatchedLake
-from tests.unit.test_writeback_conflicts import Other, conflicts, no_wait_for_writers, settled
+from tests.unit.test_writeback_conflicts import Other, conflicts, no_wait_for_writers
 from tests.unit.test_writeback_failures import flush, no_time_to_lose, refusing
 from tests.writing import GID, PATIENCE_S, UID, Lake, World, world
 
@@ -47,7 +47,7 @@ async def uploaded(mount: World, path: bytes, data: bytes) -> int:
 async def hand_over(mount: World, fh: int) -> None:
     """Only the lake has it from here on."""
     await mount.files.release(fh)
-    await settled(mount)
+    await mount.settled()
 
 
 # ---- renamed before it was kept out --------------------------------------------------------------
@@ -63,7 +63,7 @@ async def test_what_was_renamed_before_it_was_kept_out_goes_on(tmp_path: Path) -
         await mount.rename(b"a", b"b")
         other.gate.set()
         assert await mount.flush()
-        await settled(mount)
+        await mount.settled()
         assert await mount.read(b"b") == b"ours"
         assert await mount.read(b"a") == b"theirs"
         assert await mount.names(b"") == [b"a", b"b"]
@@ -121,7 +121,7 @@ async def test_whatever_happens_to_it_then(
     other.gate.set()
     async with world(tmp_path, lake) as mount:
         assert await mount.flush()
-        await settled(mount)
+        await mount.settled()
         for path, data in expected.items():
             assert path == b"aside" or await mount.read(path) == data
         assert await mount.read(b"a") == b"theirs"
@@ -177,7 +177,7 @@ async def test_what_a_directory_cannot_bring_is_kept_before_its_source_goes(
         assert conflicts(mount, lake) == [b"ours"]
         if not handed_over:
             await mount.files.release(fh)
-        await settled(mount)
+        await mount.settled()
     assert lake.contents()[b"e/a"] == b"theirs"
     assert b"d/a" not in lake.contents()
     assert list((tmp_path / "staging").iterdir()) == []
@@ -204,7 +204,7 @@ async def test_what_a_file_cannot_bring_is_kept_if_its_name_was_given_away(
         assert await mount.flush()
         if not handed_over:
             await mount.files.release(fh)
-        await settled(mount)
+        await mount.settled()
         if change is None:
             # It stays what it was.
             assert mount.service.describe()["conflicts"] == ["b"]
@@ -272,7 +272,7 @@ async def test_what_is_no_longer_at_its_source_goes_on_from_here(
             assert mount.service.describe()["conflicts"] == [path.decode()]
         else:
             await mount.files.release(fh)
-        await settled(mount)
+        await mount.settled()
         if not handed_over:
             assert await mount.read(path) == b"ours"
         if not directory and not removed:
@@ -348,7 +348,7 @@ async def test_what_is_written_while_a_change_is_given_up_is_kept(
         await mount.files.flush(fh)
         await mount.files.release(fh)
         assert await mount.flush()
-        await settled(mount)
+        await mount.settled()
         asides = [data for key, data in lake.contents().items() if b"conflict" in key]
         assert asides == [b"first, second"]
         assert await mount.read(path) == b"theirs"
@@ -380,7 +380,7 @@ async def test_what_is_written_since_does_not_show_under_the_old_name(
         await mount.files.flush(fh)
         await mount.files.release(fh)
         assert await mount.flush()
-        await settled(mount)
+        await mount.settled()
         assert await mount.read(b"a") == (b"theirs" if put else b"first")
 
 

@@ -28,13 +28,6 @@ async def create(mount: World, path: bytes, data: bytes) -> int:
     return fh
 
 
-async def handed_over(mount: World) -> None:
-    """Wait until the journal has nothing any more."""
-    with trio.fail_after(PATIENCE_S):
-        while mount.service.describe()["nodes"]:
-            await trio.sleep(0.01)
-
-
 # ---- rules ---------------------------------------------------------------------------------------
 
 
@@ -144,7 +137,7 @@ async def test_what_was_written_since_the_last_close_is_dropped_by_a_kill(
         assert await mount.read(b"latest") == b"step-1"
         assert await mount.flush()
         assert await mount.read(b"latest") == b"step-1"
-        await handed_over(mount)
+        await mount.settled()
         # It is as any other file.
         await mount.write(b"latest", b"step-2")
         assert await mount.flush()
@@ -181,7 +174,7 @@ async def test_what_was_published_and_not_handed_over_by_a_kill_is_fetched(tmp_p
         assert await mount.flush()
     gets = lake.counters.get_requests
     async with world(tmp_path, lake) as mount:
-        await handed_over(mount)
+        await mount.settled()
         assert await mount.read(b"a") == b"1" * 10
     assert lake.counters.get_requests > gets
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.test_writeback_conflicts import settled
 from tests.writing import GID, UID, Lake, World, world
 from tierfs.index.records import ROOT_INO, Kind
 from tierfs.namespace.described import within
@@ -64,7 +63,7 @@ async def test_what_a_directory_is_given_later_arrives_too(tmp_path: Path) -> No
     async with world(tmp_path, lake) as mount:
         await mount.mkdir(b"ours")
         assert await mount.flush()
-        await settled(mount)
+        await mount.settled()
         for path in (b"ours", b"theirs"):
             await mount.files.set_attributes(await mount.ino(path), {"mode": 0o700}, None)
             assert mount.files.union.attributes(await mount.ino(path)).mode == 0o700

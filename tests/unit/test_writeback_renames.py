@@ -12,7 +12,6 @@ import pytest
 import trio
 
 from tests.caching import noise
-from tests.unit.test_writeback_conflicts import settled
 from tests.unit.test_writeback_passed import kernel
 from tests.writing import PATIENCE_S, Lake, World, world
 from tierfs.errors import CrossRoot
@@ -237,14 +236,6 @@ async def test_attributes_of_a_lakes_file_that_is_open_arrive(tmp_path: Path, ki
 # ---- the order in a directory --------------------------------------------------------------------
 
 
-async def handed_over(mount: World) -> None:
-    """Wait until the journal has nothing any more."""
-    assert await mount.flush()
-    with trio.fail_after(PATIENCE_S):
-        while mount.service.describe()["nodes"]:
-            await trio.sleep(0.01)
-
-
 async def moved(mount: World, lake: Lake) -> Sequence[bytes]:
     """In which order the files of ``7``, which is renamed, come to be under their new names."""
     lake.history.clear()
@@ -292,7 +283,8 @@ async def test_a_directory_that_was_handed_over_moves_by_its_times_and_markers_l
         for name, time_ns in times_ns.items():
             ino = await mount.write(b"7/" + name, name)
             await mount.files.set_attributes(ino, {}, (time_ns, time_ns))
-        await handed_over(mount)
+        assert await mount.flush()
+        await mount.settled()
         order = await moved(mount, lake)
     assert order == [b"e/", b"early", b"e/between", b"late", b".metadata", b"latest"]
 
@@ -341,14 +333,14 @@ async def test_what_was_removed_after_a_rename_stays_removed(tmp_path: Path) -> 
         await mount.mkdir(b"d")
         await mount.write(b"d/c", b"one")
         assert await mount.flush()
-        await settled(mount)
+        await mount.settled()
         fh = await opened(mount, b"d/c")
         await mount.files.write(fh, 0, b"two")
         await mount.rename(b"d", b"e")
         await mount.unlink(b"e/c")
         await close(mount, fh)
         assert await mount.flush()
-        await settled(mount)
+        await mount.settled()
         assert await mount.names(b"e") == []
     assert lake.contents() == {b"e/": b""}
 
@@ -371,7 +363,7 @@ async def test_a_removal_under_an_old_name_uncovers_nothing_under_the_new_one(
         await mount.mkdir(b"d")
         await mount.write(b"d/x", b"one")
         assert await mount.flush()
-        await settled(mount)
+        await mount.settled()
         await mount.unlink(b"d/x")
         await mount.rename(b"d", b"e")
         await mount.write(b"e/x", b"two")

@@ -56,13 +56,6 @@ def on_disk(directory: Path) -> int:
     return sum(path.stat().st_blocks * 512 for path in directory.rglob("*") if path.is_file())
 
 
-async def handed_over(mount: World) -> None:
-    """Wait until the journal has nothing any more."""
-    with trio.fail_after(PATIENCE_S):
-        while mount.service.describe()["nodes"]:
-            await trio.sleep(0.01)
-
-
 async def create(mount: World, path: bytes, data: bytes = b"") -> int:
     """A file that is open for writing: its handle."""
     parent, name = await mount.at(path)
@@ -111,7 +104,7 @@ async def test_all_arrives_through_a_budget_that_is_smaller_than_it(
                 for writer in range(writers):
                     nursery.start_soon(write, writer)
             assert await mount.flush()
-        await handed_over(mount)
+        await mount.settled()
         assert used(mount) == 0
         assert mount.service.room.refused == 0
     assert budget / 2 < most <= budget + writers * MIB
@@ -136,7 +129,7 @@ async def test_what_is_there_at_the_start_is_counted(tmp_path: Path) -> None:
         assert used(mount) == counted
     async with world(tmp_path, lake) as mount:
         assert await mount.flush()
-        await handed_over(mount)
+        await mount.settled()
         assert used(mount) == 0
 
 
@@ -180,7 +173,7 @@ async def test_the_account_has_no_drift(tmp_path: Path) -> None:
         if b"x.tmp" in await mount.names(b""):
             await mount.unlink(b"x.tmp")
         assert await mount.flush()
-        await handed_over(mount)
+        await mount.settled()
         assert mount.service.room.account._files == {}
         assert used(mount) == 0
 
@@ -218,7 +211,7 @@ async def test_what_arrives_while_it_is_kept_is_not_kept(
             assert len(mount.service.room.account._files) == 1
             await close(mount, fh)
             assert await mount.flush()
-        await handed_over(mount)
+        await mount.settled()
         assert mount.service.room.account._files == {}
     assert lake.contents() == {b"a": b"new" + noise(MIB)[3:]}
 
@@ -419,7 +412,7 @@ async def test_what_is_cached_goes_before_a_writer_waits(tmp_path: Path) -> None
             with trio.fail_after(PATIENCE_S):
                 await mount.write(b"%d" % n, noise(2 * MIB, n))
                 assert await mount.flush()
-            await handed_over(mount)
+            await mount.settled()
             assert on_disk(tmp_path / "objects") <= size
             # What arrived last is cached whole, though there was never room for it twice.
             assert mount.front.file_state(await mount.ino(b"%d" % n)).complete
@@ -508,7 +501,7 @@ async def test_what_is_handed_over_by_others_at_once_is_cached(
         await mount.write(b"a", noise(MIB))
         with trio.fail_after(PATIENCE_S):
             assert await mount.flush()
-        await handed_over(mount)
+        await mount.settled()
         assert mount.front.stats()["cached_bytes"] >= MIB
 
 
@@ -608,10 +601,10 @@ async def test_the_cached_copy_of_an_earlier_version_is_not_taken_for_a_later_on
             go_on.set()
             assert await mount.flush()
         mount.service._changed()
-        await handed_over(mount)
+        await mount.settled()
         await mount.files.set_attributes(ino, {"mode": 0o644}, None)
         assert await mount.flush()
-        await handed_over(mount)
+        await mount.settled()
         assert await mount.read(b"a") == noise(MIB, 2)
 
 
@@ -653,7 +646,7 @@ async def test_what_the_cache_could_not_take_is_not_counted_for_ever(
         await mount.write(b"a", noise(MIB))
         with trio.fail_after(PATIENCE_S):
             assert await mount.flush()
-        await handed_over(mount)
+        await mount.settled()
         assert (refused, left) == (1, [0, 0])
         assert account._files == {}
         assert used(mount) == 0
@@ -681,7 +674,7 @@ async def test_a_staging_file_that_could_not_be_removed_is_tried_again(
         await mount.write(b"a", noise(MIB))
         with trio.fail_after(PATIENCE_S):
             assert await mount.flush()
-        await handed_over(mount)
+        await mount.settled()
         assert refused == 1
         assert mount.service.room.account._files == {}
 
