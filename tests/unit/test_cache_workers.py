@@ -64,6 +64,62 @@ async def test_a_job_given_up_before_it_began_never_runs() -> None:
     workers.close()
 
 
+async def test_what_is_run_together_shares_a_thread_and_each_has_its_own_result() -> None:
+    workers = Workers(4)
+    threads: list[int] = []
+    results: dict[int, object] = {}
+
+    def job(n: int) -> int:
+        threads.append(threading.get_ident())
+        return 6 // n
+
+    async def one(n: int) -> None:
+        try:
+            results[n] = await workers.run_together(lambda: job(n))
+        except ZeroDivisionError as error:
+            results[n] = type(error)
+
+    for _ in range(3):
+        async with trio.open_nursery() as nursery:
+            for n in range(4):
+                nursery.start_soon(one, n)
+        assert results == {0: ZeroDivisionError, 1: 6, 2: 3, 3: 2}
+        assert len(threads) == 4
+        assert len(set(threads)) == 1
+        threads.clear()
+    workers.close()
+
+
+async def test_who_gives_up_takes_nothing_from_those_it_was_run_together_with() -> None:
+    workers = Workers(1)
+    gate = threading.Event()
+    ran: list[int] = []
+    first, second = trio.CancelScope(), trio.CancelScope()
+
+    async def hold() -> None:
+        await workers.run(gate.wait)
+
+    async def one(n: int, scope: trio.CancelScope) -> None:
+        with scope:
+            await workers.run_together(lambda: ran.append(n))
+            ran.append(-n)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hold)
+        await trio.testing.wait_all_tasks_blocked()
+        for n, scope in enumerate((first, second, trio.CancelScope(), trio.CancelScope()), 1):
+            nursery.start_soon(one, n, scope)
+        # One before its turn has come, and one when they were sent.
+        first.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        second.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        gate.set()
+    assert sorted(ran[:2]) == [3, 4]
+    assert sorted(ran[2:]) == [-4, -3]
+    workers.close()
+
+
 async def test_a_disk_that_never_answers_is_given_up_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,7 @@ import itertools
 import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -46,6 +46,8 @@ DISK_THREADS = 16
 PATIENCE_S = 20.0
 #: Reads up to this long wait for the page cache before they take a thread: a block.
 PATIENT_BYTES = BLOCK_SIZE
+#: Writes up to this long are those of small files, of which many come in one turn of the loop.
+SMALL_BYTES = 256 << 10
 
 _DIRECTORY_MODE = 0o750
 _FILE_MODE = 0o640
@@ -124,11 +126,12 @@ class Store:
         """
         given_up: list[bool] = []
         made: list[int] = []
+        write = _Write(pieces)
 
         def work() -> dict[int, BlockRecord]:
             fd = self._create(ino)
             try:
-                records = _pwrite(fd, pieces)
+                records = write(fd)
             except BaseException:
                 os.close(fd)
                 raise
@@ -138,7 +141,7 @@ class Store:
             return records
 
         try:
-            records = await self._in_thread(work)
+            records = await self._runner_of(write)(work)
         except BaseException:
             # The worker may still come to an end; whoever finds the descriptor closes it.
             given_up.append(True)
@@ -239,7 +242,8 @@ class Store:
 
         The bytes are in the page cache when this returns (C2), not necessarily on the disk.
         """
-        return await with_own(fd, lambda own: _pwrite(own, pieces), self._in_thread)
+        write = _Write(pieces)
+        return await with_own(fd, write, self._runner_of(write))
 
     def close(self) -> None:
         """Let the worker threads end."""
@@ -253,9 +257,19 @@ class Store:
             return
 
     async def _in_thread(self, fn: Callable[[], T]) -> T:
-        """Run *fn* in a worker; after PATIENCE_S leave it behind and raise ETIMEDOUT."""
+        """Run *fn* in a worker; after `PATIENCE_S` leave it behind and raise ETIMEDOUT."""
+        return await self._soon(self._workers.run(fn))
+
+    async def _in_company(self, fn: Callable[[], T]) -> T:
+        """As `_in_thread`, for what takes a moment."""
+        return await self._soon(self._workers.run_together(fn))
+
+    def _runner_of(self, write: _Write) -> Callable[[Callable[[], T]], Awaitable[T]]:
+        return self._in_company if write.small else self._in_thread
+
+    async def _soon(self, result: Awaitable[T]) -> T:
         with trio.move_on_after(PATIENCE_S):
-            return await self._workers.run(fn)
+            return await result
         raise OSError(errno.ETIMEDOUT, "the cache disk does not answer")
 
 
@@ -298,17 +312,30 @@ def _close_last(descriptors: list[int]) -> None:
         os.close(descriptors.pop())
 
 
-def _pwrite(fd: int, pieces: Sequence[Piece]) -> dict[int, BlockRecord]:
-    records = {}
-    for n, offset, data in pieces:
-        view = memoryview(data)
-        # Sealed from memory, before the disk has had a chance to change anything.
-        records[n] = seal(view)
-        while view:
-            written = os.pwrite(fd, view, offset)
-            view = view[written:]
-            offset += written
-    return records
+class _Write:
+    """Writes whole blocks to a descriptor, and gives their records.
+
+    They are sealed from memory, before the disk has had a chance to change anything; where they are
+    *small*, at once: 12 us for 110 KB, in which a worker thread would give the interpreter lock
+    away twice, and the busy loop stand in its way both times.
+    """
+
+    def __init__(self, pieces: Sequence[Piece]) -> None:
+        self._pieces = pieces
+        self.small = sum(len(data) for _, _, data in pieces) <= SMALL_BYTES
+        self._records = {n: seal(data) for n, _, data in pieces} if self.small else {}
+
+    def __call__(self, fd: int) -> dict[int, BlockRecord]:
+        records = self._records
+        for n, offset, data in self._pieces:
+            view = memoryview(data)
+            if not self.small:
+                records[n] = seal(view)
+            while view:
+                written = os.pwrite(fd, view, offset)
+                view = view[written:]
+                offset += written
+        return records
 
 
 def _is_in_memory(path: bytes) -> bool:

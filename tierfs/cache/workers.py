@@ -57,15 +57,35 @@ class Workers:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        #: Each list is one thread's.
+        self._jobs: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
+        #: What is about to be one of these lists.
+        self._together: list[_Job] = []
         self._threads = 0
-        #: Submitted and not reported back; a job that hangs counts for ever, as does its thread.
+        #: Lists submitted and not reported back; one that hangs counts for ever, with its thread.
         self._unfinished = 0
 
     async def run(self, fn: Callable[[], T]) -> T:
         """The result of ``fn()`` in a thread. Cancelling leaves a job behind that has begun; one
         that has not begun is never run."""
         job = _Job(fn, trio.lowlevel.current_task())
+        self._send([job])
+        return cast(T, await self._result(job))
+
+    async def run_together(self, fn: Callable[[], T]) -> T:
+        """As `run`, with whatever is run together in the same turn of the loop: one after the other
+        in one thread, and all are told at the end of the last. For what takes less time than the
+        way to a thread and back, 500 us of CPU where the loop is busy."""
+        job = _Job(fn, trio.lowlevel.current_task())
+        self._together.append(job)
+        if len(self._together) == 1:
+            # Whoever was woken with this task comes first.
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            jobs, self._together = self._together, []
+            self._send(jobs)
+        return cast(T, await self._result(job))
+
+    def _send(self, jobs: list[_Job]) -> None:
         token = trio.lowlevel.current_trio_token()
         self._unfinished += 1
         if self._unfinished > self._threads and self._threads < self._most:
@@ -73,13 +93,14 @@ class Workers:
             threading.Thread(
                 target=self._work, args=(token,), name="tierfs-cache-disk", daemon=True
             ).start()
-        self._jobs.put(job)
+        self._jobs.put(jobs)
 
+    async def _result(self, job: _Job) -> Any:
         def give_up(_: object) -> trio.lowlevel.Abort:
             job.task = None
             return trio.lowlevel.Abort.SUCCEEDED
 
-        return cast(T, await trio.lowlevel.wait_task_rescheduled(give_up))
+        return await trio.lowlevel.wait_task_rescheduled(give_up)
 
     def close(self) -> None:
         """Let the threads end when they have nothing to do."""
@@ -88,16 +109,18 @@ class Workers:
         self._threads = 0
 
     def _work(self, token: trio.lowlevel.TrioToken) -> None:
-        while (job := self._jobs.get()) is not None:
-            if job.task is not None:
-                job.result = outcome.capture(job.fn)
+        while (jobs := self._jobs.get()) is not None:
+            for job in jobs:
+                if job.task is not None:
+                    job.result = outcome.capture(job.fn)
             try:
-                token.run_sync_soon(self._deliver, job)
+                token.run_sync_soon(self._deliver, jobs)
             except trio.RunFinishedError:
                 return
 
-    def _deliver(self, job: _Job) -> None:
+    def _deliver(self, jobs: list[_Job]) -> None:
         self._unfinished -= 1
-        if job.task is not None and job.result is not None:
-            task, job.task = job.task, None
-            trio.lowlevel.reschedule(task, job.result)
+        for job in jobs:
+            if job.task is not None and job.result is not None:
+                task, job.task = job.task, None
+                trio.lowlevel.reschedule(task, job.result)
