@@ -7,7 +7,8 @@ the mount.
 
 Facts of the kernel that this module rests on:
 
-F1. FLUSH answered ENOSYS once is never sent again on that mount, so it is always answered 0.
+F1. FLUSH answered ENOSYS once is never sent again on that mount, and close(2) succeeds all the
+    same: right where nothing is ever written, and nowhere else.
 F2. An inode number stands for one version of one object (a new version is a new inode), so the page
     cache of an inode is never stale and every open keeps it (``keep_cache``).
 F3. ESTALE on OPEN makes the kernel look the path up again and open what it finds.
@@ -190,7 +191,8 @@ class Operations(pyfuse3.Operations):
 
     @boundary
     async def flush(self, fh: int) -> None:
-        """Answered 0, always (F1)."""
+        """There is nothing to flush on this mount, and never will be (F1)."""
+        raise pyfuse3.FUSEError(errno.ENOSYS)
 
     @boundary
     async def fsync(self, fh: int, datasync: bool) -> None:
