@@ -99,3 +99,31 @@ def test_what_is_warmed_up_into_a_full_cache_takes_the_place_of_older_files(
         assert done.returncode == 0, done.stderr
         assert cached("new") == 20
         assert 5 <= cached("old") <= 10
+
+
+def test_a_warm_up_of_more_than_the_cache_holds_keeps_what_fits_and_says_so(
+    mount: Make, lake: Path, content: Content
+) -> None:
+    for kind, count in (("old", 20), ("new", 60)):
+        (lake / kind).mkdir()
+        for n in range(count):
+            (lake / kind / f"{n:02}").write_bytes(content(n, MIB))
+    with mount("--cache-size", "30M") as made:
+
+        def state(n: int) -> bytes:
+            return os.getxattr(made.directory / "new" / f"{n:02}", "user.tierfs.state")
+
+        for n in range(20):
+            assert (made.directory / "old" / f"{n:02}").read_bytes() == content(n, MIB)
+        wait_until(lambda: idle(made), "the old files to be cached")
+        assert (made.directory / "new" / "40").read_bytes() == content(40, MIB)
+        wait_until(lambda: idle(made) and state(40) == b"cached", "one of the new ones, too")
+        for _ in range(2):
+            done = tierfs("warmup", made.directory / "new", "--runtime-dir", made.runtime)
+            assert done.returncode == 1, done.stdout
+            assert "--cache-size" in done.stdout
+            wait_until(lambda: idle(made), "what was under way")
+            kept = {n for n in range(60) if state(n) == b"cached"}
+            assert len(kept) >= 25
+        for n in kept:
+            assert (made.directory / "new" / f"{n:02}").read_bytes() == content(n, MIB)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -185,3 +187,31 @@ def test_expired_credentials_are_one_line_with_their_remedy(tmp_path: Path) -> N
     (line,) = [line for line in result.stderr.splitlines() if line]
     assert "expired" in line
     assert not os.path.ismount(target)
+
+
+@pytest.mark.parametrize("front", ["native"], indirect=True)
+def test_a_stopped_control_plane_holds_up_no_reader_for_whom_something_has_to_go(
+    mount: Make, bucket: Bucket, content: Content
+) -> None:
+    names = ("a", "b", "c", "d")
+    for n, name in enumerate(names):
+        bucket.put(name, content(n, 1_500_000))
+    options = (*bucket.options, "--cache-size", "4M", "--metadata-ttl", "inf")
+    with mount(*options, url=f"s3://{bucket.name}", env=TEST_CREDENTIALS) as made:
+        assert sorted(os.listdir(made.directory)) == list(names)
+        for n, name in enumerate(names[:2]):
+            assert (made.directory / name).read_bytes() == content(n, 1_500_000)
+        wait_until(lambda: made.status()["cache"]["cached_files"] == 2, "a full cache")
+        control = made.pids()["control"]
+        os.kill(control, signal.SIGSTOP)
+        try:
+            for n, name in enumerate(names[2:], 2):
+                # It would not hear of a timeout while it reads.
+                command = ("cat", made.directory / name)
+                read = subprocess.run(command, stdout=subprocess.PIPE, timeout=20, check=True)
+                assert read.stdout == content(n, 1_500_000)
+        finally:
+            os.kill(control, signal.SIGCONT)
+        # Nor has anybody waited in vain meanwhile: who made room goes on now.
+        wait_until(lambda: made.status()["cache"]["evicted_files"] > 0, "room to be made")
+        assert made.status()["cache"]["disk_errors"] == 0

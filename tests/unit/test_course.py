@@ -108,3 +108,34 @@ def test_whom_it_was_fetched_for_is_known() -> None:
     assert ahead.of(1) == Account(waiting=0, used=0, wasted=1, bytes=100)
     assert ahead.of(MOST_OWNERS) == Account(waiting=2, used=0, wasted=0, bytes=200)
     assert ahead.all == Account(waiting=2, used=1, wasted=1, bytes=400)
+
+
+def test_what_a_warm_up_asked_for_is_warm_until_it_is_read_or_leaves() -> None:
+    ahead = Ahead()
+    ahead.sent_for(5001, 100)
+    for ino in range(5000, 5004):
+        ahead.warm_up(ino, 100)
+        ahead.warm_up(ino, 100)
+    assert ahead.warm == 4
+    assert ahead.is_warm(5001)
+    assert 5001 in ahead
+    # It is in nobody's account, and proves nothing about what was fetched ahead for anybody.
+    assert ahead.all == Account()
+    assert not ahead.read(5000)
+    ahead.evicted(5001)
+    ahead.not_kept(5002, 100)
+    assert (ahead.warm, ahead.all) == (1, Account())
+    assert [ino for ino in range(5000, 5004) if ahead.is_warm(ino)] == [5003]
+
+
+def test_what_is_told_to_go_all_at_once_waits_no_more() -> None:
+    ahead = Ahead()
+    for ino in (1, 2, 3):
+        ahead.sent_for(ino, 100)
+    assert ahead.read(1)
+    ahead.warm_up(4, 100)
+    ahead.clear()
+    assert ahead.all == Account(waiting=0, used=1, wasted=0, bytes=100)
+    assert (ahead.warm, 2 in ahead, 4 in ahead) == (0, False, False)
+    ahead.not_kept(2, 100)  # It was on its way.
+    assert ahead.all == Account(waiting=0, used=1, wasted=0, bytes=100)

@@ -227,3 +227,46 @@ def test_what_is_read_makes_no_difference_to_memory_but_by_its_number() -> None:
     held = sum(len(ghost.held) for ghost in adaptive._ghosts._ghosts.values())
     assert held <= len(LEARNT) * 4000 // 32
     assert len(adaptive.jobs.all[0]._pages) == 2
+
+
+# ---- what a warm-up asked for --------------------------------------------------------------------
+
+
+def test_a_warm_up_undoes_nothing_that_warm_ups_did() -> None:
+    source = Files({ino: file(0) for ino in range(FIRST, FIRST + 20)})
+    chosen = policy(source)
+    for ino in range(FIRST, FIRST + 15):
+        chosen.ahead.warm_up(ino, 100)
+    chosen.accessed(FIRST)  # It was read, so it did what it was for.
+    incoming = Incoming(99, warm_up=True)
+    victims = chosen.choose_victims(600, 512, nobody, incoming)
+    assert victims is not None
+    assert {ino for ino, _ in victims} == {FIRST, *range(FIRST + 15, FIRST + 20)}
+    for ino in (FIRST, *range(FIRST + 15, FIRST + 20)):
+        del source.files[ino]
+    assert chosen.choose_victims(100, 512, nobody, incoming) is None
+    # Where it has to go it goes.
+    assert chosen.choose_victims(100, 512, nobody) not in (None, [])
+
+
+def test_what_a_warm_up_asked_for_is_worth_a_read() -> None:
+    """After an epoch nobody knows of a file that was never read that it ever will be."""
+    known = range(FIRST, FIRST + 200)
+    warm = range(FIRST + 200, FIRST + 400)
+    now = shuffled(known, 3)[:100]
+    cached = {*known, *warm} - {now[0]}
+    chosen = policy(Files({ino: file(0) for ino in cached}), Rule.EPOCHS)
+    for epoch in range(3):
+        for ino in shuffled(known, epoch):
+            chosen.accessed(ino)
+    for ino in now:
+        chosen.accessed(ino)
+
+    def left() -> set[int]:
+        victims = chosen.choose_victims(5000, 512, nobody, Incoming(now[0])) or []
+        return {ino for ino, _ in victims}
+
+    assert left() & set(warm)
+    for ino in warm:
+        chosen.ahead.warm_up(ino, 100)
+    assert not left() & set(warm)

@@ -3,14 +3,16 @@
 A `Flight` is one GET and what becomes of its bytes. It runs in a task of the front, not of the
 reader that asked first: a cancelled reader takes nothing from the others (C7). Its life::
 
-    start() --> room reserved --> memory granted --> GET --> done: readers go on from memory
-                (or not: C8)                          |       |
-                                                      |       +--> written, recorded --> landed
-                                                      +--> error: for all who wait; the next
-                                                           who asks asks the lake anew
+    start() --> memory granted --> GET --> done: readers go on from memory
+       |                            |       |
+       |                            |       +--> room made --> written, recorded --> landed
+       |                            |            (or not: C8)
+       |                            +--> error: for all who wait; the next who asks asks the lake
+       |                                 anew
+       +--> room there already is taken first; for a FILL, for which nobody waits, it is made first
 
-Without room the bytes wait in memory until they were read, and are not kept. A FILL, for which
-nobody waits, is not sent for then (`Fetcher.not_kept`), unless somebody has joined it.
+No reader waits for an eviction. Without room the bytes wait in memory until they were read, and are
+not kept. A FILL is not sent for then (`Fetcher.not_kept`), unless somebody has joined it.
 
 While blocks of a flight are not recorded, readers find the flight and take its bytes.
 """
@@ -18,7 +20,8 @@ While blocks of a flight are not recorded, readers find the flight and take its 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import trio
 
@@ -193,19 +196,23 @@ class Fetcher:
     async def _fly(self, o: CachedObject, flight: Flight) -> None:
         reservation: Reservation | None = None
         try:
-            reservation = await self._room(o, flight)
+            if self._may_be_kept(o, flight):
+                reservation = self._capacity.try_reserve(_room_bytes(o, flight))
             if reservation is None and flight.priority is Priority.FILL:
-                raise self.not_kept(o, flight)
+                reservation = await self._room(o, flight)
+                if reservation is None and flight.priority is Priority.FILL:
+                    raise self.not_kept(o, flight)
             await self._budget.wait(flight.ticket)
             flight.data, checked = await self._get(o, flight)
             flight.done.set()
-            if reservation is None and flight.ordered:
-                # The order may have come after it was declined.
-                reservation = await self._room(o, flight)
-            if reservation is None:
-                self._remember(o, flight)
-            else:
-                await self._keep(o, flight, reservation, checked)
+            with self._keeps():
+                if reservation is None:
+                    # For a fill that somebody has joined, too: to them it may be worth more.
+                    reservation = await self._room(o, flight)
+                if reservation is None:
+                    self._remember(o, flight)
+                else:
+                    await self._keep(o, flight, reservation, checked)
         except PreconditionFailed as error:
             o.stale = True
             flight.error = StaleVersion("read", o.ref.key, "it changed in the lake; open it again")
@@ -222,6 +229,9 @@ class Fetcher:
             self._land(o, flight)
             if reservation is not None:
                 self._capacity.release(reservation)
+            if flight.declined:
+                self.declined += 1
+                self.declined_bytes += _block_bytes(o, flight)
             self._budget.release(flight.ticket)
             self.in_flight -= 1
             self._table.release(o)
@@ -236,25 +246,29 @@ class Fetcher:
         flight.done.set()
         flight.landed.set()
 
+    def _may_be_kept(self, o: CachedObject, flight: Flight) -> bool:
+        return bool(flight.blocks) and not o.bypass and not self._health.streaming
+
     async def _room(self, o: CachedObject, flight: Flight) -> Reservation | None:
-        """Room on disk for the blocks of the flight, or None: then they are streamed."""
-        if not flight.blocks or o.bypass or self._health.streaming:
-            return None
-        wanted = sum(hi - lo for lo, hi in (block_extent(n, o.size) for n in flight.blocks))
+        """Room on disk for the blocks of the flight, made if need be, or None: then they are
+        streamed."""
         flight.declined = False
-        while True:
+        while self._may_be_kept(o, flight):
             priority = flight.priority
+            claim = Claim(o.ino, priority)
             try:
-                return await self._capacity.reserve(wanted + FILE_BYTES, Claim(o.ino, priority))
+                return await self._capacity.reserve(_room_bytes(o, flight), claim)
             except NotWorthKeeping:
-                if flight.priority is not priority:
-                    continue  # To whoever joined meanwhile it may be worth more.
-                flight.declined = True
-                self.declined += 1
-                self.declined_bytes += wanted
-                return None
+                if flight.priority is priority:
+                    # What was ordered is declined only by others that were.
+                    flight.declined = not flight.ordered
+                    return None
+                if not flight.done.is_set():
+                    return None
+                # To whoever joined meanwhile it may be worth more.
             except CacheFull:
                 return None
+        return None
 
     async def _get(self, o: CachedObject, flight: Flight) -> tuple[Body, bool]:
         """The bytes, of the right length, and whether the object's own checksum was compared."""
@@ -310,21 +324,21 @@ class Fetcher:
             lo, hi = block_extent(n, o.size)
             self._hot.put(o.ino, n, bytes(view[lo - flight.lo : hi - flight.lo]))
 
-    async def _keep(
-        self, o: CachedObject, flight: Flight, reservation: Reservation, checked: bool
-    ) -> None:
-        """Write the blocks, then have them recorded (C2). Trouble with the disk ends here (C8)."""
+    @contextmanager
+    def _keeps(self) -> Iterator[None]:
+        """The body carries what has come from the lake into the cache."""
         self._keeping += 1
         try:
-            await self._write_and_mark(o, flight, reservation, checked)
+            yield
         finally:
             self._keeping -= 1
             if not self._keeping:
                 self._settling.unpark_all()
 
-    async def _write_and_mark(
+    async def _keep(
         self, o: CachedObject, flight: Flight, reservation: Reservation, checked: bool
     ) -> None:
+        """Write the blocks, then have them recorded (C2). Trouble with the disk ends here (C8)."""
         view = memoryview(flight.data)
         pieces = []
         for n in flight.blocks:
@@ -394,6 +408,15 @@ def _lender(o: CachedObject, lo: int, hi: int) -> Flight | None:
         if at_an_end and flight.ticket.granted.is_set() and not flight.done.is_set():
             return flight
     return None
+
+
+def _block_bytes(o: CachedObject, flight: Flight) -> int:
+    return sum(hi - lo for lo, hi in (block_extent(n, o.size) for n in flight.blocks))
+
+
+def _room_bytes(o: CachedObject, flight: Flight) -> int:
+    """What its blocks take of the disk, with their file if it is new."""
+    return _block_bytes(o, flight) + FILE_BYTES
 
 
 def _check_length(o: CachedObject, data: Body, length: int) -> None:

@@ -1,7 +1,7 @@
 """Room on the cache disk: a hard limit, a share of the disk that stays free, and trouble with the
 disk.
 
-Bytes are reserved before they are fetched (C5). A reservation turns into used bytes block by block
+Bytes are reserved before they are written (C5). A reservation turns into used bytes block by block
 (`Capacity.spend`) and what is left of it is given back. What is not worth the eviction of anything
 gets no reservation, and is not kept (`NotWorthKeeping`). Each cached file is counted with
 `FILE_BYTES` more than its blocks, for the rounding of its last block and its inode, so that the

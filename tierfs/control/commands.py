@@ -145,13 +145,17 @@ class Commands:
     async def _warmup(self, args: dict[str, Any], progress: Progress) -> dict[str, Any]:
         paths = _paths(args)
         dry_run = bool(args.get("dry_run", False))
-        return await warm_up(self._namespace, self._front, paths, dry_run, progress)
+        ahead = self._planner.ahead
+        return await warm_up(self._namespace, self._front, ahead, paths, dry_run, progress)
 
     async def _evict(self, args: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        ahead = self._planner.ahead
         if args.get("all"):
+            ahead.clear()
             files, size = await self._front.evict_all()
         else:
-            files, size = await evict_tree(self._namespace, self._front, _paths(args), progress)
+            paths = _paths(args)
+            files, size = await evict_tree(self._namespace, self._front, ahead, paths, progress)
         return {"files": files, "bytes": size}
 
     async def _refresh(self, args: dict[str, Any], progress: Progress) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from tierfs.control.ordered import Ordered
 from tierfs.errors import TierfsError
 from tierfs.front.port import FrontPort
 from tierfs.namespace import Namespace, WalkEntry
+from tierfs.readahead.ahead import Ahead
 from tierfs.readahead.policy import AdaptivePolicy
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,11 @@ class Planner:
         self._numbers = itertools.count(1)
         self._ordered = Ordered(namespace, front, policy)
         self._work = trio.Event()
+
+    @property
+    def ahead(self) -> Ahead:
+        """What was fetched before it was read."""
+        return self._policy.ahead
 
     # ---- what is read --------------------------------------------------------------------------
 

@@ -367,7 +367,10 @@ class UpcallServer:
         self._answer(request)
 
     async def _room(self, request: Request) -> None:
-        incoming = Incoming(request.ino, ahead=bool(request.uid)) if request.ino else None
+        incoming = None
+        if request.ino:
+            ahead, warm_up = (request.uid == wire.ROOM_AHEAD, request.uid == wire.ROOM_WARM_UP)
+            incoming = Incoming(request.ino, ahead, warm_up)
         victims = self._front.choose_victims(request.offset, request.size, incoming)
         if victims is None:
             self._answer(request, count=wire.DECLINED)

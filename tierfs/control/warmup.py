@@ -16,6 +16,7 @@ from tierfs.control.server import Progress
 from tierfs.errors import CacheFull, TierfsError, show
 from tierfs.front.port import FrontPort
 from tierfs.namespace import Namespace, WalkEntry
+from tierfs.readahead.ahead import Ahead
 
 #: Objects in flight; the lake's own limiter and the memory budget bound the requests below this.
 WIDTH = 64
@@ -65,14 +66,16 @@ class _Tally:
 async def warm_up(
     namespace: Namespace,
     front: FrontPort,
+    ahead: Ahead,
     paths: list[bytes],
     dry_run: bool,
     progress: Progress,
 ) -> dict[str, Any]:
     """Fetch every object below *paths*; with *dry_run* only count objects, bytes and requests.
 
-    An object that fails is named in the answer and the rest goes on; a full cache ends it, because
-    what is fetched from there on would evict what was.
+    An object that fails is named in the answer and the rest goes on; a cache that is full of what
+    was warmed up, and not read since, ends it. What was cached before is part of what was asked
+    for: *ahead* is told of it, and nothing of it goes for the sake of the rest.
     """
     tally = _Tally(progress)
     full: CacheFull | None = None
@@ -80,6 +83,7 @@ async def warm_up(
 
     async def one(entry: WalkEntry, scope: trio.CancelScope) -> None:
         nonlocal full
+        ahead.warm_up(entry.ino, entry.size)
         try:
             await front.fetch(entry.ino, entry.reference, entry.size, None, Priority.WARM_UP)
             tally.fetched_objects += 1
@@ -90,6 +94,8 @@ async def warm_up(
         except TierfsError as error:
             tally.failure(entry.path, error)
         finally:
+            if not front.file_state(entry.ino).cached_bytes:
+                ahead.not_kept(entry.ino, entry.size)
             slots.release()
         await tally.tell()
 
@@ -100,6 +106,8 @@ async def warm_up(
                 tally.objects += 1
                 tally.bytes += entry.size
                 if front.file_state(entry.ino).complete:
+                    if not dry_run:
+                        ahead.warm_up(entry.ino, entry.size)
                     tally.cached_objects += 1
                     tally.cached_bytes += entry.size
                 else:
@@ -109,18 +117,21 @@ async def warm_up(
                         nursery.start_soon(one, entry, nursery.cancel_scope)
                 await tally.tell()
     if full is not None:
-        tally.failure(b"", full)
+        remedy = "what fits is there: warm up less of it, or mount with more --cache-size"
+        hint = f"{full.hint}; {remedy}"
+        tally.failure(b"", CacheFull("warm up all of it", hint=hint))
     return tally.fields()
 
 
 async def evict_tree(
-    namespace: Namespace, front: FrontPort, paths: list[bytes], progress: Progress
+    namespace: Namespace, front: FrontPort, ahead: Ahead, paths: list[bytes], progress: Progress
 ) -> tuple[int, int]:
     """Evict what is cached below *paths* and not in use. Returns (files, bytes)."""
     files = size = 0
     for path in paths:
         top = await namespace.resolve(path)
         async for entry in namespace.walk(top.ino):
+            ahead.not_kept(entry.ino, entry.size)
             freed = await front.evict(entry.ino)
             if freed:
                 files += 1

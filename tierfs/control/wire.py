@@ -49,6 +49,8 @@ FOREVER_NS = (1 << 64) - 1
 UNLIMITED = (1 << 64) - 1
 #: The count in an answer to ROOM that says: it is not worth what would have to go.
 DECLINED = 1
+#: In a request for room, in the place of the uid: what it is for, unless somebody reads it.
+ROOM_AHEAD, ROOM_WARM_UP = 1, 2
 _ANSWER_BIT = 0x8000
 
 

@@ -480,8 +480,12 @@ class PythonFront:
     async def _make_room(self, bytes_: int, claim: Claim | None) -> bool:
         """See `tierfs.cache.space.Evict`."""
         incoming = None
-        if claim is not None and claim.priority is not Priority.WARM_UP:
-            incoming = Incoming(claim.ino, ahead=claim.priority is Priority.FILL)
+        if claim is not None:
+            incoming = Incoming(
+                claim.ino,
+                ahead=claim.priority is Priority.FILL,
+                warm_up=claim.priority is Priority.WARM_UP,
+            )
         freed = 0
         while freed < bytes_:
             try:

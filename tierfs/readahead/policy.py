@@ -41,6 +41,7 @@ from tierfs.readahead.rules import (
     LEARNT,
     MARGIN,
     NEVER_READ,
+    WARM_DENSITY,
     Rule,
     Worth,
     planned,
@@ -78,10 +79,12 @@ class FileSource(Protocol):
 
 
 class Incoming(NamedTuple):
-    """What room is wanted for. *ahead*: nobody waits for it yet."""
+    """What room is wanted for. *ahead*: nobody waits for it yet. *warm_up*: nor for that, but
+    somebody has asked for it."""
 
     ino: int
     ahead: bool = False
+    warm_up: bool = False
 
 
 class Read(NamedTuple):
@@ -111,7 +114,8 @@ class EvictionPolicy(Protocol):
         which *in_use* says true.
 
         With *incoming* only what is worth less than that, and None if there is nothing like that
-        to be found: it is not to be kept.
+        to be found: it is not to be kept. To a warm-up all is worth less but what warm-ups have
+        asked for and nobody has read: they do not undo what they did.
         """
 
 
@@ -175,8 +179,22 @@ class AdaptivePolicy:
         in_use: Callable[[int], bool],
         incoming: Incoming | None = None,
     ) -> list[Victim] | None:
+        if incoming is None or not incoming.warm_up:
+            return self._choose(bytes_, most, in_use, incoming)
+        is_warm = self.ahead.is_warm
+        return self._choose(bytes_, most, lambda ino: in_use(ino) or is_warm(ino), None) or None
+
+    def _choose(
+        self,
+        bytes_: int,
+        most: int,
+        in_use: Callable[[int], bool],
+        incoming: Incoming | None,
+    ) -> list[Victim] | None:
         rule = self.rule
         worth, limit = self._worths[rule], float("inf")
+        if rule is Rule.EPOCHS and self.ahead.warm:
+            worth = self._worth_when_warm
         if incoming is not None and rule is Rule.PLAN:
             limit = worth(incoming.ino)  # Known, not expected: there is nothing to be careful of.
         elif incoming is not None and rule is not Rule.LRU:
@@ -214,6 +232,10 @@ class AdaptivePolicy:
         for ino in chosen:
             self.ahead.evicted(ino)
         return list(chosen.values())
+
+    def _worth_when_warm(self, ino: int) -> float:
+        density = self.jobs.density(ino)
+        return max(density, WARM_DENSITY) if self.ahead.is_warm(ino) else density
 
     def _search(
         self,

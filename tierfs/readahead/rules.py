@@ -31,6 +31,8 @@ from tierfs.readahead.plan import Plan
 #: How much more than its victim a file must be worth to be kept, if it is asked for, and if not.
 MARGIN = 1.05
 AHEAD_MARGIN = 1.5
+#: What a file is worth at least, in reads for each epoch, that a warm-up asked for: one read, soon.
+WARM_DENSITY = 1.0
 #: What a file is worth to the LRU rule that nobody has read since the start: less than any other.
 NEVER_READ = -float(NEVER)
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::attributes::Rules;
 use crate::cache::Cache;
-use crate::cache::evict::{Freed, Newcomer, Victim};
+use crate::cache::evict::{Freed, Newcomer, Victim, Wanted};
 use crate::checksum::Checksum;
 use crate::errands::Errand;
 use crate::fuse::abi::init_flag;
@@ -231,7 +231,11 @@ impl Front {
                 ino: newcomer.map_or(0, |newcomer| newcomer.ino),
                 offset: bytes - freed,
                 size: EVICT_AT_ONCE,
-                uid: newcomer.is_some_and(|newcomer| newcomer.ahead).into(),
+                uid: match newcomer.map(|newcomer| newcomer.wanted) {
+                    None | Some(Wanted::Reader) => 0,
+                    Some(Wanted::Ahead) => wire::ROOM_AHEAD,
+                    Some(Wanted::WarmUp) => wire::ROOM_WARM_UP,
+                },
                 ..Default::default()
             };
             // So that it knows what is in use, and what was just read.

@@ -1,7 +1,7 @@
 //! Room on the cache disk: a hard limit, and a share of the disk that stays free. As
 //! `tierfs/cache/space.py`, for threads.
 //!
-//! Bytes are reserved before they are fetched (C5). A reservation turns into used bytes block by
+//! Bytes are reserved before they are written (C5). A reservation turns into used bytes block by
 //! block (`Capacity::spend`), and what is left of it is given back (`Capacity::release`). Each
 //! cached file is counted with `FILE_BYTES` more than its blocks, for the rounding of its last
 //! block and its inode, so that the limit holds for `du` too.
@@ -146,11 +146,6 @@ impl Capacity {
         self.lock().limit_bytes
     }
 
-    /// Reserve without evicting anything, or `None`.
-    pub fn try_reserve(&self, bytes: u64) -> Option<Reservation> {
-        self.take(bytes, false)
-    }
-
     fn take(&self, bytes: u64, written: bool) -> Option<Reservation> {
         let mut account = self.lock();
         if self.missing(&mut account, bytes, written) > 0 {
@@ -159,6 +154,19 @@ impl Capacity {
         account.reserved_bytes += bytes;
         account.written_bytes += if written { bytes } else { 0 };
         Some(Reservation { bytes, written })
+    }
+
+    /// Room that is there, or that there is no point in evicting for any; `None`: something may have
+    /// to go.
+    pub fn at_hand(&self, bytes: u64) -> Option<Result<Reservation, NoRoom>> {
+        self.found(bytes, false)
+    }
+
+    fn found(&self, bytes: u64, written: bool) -> Option<Result<Reservation, NoRoom>> {
+        if let Some(reservation) = self.take(bytes, written) {
+            return Some(Ok(reservation));
+        }
+        self.is_hopeless(bytes).then_some(Err(NoRoom::Full))
     }
 
     /// Reserve, evicting if need be.
@@ -185,19 +193,13 @@ impl Capacity {
         written: bool,
         mut evict: impl FnMut(Need) -> Evicted,
     ) -> Result<Reservation, NoRoom> {
-        if let Some(reservation) = self.take(bytes, written) {
-            return Ok(reservation);
-        }
-        if self.is_hopeless(bytes) {
-            return Err(NoRoom::Full);
+        if let Some(found) = self.found(bytes, written) {
+            return found;
         }
         let _evicting = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
         // Others may have made room meanwhile, or found that there is none.
-        if let Some(reservation) = self.take(bytes, written) {
-            return Ok(reservation);
-        }
-        if self.is_hopeless(bytes) {
-            return Err(NoRoom::Full);
+        if let Some(found) = self.found(bytes, written) {
+            return found;
         }
         for _ in 0..TRIES {
             let evicted = evict(self.need(bytes, written));

@@ -41,8 +41,17 @@ pub struct Victim {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Newcomer {
     pub ino: u64,
-    /// Nobody waits for it.
-    pub ahead: bool,
+    pub wanted: Wanted,
+}
+
+/// By whom a newcomer is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    Reader,
+    /// Nobody waits for it, but somebody has asked for it.
+    WarmUp,
+    /// Nobody has.
+    Ahead,
 }
 
 /// What an eviction freed.

@@ -24,7 +24,7 @@ use crate::lake::Failure;
 use crate::log;
 use crate::queue::Priority;
 use crate::serve::Worker;
-use crate::space::{FILE_BYTES, Reservation};
+use crate::space::{FILE_BYTES, NoRoom, Reservation};
 use crate::stats::Stats;
 use crate::upcall::wire;
 
@@ -92,23 +92,21 @@ impl Cache {
 
 fn fly(front: &Arc<Front>, worker: &mut Worker, flight: &Arc<Flight>) {
     let cache = &front.cache;
-    let reservation = match room::reserve(front, worker, flight) {
-        Err(_) if room::call_off(flight) => {
-            resume(worker, &flight.done(Err(libc::ENOSPC)));
-            resume(worker, &flight.landed(cache.buffers.take(0)));
-            return;
-        }
-        found => found.ok(),
+    // No reader waits for an eviction.
+    let mut room = if flight.is_fill_alone() {
+        Some(room::reserve(front, worker, flight))
+    } else {
+        room::at_hand(cache, flight)
     };
-    let announced = reservation.is_some().then(|| announce(cache, flight)).flatten();
+    if matches!(room, Some(Err(_))) && room::call_off(flight) {
+        resume(worker, &flight.done(Err(libc::ENOSPC)));
+        resume(worker, &flight.landed(cache.buffers.take(0)));
+        return;
+    }
+    let mut announced = matches!(room, Some(Ok(_))).then(|| announce(cache, flight)).flatten();
     let begun = Instant::now();
     let got = get(front, flight);
     cache.took(begun.elapsed());
-    if let Ok((buffer, _)) = &got
-        && reservation.is_none()
-    {
-        remember(cache, flight, buffer);
-    }
     let outcome: Outcome = match &got {
         Ok((buffer, _)) => Ok(buffer.clone()),
         Err(code) => Err(*code),
@@ -118,19 +116,30 @@ fn fly(front: &Arc<Front>, worker: &mut Worker, flight: &Arc<Flight>) {
         unregister(&mut flight.object.state(), flight);
     }
     resume(worker, &flight.done(outcome));
-    if let Some(mut reservation) = reservation {
-        cache.keeping.fetch_add(1, Ordering::AcqRel);
-        let recorded = is_recorded(cache, flight, announced, &mut reservation);
-        if let Ok((buffer, checked)) = &got {
-            if recorded {
-                keep(cache, flight, buffer, &mut reservation, *checked);
-            } else {
-                remember(cache, flight, buffer);
+    // For a fill that somebody has joined, too: to them it may be worth more.
+    if got.is_ok() && matches!(room, None | Some(Err(NoRoom::Declined))) {
+        let made = room::reserve(front, worker, flight);
+        announced = made.is_ok().then(|| announce(cache, flight)).flatten();
+        room = Some(made);
+    }
+    let reservation = room.and_then(Result::ok);
+    match (&got, reservation) {
+        (_, Some(mut reservation)) => {
+            cache.keeping.fetch_add(1, Ordering::AcqRel);
+            let recorded = is_recorded(cache, flight, announced, &mut reservation);
+            if let Ok((buffer, checked)) = &got {
+                if recorded {
+                    keep(cache, flight, buffer, &mut reservation, *checked);
+                } else {
+                    remember(cache, flight, buffer);
+                }
             }
+            cache.capacity.release(reservation);
+            cache.kept.fetch_add(1, Ordering::AcqRel);
+            cache.keeping.fetch_sub(1, Ordering::AcqRel);
         }
-        cache.capacity.release(reservation);
-        cache.kept.fetch_add(1, Ordering::AcqRel);
-        cache.keeping.fetch_sub(1, Ordering::AcqRel);
+        (Ok((buffer, _)), None) => remember(cache, flight, buffer),
+        (Err(_), None) => {}
     }
     unregister(&mut flight.object.state(), flight);
     resume(worker, &flight.landed(cache.buffers.take(0)));

@@ -1,12 +1,14 @@
 //! One GET and what becomes of its bytes.
 //!
 //! ```text
-//! Cache::start() --> queued --> room reserved --> GET --> done: whoever waits goes on from memory
-//!                                |   (or not: C8)  |       |
-//!                                |                 |       `--> written, recorded --> landed
-//!                                |                 `--> failed: for all who wait; the next one who
-//!                                |                      asks asks the lake anew
-//!                                `--> called off: no room, and nobody but fill wants it
+//! Cache::start() --> queued --> GET --> done: whoever waits goes on from memory
+//!                      |         |       |
+//!                      |         |       `--> room made --> written, recorded --> landed
+//!                      |         |            (or not: C8)
+//!                      |         `--> failed: for all who wait; the next one who asks asks the lake
+//!                      |              anew
+//!                      `--> room there already is taken first; for a fill alone it is made first
+//!                             `--> called off: no room, and nobody but fill wants it
 //! ```
 //!
 //! While blocks of a flight are not in the cache file, readers find the flight and take its bytes.

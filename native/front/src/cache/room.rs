@@ -4,15 +4,19 @@
 //! flight decides what it is asked:
 //!
 //! ```text
-//! warm-up              room is made, whatever has to go: somebody has ordered it
+//! warm-up              room is made of all but what warm-ups brought and nobody has read
 //! demand, read-ahead   room is made of what is worth less than the file
 //! fill alone           of what is worth much less; without room there is no GET
 //! ```
+//!
+//! For a fill alone room is made before its GET; for the others after it, when whoever waits has the
+//! bytes.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::evict::Newcomer;
+use super::Cache;
+use super::evict::{Newcomer, Wanted};
 use super::fetch::unregister;
 use super::flight::Flight;
 use crate::front::Front;
@@ -21,45 +25,69 @@ use crate::serve::Worker;
 use crate::space::{FILE_BYTES, NoRoom, Reservation};
 use crate::stats::Stats;
 
-/// Room for the blocks of the flight.
+/// Room for the blocks of the flight if nothing has to go for it, or that there is none. `None`:
+/// something has to go.
+pub fn at_hand(cache: &Cache, flight: &Flight) -> Option<Result<Reservation, NoRoom>> {
+    if flight.blocks.is_empty() {
+        return Some(Err(NoRoom::Full)); // It brings parts of blocks, which are never kept.
+    }
+    let found = if flight.object.state().bypass || cache.health.streaming() {
+        Some(Err(NoRoom::Full))
+    } else {
+        cache.capacity.at_hand(flight.block_bytes() + FILE_BYTES)
+    };
+    if let Some(found) = &found {
+        note_passing(cache, flight, found.is_err());
+    }
+    found
+}
+
+/// Room for the blocks of the flight, made if need be.
 pub fn reserve(
     front: &Arc<Front>,
     worker: &mut Worker,
     flight: &Flight,
 ) -> Result<Reservation, NoRoom> {
     let cache = &front.cache;
-    if flight.blocks.is_empty() {
-        return Err(NoRoom::Full); // It brings parts of blocks, which are never kept.
+    if let Some(found) = at_hand(cache, flight) {
+        flight.declined.store(false, Ordering::Release);
+        return found;
     }
     let bytes = flight.block_bytes();
-    let found = if flight.object.state().bypass || cache.health.streaming() {
-        Err(NoRoom::Full)
-    } else {
-        let newcomer = newcomer(flight);
-        cache.capacity.reserve(bytes + FILE_BYTES, |need| {
-            let newcomer = newcomer.filter(|_| !need.over);
-            front.make_room(worker.cache_reader(), need.bytes, newcomer)
-        })
-    };
-    if found == Err(NoRoom::Declined) {
-        flight.declined.store(true, Ordering::Release);
+    let newcomer = newcomer(flight);
+    let found = cache.capacity.reserve(bytes + FILE_BYTES, |need| {
+        let newcomer = (!need.over).then_some(newcomer);
+        front.make_room(worker.cache_reader(), need.bytes, newcomer)
+    });
+    // A warm-up is declined only for the sake of what warm-ups brought.
+    let declined = found == Err(NoRoom::Declined) && newcomer.wanted != Wanted::WarmUp;
+    if !flight.declined.swap(declined, Ordering::AcqRel) && declined {
         Stats::count(&cache.stats.declined);
         cache.stats.declined_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
-    let mut state = flight.object.state();
-    let passes = found.is_err() && state.streams.is_some();
-    if passes != state.passing.is_some() {
-        state.passing = passes.then(|| cache.hot.pass());
-    }
-    drop(state);
+    note_passing(cache, flight, found.is_err());
     found
 }
 
-/// What room is wanted for; `None`: it is to be made in any case.
-fn newcomer(flight: &Flight) -> Option<Newcomer> {
-    let ordered = flight.is_wanted_by(Priority::WarmUp);
-    let ino = flight.object.ino;
-    (!ordered).then(|| Newcomer { ino, ahead: flight.is_fill_alone() })
+/// Whether what is read of the object passes through memory alone.
+fn note_passing(cache: &Cache, flight: &Flight, passes: bool) {
+    let mut state = flight.object.state();
+    let passes = passes && state.streams.is_some();
+    if passes != state.passing.is_some() {
+        state.passing = passes.then(|| cache.hot.pass());
+    }
+}
+
+/// What room is wanted for.
+fn newcomer(flight: &Flight) -> Newcomer {
+    let wanted = if flight.is_wanted_by(Priority::WarmUp) {
+        Wanted::WarmUp
+    } else if flight.is_fill_alone() {
+        Wanted::Ahead
+    } else {
+        Wanted::Reader
+    };
+    Newcomer { ino: flight.object.ino, wanted }
 }
 
 /// Take a flight for which there is no room out of the sight of readers, if nobody but fill wants
@@ -101,14 +129,13 @@ mod tests {
 
     #[test]
     fn what_room_is_asked_for() {
-        let asked = |ahead| Some(Newcomer { ino: 16, ahead });
         for (priority, expected) in [
-            (Priority::Demand, asked(false)),
-            (Priority::ReadAhead, asked(false)),
-            (Priority::WarmUp, None),
-            (Priority::Fill, asked(true)),
+            (Priority::Demand, Wanted::Reader),
+            (Priority::ReadAhead, Wanted::Reader),
+            (Priority::WarmUp, Wanted::WarmUp),
+            (Priority::Fill, Wanted::Ahead),
         ] {
-            assert_eq!(newcomer(&flight(priority)), expected);
+            assert_eq!(newcomer(&flight(priority)), Newcomer { ino: 16, wanted: expected });
         }
         assert_eq!(flight(Priority::Fill).block_bytes(), BLOCK_SIZE + 10);
     }
@@ -117,11 +144,11 @@ mod tests {
     fn who_joins_a_flight_has_a_say() {
         let joined = flight(Priority::Fill);
         joined.want(Priority::ReadAhead);
-        assert_eq!(newcomer(&joined), Some(Newcomer { ino: 16, ahead: false }));
+        assert_eq!(newcomer(&joined).wanted, Wanted::Reader);
         // What was ordered stays so, however urgent it is to others.
         joined.want(Priority::WarmUp);
         joined.want(Priority::Demand);
-        assert_eq!(newcomer(&joined), None);
+        assert_eq!(newcomer(&joined).wanted, Wanted::WarmUp);
     }
 
     #[test]

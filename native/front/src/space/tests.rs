@@ -72,17 +72,22 @@ impl World {
     }
 }
 
+/// Whether there is room for `bytes`, which are reserved then.
+fn is_there(capacity: &Capacity, bytes: u64) -> bool {
+    matches!(capacity.at_hand(bytes), Some(Ok(_)))
+}
+
 #[test]
 fn used_and_reserved_stay_under_the_limit() {
     let world = World::new(0);
     let capacity = world.capacity(Some(10 * MIB), 0);
     let mut first = world.reserve(&capacity, 6 * MIB).unwrap();
-    assert_eq!(capacity.try_reserve(5 * MIB), None);
+    assert!(!is_there(&capacity, 5 * MIB));
     capacity.spend(&mut first, 2 * MIB);
     assert_eq!((first.bytes(), capacity.reserved_bytes()), (4 * MIB, 4 * MIB));
     capacity.release(first);
     assert_eq!((capacity.used_bytes(), capacity.reserved_bytes()), (2 * MIB, 0));
-    assert!(capacity.try_reserve(8 * MIB).is_some());
+    assert!(is_there(&capacity, 8 * MIB));
 }
 
 #[test]
@@ -92,6 +97,15 @@ fn reserving_evicts_what_is_missing() {
     assert!(world.reserve(&capacity, 4 * MIB).is_ok());
     assert_eq!(world.asked(), [3 * MIB]);
     assert_eq!(capacity.used_bytes() + capacity.reserved_bytes(), 10 * MIB);
+}
+
+#[test]
+fn what_is_at_hand_is_said_while_somebody_makes_room() {
+    let world = World::new(0);
+    let capacity = world.capacity(Some(10 * MIB), 8 * MIB);
+    let _evicting = capacity.evicting.lock().unwrap();
+    assert!(is_there(&capacity, 2 * MIB));
+    assert_eq!(capacity.at_hand(MIB), None);
 }
 
 #[test]
@@ -193,9 +207,9 @@ fn a_share_of_the_disk_stays_free_for_others() {
     assert_eq!(world.reserve(&capacity, 2 * MIB), Err(NoRoom::Full));
     // What was written counts before the disk says so.
     capacity.spend(&mut held, 2 * MIB);
-    assert_eq!(capacity.try_reserve(2 * MIB), None);
+    assert!(!is_there(&capacity, 2 * MIB));
     world.free_bytes.store(50 * GIB, Ordering::Relaxed);
-    assert!(capacity.try_reserve(2 * MIB).is_none());
+    assert!(!is_there(&capacity, 2 * MIB));
     world.pass(STATVFS_INTERVAL);
     assert!(world.reserve(&capacity, 2 * MIB).is_ok());
 }
@@ -253,9 +267,9 @@ fn a_smaller_limit_evicts_down_to_it() {
 fn a_real_disk_has_room_and_one_that_is_not_there_has_none() {
     let directory = tempfile::tempdir().unwrap();
     let capacity = Capacity::new(directory.path().to_owned(), None, 0.0, 0);
-    assert!(capacity.try_reserve(1).is_some());
+    assert!(is_there(&capacity, 1));
     let capacity = Capacity::new(directory.path().join("none"), None, 0.0, 0);
-    assert_eq!(capacity.try_reserve(1), None);
+    assert!(!is_there(&capacity, 1));
 }
 
 #[test]
@@ -269,9 +283,9 @@ fn what_is_on_the_disk_already_takes_no_room_there() {
     // In the limit it counts.
     assert_eq!(capacity.reserve_written(3 * MIB, |_| Evicted::Freed(0)), Err(NoRoom::Full));
     capacity.spend(&mut written, 15 * MIB);
-    assert!(capacity.try_reserve(MIB).is_some());
+    assert!(is_there(&capacity, MIB));
     capacity.spend(&mut fetched, 3 * MIB);
-    assert_eq!(capacity.try_reserve(MIB), None);
+    assert!(!is_there(&capacity, MIB));
     capacity.release(written);
     capacity.release(fetched);
     assert_eq!(capacity.used_bytes(), 18 * MIB);

@@ -92,6 +92,9 @@ pub const LONGEST: usize = 64 << 10;
 
 /// The count in an answer to ROOM that says: it is not worth what would have to go.
 pub const DECLINED: u32 = 1;
+/// In a request for room, in the place of the uid: what it is for, unless somebody reads it.
+pub const ROOM_AHEAD: u32 = 1;
+pub const ROOM_WARM_UP: u32 = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
