@@ -126,10 +126,20 @@ def peak_bytes(group: Path) -> int:
     return 0
 
 
+def _runs(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    # Behind the name, which may hold anything.
+    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
+
+
 def wait_for_end(pids: Sequence[int], timeout_s: float = 30) -> None:
-    """Wait until none of *pids* (not our children) is there any more. Raises TimeoutError."""
+    """Wait until all of *pids* have ended, whether or not anybody has taken notice: who that is of
+    an orphan may take seconds. Raises TimeoutError."""
     deadline = time.monotonic() + timeout_s
-    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+    while any(map(_runs, pids)):
         if time.monotonic() > deadline:
             raise TimeoutError(f"processes {pids} do not end")
         time.sleep(0.01)

@@ -36,7 +36,7 @@ class ColdSmall(Scenario):
     patience_s = 60.0
 
     def rounds(self, quick: bool) -> int:
-        return 4 if quick else 11
+        return 3 if quick else 11
 
     def sizes(self, quick: bool) -> dict[str, Any]:
         files = {f"{readers} readers": self._count(readers, quick) for readers in READERS}

@@ -27,7 +27,7 @@ class WarmSeq(Scenario):
     expected_s = 20.0
 
     def rounds(self, quick: bool) -> int:
-        return 8 if quick else 21
+        return 7 if quick else 21
 
     def sizes(self, quick: bool) -> dict[str, Any]:
         return {"file_bytes": SIZE[quick], "read_bytes": MIB}

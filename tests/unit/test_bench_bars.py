@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
+from bench import processes
 from bench.bars import demand_latency
 from bench.bars.look_around import ANYWAY_BYTES, Tree
 from bench.data import Dataset
@@ -52,3 +54,12 @@ def test_processors_are_busy_while_somebody_computes() -> None:
     while time.process_time() < until:
         pass
     assert 0 < cpus.busy_share <= 1
+
+
+def test_a_process_has_ended_whether_or_not_anybody_took_notice() -> None:
+    with subprocess.Popen(["sleep", "60"]) as child:
+        with pytest.raises(TimeoutError):
+            processes.wait_for_end([child.pid], timeout_s=0.05)
+        child.kill()
+        processes.wait_for_end([child.pid], timeout_s=10)
+        assert Path(f"/proc/{child.pid}").exists()
