@@ -19,6 +19,7 @@ import trio.testing
 from tierfs.errors import CacheBusy, CacheError, CacheFull, IndexDamaged, InvalidRequest
 from tierfs.index import Index, damage, scan, schema
 from tierfs.index.environments import Environment, ForeignIndex, OtherVersion, open_or_rebuild
+from tierfs.index.index import open_index
 from tierfs.index.writer import QUEUE_LIMIT, Transaction
 
 usage = namedtuple("usage", ("total", "used", "free"))
@@ -161,6 +162,14 @@ async def test_write_soon_refuses_when_the_queue_is_full(
     with env.read() as txn:
         assert env.entries(txn, "things") == 8
     await env.aclose()
+
+
+async def test_what_the_journal_forgets_the_names_keep_through_a_power_cut(tmp_path: Path) -> None:
+    """A commit is acknowledged when its meta page is on the disk, too: what was uploaded is known
+    to nobody else from then on."""
+    async with open_index(tmp_path, LAKE) as index:
+        kept = {env.name: env._lmdb.flags()["metasync"] for env in index._environments}
+    assert kept == {"names": True, "cache": False, "journal": True}
 
 
 async def test_write_waits_for_room(tmp_path: Path) -> None:

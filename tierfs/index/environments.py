@@ -263,7 +263,13 @@ class Read:
 
 
 def open_or_rebuild(
-    path: Path, *, name: str, databases: Sequence[str], lake: str, map_size: int = MAP_SIZE
+    path: Path,
+    *,
+    name: str,
+    databases: Sequence[str],
+    lake: str,
+    map_size: int = MAP_SIZE,
+    metasync: bool = False,
 ) -> Environment:
     """Open an environment whose content can be had again. A damaged one, or one of another format
     version, is moved aside with a warning to ``<name>.damaged-<n>`` (only the newest is kept), and
@@ -271,14 +277,25 @@ def open_or_rebuild(
 
     Blocks. Another lake's is refused (ForeignIndex), as is an unusable directory (CacheError).
     """
+
+    def open_it() -> Environment:
+        return Environment(
+            path,
+            name=name,
+            databases=databases,
+            lake=lake,
+            map_size=map_size,
+            metasync=metasync,
+        )
+
     try:
-        return Environment(path, name=name, databases=databases, lake=lake, map_size=map_size)
+        return open_it()
     except ForeignIndex:
         raise
     except IndexDamaged as error:
         aside = _move_aside(path)
         _log.warning("%s; moved to %s, starting with an empty one", error, aside)
-    return Environment(path, name=name, databases=databases, lake=lake, map_size=map_size)
+    return open_it()
 
 
 def _move_aside(path: Path) -> Path:

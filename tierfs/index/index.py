@@ -61,8 +61,13 @@ class Index:
             undo.callback(lock.release)
             journal = _open_journal(directory / "journal", lake)
             undo.callback(journal.close)
+            # The journal forgets what has become an entry of the lake's tree.
             names_env = open_or_rebuild(
-                directory / "names", name="names", databases=names.DATABASES, lake=lake
+                directory / "names",
+                name="names",
+                databases=names.DATABASES,
+                lake=lake,
+                metasync=True,
             )
             undo.callback(names_env.close)
             cache_env = open_or_rebuild(
