@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import IO
 
 from tests.crash.acknowledged import DATA, Model, Wrong, data
-from tests.mount.mounting import Mount, detach, tierfs, wait_until
+from tests.mount.mounting import Mount, cut_off, tierfs, wait_until
 
 DISK_MIB = 512
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -126,7 +126,7 @@ class Node:
                 os.kill(pid, signal_number)
             if signal_number == signal.SIGSTOP:
                 said = self._ask(f"cut {seed}")
-        detach(self.mount.directory)
+        cut_off(self.mount.directory)
         self._writer.wait()
         shutil.rmtree(self.work / "run", ignore_errors=True)
         self._unmount_disk()
@@ -169,7 +169,7 @@ class Node:
                 os.kill(pid, signal.SIGKILL)
         if self._writer is not None and self._writer.poll() is None:
             self._writer.kill()
-        detach(self.mount.directory)
+        cut_off(self.mount.directory)
         with contextlib.suppress(Exception):
             self._unmount_disk()
         self._disk.communicate("quit\n")
@@ -247,8 +247,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if _INSIDE in os.environ:
         return cut_all(arguments, sys.stdout)
-    if os.geteuid() != 0 or not Path("/dev/loop-control").exists():
-        print("power_cuts: it takes root, and loop devices", file=sys.stderr)
+    missing = [each for each in ("losetup", "mkfs.ext4", "unshare") if not shutil.which(each)]
+    if os.geteuid() != 0 or not Path("/dev/loop-control").exists() or missing:
+        needed = "root, loop devices, losetup, mkfs.ext4 and unshare"
+        print(f"power_cuts: it takes {needed}", file=sys.stderr)
         return 2
     inside = ["unshare", "--mount", "--propagation", "private", sys.executable, "-m"]
     inside += ["tests.crash.power_cuts", *(sys.argv[1:] if argv is None else argv)]

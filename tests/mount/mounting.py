@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tierfs import mountinfo
+from tierfs.keeper import fusectl
 
 MNT_DETACH = 2
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -53,6 +54,15 @@ def detach(directory: Path) -> None:
     while _is_mounted(directory):
         if _libc.umount2(os.fsencode(directory), MNT_DETACH) != 0:
             return
+
+
+def cut_off(directory: Path) -> None:
+    """End the connection of what is mounted on *directory*, of whose processes one that was killed
+    may not end before that, and take it away. Whoever waits for it gets an error."""
+    entry = mountinfo.topmost(os.fsencode(directory))
+    if entry is not None:
+        fusectl.write(entry.device, "abort", 1)
+    detach(directory)
 
 
 def _is_mounted(directory: Path) -> bool:

@@ -148,6 +148,21 @@ async def test_overwrites_without_anything_in_between_collapse(tmp_path: Path) -
     assert lake.contents() == {b"latest": b"step-4"}
 
 
+async def test_a_rename_of_what_was_overwritten_shows_nothing_older_beside_it(
+    tmp_path: Path,
+) -> None:
+    lake = Lake()
+    async with world(tmp_path, lake) as mount:
+        await mount.write(b"a", b"old")
+        assert await mount.flush()
+    async with world(tmp_path, lake, publish=False) as mount:
+        await mount.write(b"a", b"newer")
+        await mount.rename(b"a", b"b")
+    async with world(tmp_path, lake) as mount:
+        assert await mount.flush()
+    assert lake.history[1:] == [(b"a", b"newer"), (b"b", b"newer"), (b"a", None)]
+
+
 async def test_a_held_name_is_in_the_lake_when_it_is_renamed(tmp_path: Path) -> None:
     lake = Lake()
     async with world(tmp_path, lake) as mount:

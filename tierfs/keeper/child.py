@@ -15,9 +15,11 @@ writes lines::
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,6 +29,8 @@ from tierfs.keeper.process import close_all_but, die_with_parent
 CONTROL_ARGV = (sys.executable, "-m", "tierfs.control")
 
 _LINE_LIMIT_BYTES = 64 << 10
+#: How long the threads of a process that ends may take for it. Nobody tells when that is over.
+LINGER_S = 0.3
 
 
 class Child:
@@ -37,6 +41,9 @@ class Child:
         self.report_fd = report_fd
         self.status: int | None = None
         """Exit code, or minus the signal that ended it; None while it lives."""
+        self.lingers = False
+        """It has a status, and is still to be waited for."""
+        self._dying_since = math.inf
         self._partial = b""
 
     @classmethod
@@ -92,14 +99,39 @@ class Child:
         return [line.decode("utf-8", "replace") for line in whole]
 
     def reap(self) -> bool:
-        """Whether the process has ended; then `status` says how. Does not wait."""
+        """Whether the process has ended; then `status` says how. Does not wait.
+
+        A thread that has told the kernel to forget a name waits there for whoever changes something
+        in that directory through the mount, and no signal ends that. Is it the process's successor
+        who is to answer them, a process that was killed does not end before it has one. So one
+        whose main thread has ended, and the others have not for `LINGER_S`, has ended: none of them
+        does anything again.
+        """
         if self.status is None:
             ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if ended is not None:
                 # While the pid is not reaped it is nobody else's, nor is the group of that number.
                 self.kill()
                 self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            elif self._has_died_in_part():
+                self.kill()
+                self.status = -signal.SIGKILL
+                self.lingers = True
         return self.status is not None
+
+    def _has_died_in_part(self) -> bool:
+        """Whether the main thread ended long ago."""
+        try:
+            stat = Path(f"/proc/{self.pid}/stat").read_bytes()
+        except OSError:
+            return False
+        # Behind the name, in which there may be anything.
+        if stat.rpartition(b")")[2].split()[0] != b"Z":
+            self._dying_since = math.inf
+            return False
+        now = time.monotonic()
+        self._dying_since = min(self._dying_since, now)
+        return now - self._dying_since >= LINGER_S
 
     def signal(self, number: signal.Signals) -> None:
         """Send *number* unless the process was reaped (its pid may be somebody else's by then)."""

@@ -45,6 +45,8 @@ from tierfs.keeper.runtime import Runtime
 from tierfs.keeper.signals import SignalPipe
 from tierfs.keeper.timing import Deaths, Timing
 
+#: How often it is looked whether a child has ended without its end being told (`Child.reap`).
+_LOOK_S = 1.0
 #: What the service manager is told instead of "for ever".
 LONGEST_S = 10 * 365 * 86400.0
 _READ_MASK = select.POLLIN | select.POLLHUP | select.POLLERR
@@ -136,7 +138,7 @@ class Supervisor:
             # With an empty mask /dev/fuse reports only that the connection has ended (POLLERR).
             poller.register(self._mount.fuse_fd, 0)
         now = time.monotonic()
-        due = min([now + 3600.0, *self._timers.values()])
+        due = min([now + (_LOOK_S if children else 3600.0), *self._timers.values()])
         events = dict(poller.poll(max(0.0, due - now) * 1000 + 1))
         for child in children:
             if events.get(child.report_fd, 0) & _READ_MASK:
@@ -146,6 +148,8 @@ class Supervisor:
         self._reap_probes()
         for child in children:
             if child.reap():
+                if child.lingers:
+                    self._doomed.append(child.pid)
                 self._on_child_end(child)
         for number in signals.arrived():
             self._on_signal(number)

@@ -210,6 +210,14 @@ class History:
             if entry is not None:
                 work.put_entry(lsn, entry._replace(renamed=True))
 
+    def _is_over_older(self, work: Work, root: bytes) -> bool:
+        """Whether the last entry of the log, if it was taken back, would leave at its path what the
+        lake has there."""
+        last = work.last_pending(root)
+        if last is None:
+            return False
+        return last[1].base is Base.VERSION or last[1].was_present
+
     def _collapse(self, work: Work, root: bytes, ino: int) -> tuple[tuple[int, int], ...]:
         """Take the last entry of the log back, if it is an unseen PUT of *ino* (T1)."""
         last = work.last_pending(root)

@@ -118,7 +118,9 @@ class Tree(Names):
         if held and is_lakes:
             raise CrossRoot("rename", new_path, "it is in the lake, where no temporary name is")
         finished = _is_finished(found.ino, node, unfinished)
-        superseded = self._collapse(work, root, found.ino) if finished else ()
+        # Nothing that the lake has at the old name, of before, may be beside what comes to the new.
+        over = not held and self._is_over_older(work, root)
+        superseded = self._collapse(work, root, found.ino) if finished and not over else ()
         in_lake = self._in_lake(work, old_path, found)
         work.unlink(source[0], source[1])
         work.link(target[0], target[1], found.ino)

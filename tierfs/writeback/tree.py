@@ -8,8 +8,9 @@ A file's content becomes history at its *commit points* (`close`, and `rename` o
 each with an lsn. What the log then holds::
 
     close            PUT path               nothing, while the name is held or the file unlinked
-    rename a b       MOVE a -> b            PUT b, if a was held or its PUT is still the last word,
-                                            and PUT b, DELETE a, if that PUT was given up
+    rename a b       MOVE a -> b            PUT b, if a was held, or its PUT is still the last word
+                                            and the lake has nothing older there; and PUT b, DELETE
+                                            a, if that PUT was given up
     rename of a directory: MAKE_DIRECTORY and COPY for all in it, then DELETE and REMOVE_DIRECTORY
     unlink           DELETE path            nothing, if the lake has not heard of it and never will
     mkdir, rmdir     MAKE_, REMOVE_DIRECTORY

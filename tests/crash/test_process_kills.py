@@ -1,0 +1,29 @@
+"""kill -9 of a real mount's processes while a writer writes: see `tests.crash.process_kills`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.mount.mounting import fuse_missing
+from tests.servers import need_lakesim
+from tierfs.front.program import native_front
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(250, marks=pytest.mark.long)])
+@pytest.mark.parametrize("front", ["python", "native"])
+def test_a_kill_loses_nothing_that_was_acknowledged(tmp_path: Path, front: str, kills: int) -> None:
+    need_lakesim()
+    if reason := fuse_missing():
+        pytest.skip(reason)
+    if front == "native" and native_front() is None:
+        pytest.skip("the native front is not built: no Rust toolchain")
+    argv = [sys.executable, "-m", "tests.crash.process_kills", "--work", str(tmp_path)]
+    argv += ["--front", front, "--kills", str(kills)]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
