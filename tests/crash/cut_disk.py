@@ -10,6 +10,8 @@ loop device makes a disk of. It keeps two images in STATE: what the file holds *
     those that were kept.
 ``restore``
     the file holds that, and all of it is durable.
+``lie``
+    from now on no flush makes anything durable.
 ``quit``
 
 and answers each with a line. One thread does all of it, so a cut falls between two requests.
@@ -39,15 +41,13 @@ SECTOR = 512
 KEPT, TORN = 0.5, 0.2
 
 
-#: A disk that says it has flushed, and has not.
-LIES = os.environ.get("TIERFS_TEST_DISK") == "lies"
-
-
 class Disk:
     """The two images, and the writes between them."""
 
     def __init__(self, state: Path, size: int) -> None:
         self.size = size
+        #: It says that it has flushed, and has not.
+        self.lies = False
         self._state = state
         for name in ("now", "durable"):
             with (state / name).open("wb") as file:
@@ -65,6 +65,8 @@ class Disk:
         self._pending.append((offset, data))
 
     def flush(self) -> None:
+        if self.lies:
+            return
         for offset, data in self._pending:
             _write(self._durable, offset, data)
         self._pending.clear()
@@ -162,8 +164,7 @@ class Operations(pyfuse3.Operations):
         return len(buf)
 
     async def fsync(self, fh: int, datasync: bool) -> None:
-        if not LIES:
-            self._disk.flush()
+        self._disk.flush()
 
     async def flush(self, fh: int) -> None:
         pass  # Of the file; nothing that a disk hears of.
@@ -183,6 +184,9 @@ async def _listen(disk: Disk) -> None:
                 elif words[0] == b"restore":
                     disk.restore()
                     print("restored", flush=True)
+                elif words[0] == b"lie":
+                    disk.lies = True
+                    print("lies", flush=True)
                 else:
                     return
 

@@ -104,6 +104,11 @@ class Node:
             # Once nobody uses it, even if that is because all of this was killed.
             run("losetup", "-d", device)
 
+    def lie(self) -> None:
+        """From now on the disk keeps nothing that it says it does."""
+        os.sync()
+        self._ask("lie")
+
     def start(self) -> None:
         """Mount the lake."""
         started = self.mount.start()
@@ -227,6 +232,8 @@ def cut_all(arguments: argparse.Namespace, out: IO[str]) -> int:
             node.start()
             for directory in ("w", "w/a", "w/b"):
                 (work / "mnt" / directory).mkdir()
+            if arguments.lies:
+                node.lie()
             for number in range(1, arguments.cuts + 1):
                 print(cut_once(node, model, arguments.seed, number), file=out, flush=True)
         except Wrong as wrong:
@@ -243,6 +250,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cuts", type=int, default=100)
     parser.add_argument("--front", choices=["python", "native"], default="native")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--lies", action="store_true", help="the disk does not flush: that must be found out"
+    )
     parser.add_argument("--work", type=Path, help="for the disk; default: the temporary directory")
     arguments = parser.parse_args(argv)
     if _INSIDE in os.environ:
