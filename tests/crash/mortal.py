@@ -14,12 +14,19 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from tests.writeback.recording import Event, Recorder
 
 #: The status of one that died of an error.
 FAILED = 3
 SIZES = (1, 1000, 100_000, 3_000_000)
+
+
+def die_of(error: OSError) -> NoReturn:
+    """End here, with a word about it."""
+    print(f"writer: {error}", file=sys.stderr, flush=True)
+    os._exit(FAILED)
 
 
 class Mortal(Recorder):
@@ -30,8 +37,8 @@ class Mortal(Recorder):
         with super()._call(event):
             try:
                 yield
-            except OSError:
-                os._exit(FAILED)
+            except OSError as error:
+                die_of(error)
 
 
 def write_until_told(root: Path, log: Path, seed: int) -> None:
@@ -70,8 +77,8 @@ def write_until_told(root: Path, log: Path, seed: int) -> None:
                 else:
                     recorder.rename(old, name)
                     files.append(name)
-        except OSError:
-            os._exit(FAILED)
+        except OSError as error:
+            die_of(error)
 
 
 if __name__ == "__main__":

@@ -87,7 +87,10 @@ class Kills:
         who = self._choose_whom()
         pids = self.mount.pids()
         argv = [sys.executable, "-m", "tests.crash.mortal", str(root), str(log)]
-        with subprocess.Popen([*argv, str(self._choose.randrange(1 << 30))]) as writer:
+        argv.append(str(self._choose.randrange(1 << 30)))
+        # Its words about what it died of are of interest where it should not have.
+        words = None if self._must_go_on(who) else subprocess.DEVNULL
+        with subprocess.Popen(argv, stderr=words) as writer:
             try:
                 wait_until(lambda: log.exists() and log.stat().st_size, "the writer to begin")
                 time.sleep(self._choose.uniform(0, BEFORE_S))
@@ -112,9 +115,13 @@ class Kills:
         self._deaths = [] if "keeper" in who else [*self._deaths, *[now] * len(who)]
         return who
 
+    def _must_go_on(self, who: tuple[str, ...]) -> bool:
+        """Whether the writer may not notice that *who* were killed."""
+        return self._front == "native" and "keeper" not in who
+
     def _mourn(self, writer: subprocess.Popen[bytes], who: tuple[str, ...]) -> None:
         """Wait for the end of the writer, which is told to end where it can go on."""
-        if self._front == "native" and "keeper" not in who:
+        if self._must_go_on(who):
             time.sleep(self._choose.uniform(0, AFTER_S))
             writer.terminate()
             if writer.wait(60):
