@@ -106,7 +106,7 @@ class Node:
 
     def lie(self) -> None:
         """From now on the disk keeps nothing that it says it does."""
-        os.sync()
+        run("sync", "--file-system", self.nvme)
         self._ask("lie")
 
     def start(self) -> None:
