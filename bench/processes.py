@@ -126,7 +126,8 @@ def peak_bytes(group: Path) -> int:
     return 0
 
 
-def _runs(pid: int) -> bool:
+def runs(pid: int) -> bool:
+    """Whether a process is there and has not ended."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -139,7 +140,7 @@ def wait_for_end(pids: Sequence[int], timeout_s: float = 30) -> None:
     """Wait until all of *pids* have ended, whether or not anybody has taken notice: who that is of
     an orphan may take seconds. Raises TimeoutError."""
     deadline = time.monotonic() + timeout_s
-    while any(map(_runs, pids)):
+    while any(map(runs, pids)):
         if time.monotonic() > deadline:
             raise TimeoutError(f"processes {pids} do not end")
         time.sleep(0.01)

@@ -46,7 +46,6 @@ _libc = ctypes.CDLL(None)
 _WRITE = 2
 #: Marks the process that is in a mount namespace of its own.
 _INSIDE = "TIERFS_TEST_CUTTING"
-# ---- the node ----------------------------------------------------------------------------------
 
 
 def run(*command: str | Path) -> str:
@@ -126,11 +125,11 @@ class Node:
         pids = [self._writer.pid, *self.mount.pids().values()]
         if hurry:
             self._hurry()
-        for signal_number in (signal.SIGSTOP, signal.SIGKILL):
-            for pid in pids:
-                os.kill(pid, signal_number)
-            if signal_number == signal.SIGSTOP:
-                said = self._ask(f"cut {seed}")
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        said = self._ask(f"cut {seed}")
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
         cut_off(self.mount.directory)
         self._writer.wait()
         shutil.rmtree(self.work / "run", ignore_errors=True)
@@ -169,12 +168,9 @@ class Node:
 
     def close(self) -> None:
         """Leave nothing behind."""
-        with contextlib.suppress(AssertionError):
-            for pid in self.mount.pids().values():
-                os.kill(pid, signal.SIGKILL)
         if self._writer is not None and self._writer.poll() is None:
             self._writer.kill()
-        cut_off(self.mount.directory)
+        self.mount.kill()
         with contextlib.suppress(Exception):
             self._unmount_disk()
         self._disk.communicate("quit\n")

@@ -34,7 +34,7 @@ from tests.crash.mortal import FAILED
 from tests.mount.mounting import Mount, cut_off, fuse_missing, tierfs, wait_until
 from tests.servers import TEST_CREDENTIALS, s3_server
 from tests.writeback.history import History, check
-from tests.writeback.recording import load
+from tests.writeback.recording import bytes_of, load
 from tierfs.keeper.timing import Timing
 
 BUCKET = "lake"
@@ -168,7 +168,7 @@ class Kills:
         for key, size in sizes.items():
             if size:
                 body = self.client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
-                if body != random.Random(size).randbytes(size):
+                if body != bytes_of(size):
                     raise Wrong(f"{key} has other bytes than were written")
                 local = (self.mount.directory / key).read_bytes()
                 if local != body:
@@ -176,10 +176,7 @@ class Kills:
 
     def close(self) -> None:
         """Leave nothing behind."""
-        with contextlib.suppress(AssertionError):
-            for pid in self.mount.pids().values():
-                os.kill(pid, signal.SIGKILL)
-        cut_off(self.mount.directory)
+        self.mount.kill()
         self.client.close()
 
 
@@ -199,6 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with lakesim(seed=arguments.seed) as server:
             s3_server(server).make_bucket(BUCKET)
             kills = Kills(work, server, arguments.front, arguments.seed)
+            number = 0
             try:
                 kills.start()
                 (work / "mnt" / "w").mkdir()

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench import processes
 from tierfs import mountinfo
 from tierfs.keeper import fusectl
 
@@ -139,12 +140,19 @@ class Mount:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
             for pid in pids.values():
-                wait_until(lambda pid=pid: not _alive(pid), f"process {pid} to end")
+                wait_until(lambda pid=pid: not processes.runs(pid), f"process {pid} to end")
 
     def umount(self) -> None:
         if _is_mounted(self.directory):
             result = tierfs("umount", self.directory, "--runtime-dir", self.runtime)
             assert result.returncode == 0, result.stderr + self.log()
+
+    def kill(self) -> None:
+        """End it with all its processes, whatever state they are in."""
+        with contextlib.suppress(AssertionError):
+            for pid in self.pids().values():
+                os.kill(pid, signal.SIGKILL)
+        cut_off(self.directory)
 
     def command(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         """A live command, which must succeed."""
@@ -180,11 +188,3 @@ def users(directory: Path) -> list[int]:
             if link.readlink().is_relative_to(directory):
                 found.add(int(link.parts[2]))
     return sorted(found)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as stat:
-            return stat.read().rsplit(b")", 1)[1].split()[0] != b"Z"
-    except OSError:
-        return False

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from bench import processes
 from bench.lakesim import Lakesim, Link, lakesim
-from tests.mount.mounting import Mount, _alive, tierfs, wait_until
+from tests.mount.mounting import Mount, tierfs, wait_until
 from tests.servers import TEST_CREDENTIALS, need_lakesim, s3_server
 from tierfs.cli.unmounting import unmount
 from tierfs.errors import MountError
@@ -52,7 +53,7 @@ def write(made: Mount, name: str = "large") -> None:
 
 def ended(pids: dict[str, int]) -> None:
     for pid in pids.values():
-        wait_until(lambda pid=pid: not _alive(pid), f"process {pid} to end", 60)
+        wait_until(lambda pid=pid: not processes.runs(pid), f"process {pid} to end", 60)
 
 
 def in_lake(made: Mount, name: str = "large") -> bytes:
@@ -113,7 +114,7 @@ def test_a_copy_in_another_namespace_is_said_and_not_waited_for(mount: Make) -> 
                 wait_until(lambda: theirs.readlink() != ours, "another namespace", 10)
                 with pytest.raises(MountError, match="still mounted or in use elsewhere"):
                     unmount(made.directory, runtime_dir=made.runtime, timeout_s=1.0)
-                assert all(_alive(pid) for pid in pids.values())
+                assert all(processes.runs(pid) for pid in pids.values())
             finally:
                 holder.kill()
         ended(pids)
@@ -128,7 +129,7 @@ def test_a_second_signal_does_not_wait_and_what_stays_is_said(
         pids = made.pids()
         os.kill(pids["keeper"], signal.SIGTERM)
         wait_until(lambda: "are going into the lake" in made.log(), "the flush")
-        assert _alive(pids["keeper"])
+        assert processes.runs(pids["keeper"])
         os.kill(pids["keeper"], signal.SIGTERM)
         ended(pids)
         assert "(1 files, 8388608 bytes) are not in the lake yet" in made.log()
@@ -165,7 +166,7 @@ def test_an_upgraded_keeper_waits_as_long(make: Made, simulator: Lakesim) -> Non
             (made.directory / "w" / f"{n}").write_bytes(DATA[n << 16 :][: len(DATA) // 40])
         by_the_kernel(made)
         for pid in pids.values():
-            wait_until(lambda pid=pid: not _alive(pid), f"process {pid} to end", 120)
+            wait_until(lambda pid=pid: not processes.runs(pid), f"process {pid} to end", 120)
         assert "not in the lake yet" not in made.log()
     client = s3_server(simulator).client()
     assert client.list_objects_v2(Bucket=BUCKET, Prefix="w/")["KeyCount"] == 1 + 40
@@ -178,7 +179,7 @@ def test_a_lazy_unmount_waits_for_nothing(make: Made, simulator: Lakesim) -> Non
         pids = made.pids()
         result = tierfs("umount", "-l", made.directory, "--runtime-dir", made.runtime)
         assert result.returncode == 0, result.stderr
-        assert _alive(pids["keeper"])
+        assert processes.runs(pids["keeper"])
         wait_until(lambda: "are going into the lake" in made.log(), "the flush")
         for _ in range(2):
             # Two that come at once are one.
@@ -187,7 +188,7 @@ def test_a_lazy_unmount_waits_for_nothing(make: Made, simulator: Lakesim) -> Non
                 os.kill(pids["keeper"], signal.SIGTERM)
             wait_until(
                 lambda heard=heard: (
-                    made.log().count("SIGTERM:") > heard or not _alive(pids["keeper"])
+                    made.log().count("SIGTERM:") > heard or not processes.runs(pids["keeper"])
                 ),
                 "the signal",
             )

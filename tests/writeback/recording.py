@@ -89,6 +89,11 @@ class Handle:
         content.extend(bytes(size - len(content)))
 
 
+def bytes_of(size: int) -> bytes:
+    """What a recorder gives for a file of that size (`Recorder.unique`)."""
+    return random.Random(size).randbytes(size)
+
+
 class Recorder:
     """Does things in *root*, and keeps what was done in *events* and, as it happens, in *log*."""
 
@@ -113,7 +118,7 @@ class Recorder:
         while size in self._sizes:
             size += 1
         self._sizes.add(size)
-        return random.Random(size).randbytes(size)
+        return bytes_of(size)
 
     def write(self, path: str, data: bytes) -> None:
         """A file from scratch, in place, as `open(path, "wb")` does it."""

@@ -369,8 +369,11 @@ class UpcallServer:
     async def _room(self, request: Request) -> None:
         incoming = None
         if request.ino:
-            ahead, warm_up = (request.uid == wire.ROOM_AHEAD, request.uid == wire.ROOM_WARM_UP)
-            incoming = Incoming(request.ino, ahead, warm_up)
+            incoming = Incoming(
+                request.ino,
+                ahead=request.uid == wire.ROOM_AHEAD,
+                warm_up=request.uid == wire.ROOM_WARM_UP,
+            )
         victims = self._front.choose_victims(request.offset, request.size, incoming)
         if victims is None:
             self._answer(request, count=wire.DECLINED)

@@ -15,6 +15,7 @@ I13. A database that was found damaged is not used again until it is moved aside
 
 from __future__ import annotations
 
+import functools
 import logging
 import shutil
 import time
@@ -278,16 +279,15 @@ def open_or_rebuild(
     Blocks. Another lake's is refused (ForeignIndex), as is an unusable directory (CacheError).
     """
 
-    def open_it() -> Environment:
-        return Environment(
-            path,
-            name=name,
-            databases=databases,
-            lake=lake,
-            map_size=map_size,
-            metasync=metasync,
-        )
-
+    open_it = functools.partial(
+        Environment,
+        path,
+        name=name,
+        databases=databases,
+        lake=lake,
+        map_size=map_size,
+        metasync=metasync,
+    )
     try:
         return open_it()
     except ForeignIndex:
