@@ -74,14 +74,15 @@ async def warm_up(
     """Fetch every object below *paths*; with *dry_run* only count objects, bytes and requests.
 
     An object that fails is named in the answer and the rest goes on; a cache that is full of what
-    was warmed up, and not read since, ends it. What was cached before is part of what was asked
-    for: *ahead* is told of it, and nothing of it goes for the sake of the rest.
+    was warmed up, and not read since, ends it: nothing more is sent for. What was cached before is
+    part of what was asked for: *ahead* is told of it, and nothing of it goes for the sake of the
+    rest.
     """
     tally = _Tally(progress)
     full: CacheFull | None = None
     slots = trio.Semaphore(WIDTH)
 
-    async def one(entry: WalkEntry, scope: trio.CancelScope) -> None:
+    async def one(entry: WalkEntry) -> None:
         nonlocal full
         ahead.warm_up(entry.ino, entry.size)
         try:
@@ -90,7 +91,6 @@ async def warm_up(
             tally.fetched_bytes += entry.size
         except CacheFull as error:
             full = error
-            scope.cancel()
         except TierfsError as error:
             tally.failure(entry.path, error)
         finally:
@@ -99,7 +99,7 @@ async def warm_up(
             slots.release()
         await tally.tell()
 
-    async with trio.open_nursery() as nursery:
+    async def send_for_all(nursery: trio.Nursery) -> None:
         for path in paths:
             top = await namespace.resolve(path)
             async for entry in namespace.walk(top.ino):
@@ -114,8 +114,15 @@ async def warm_up(
                     tally.requests += front.requests_to_fetch(entry.size)
                     if not dry_run:
                         await slots.acquire()
-                        nursery.start_soon(one, entry, nursery.cancel_scope)
+                        if full is not None:
+                            return
+                        nursery.start_soon(one, entry)
                 await tally.tell()
+
+    async with trio.open_nursery() as nursery:
+        # When it is full, what is under way is awaited: a front does not call it off, and what has
+        # come would lose its mark, and then its place to what comes after it.
+        await send_for_all(nursery)
     if full is not None:
         remedy = "what fits is there: warm up less of it, or mount with more --cache-size"
         hint = f"{full.hint}; {remedy}"

@@ -23,8 +23,6 @@ pub const FILE_BYTES: u64 = 4096;
 const STATVFS_INTERVAL: Duration = Duration::from_secs(2);
 /// After an eviction that found no room, the next attempt waits this long: everything is in use.
 const RETRY: Duration = Duration::from_secs(1);
-/// Room that was made is for whoever comes first; so often is it made anew.
-const TRIES: u32 = 3;
 /// Evicting a little more than asked for spares a commit for each small file.
 const EVICT_AT_LEAST_BYTES: u64 = 8 << 20;
 
@@ -201,7 +199,7 @@ impl Capacity {
         if let Some(found) = self.found(bytes, written) {
             return found;
         }
-        for _ in 0..TRIES {
+        loop {
             let evicted = evict(self.need(bytes, written));
             self.disk_changed();
             if let Some(reservation) = self.take(bytes, written) {
@@ -209,7 +207,8 @@ impl Capacity {
             }
             match evicted {
                 Evicted::Freed(0) => break,
-                Evicted::Freed(_) => {} // Others were faster to take it, or more is needed.
+                // Others were faster to take it, as often as that may be, or more is needed.
+                Evicted::Freed(_) => {}
                 Evicted::Declined => return Err(NoRoom::Declined),
             }
         }

@@ -109,6 +109,23 @@ fn what_is_at_hand_is_said_while_somebody_makes_room() {
 }
 
 #[test]
+fn room_that_others_take_first_is_made_anew() {
+    let (world, room) = (World::new(90 * MIB), 100 * MIB);
+    let capacity = world.capacity(Some(room), room);
+    let mut taken_bytes = 0;
+    let found = capacity.reserve(MIB, |need| {
+        let evicted = world.evict(&capacity, need);
+        if taken_bytes < 80 * MIB {
+            taken_bytes += need.bytes;
+            assert!(is_there(&capacity, need.bytes));
+        }
+        evicted
+    });
+    assert!(found.is_ok());
+    assert_eq!(world.asked().len(), 81);
+}
+
+#[test]
 fn a_little_more_is_evicted_than_a_small_file_needs() {
     let world = World::new(5 * GIB);
     let capacity = world.capacity(Some(GIB), GIB);
