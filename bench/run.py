@@ -175,7 +175,9 @@ def _resumed(parser: argparse.ArgumentParser, partial: Path, now: Run) -> Run:
         parser.error(f"{error}; without --resume the run begins anew")
     resumed = before.options.pop("resumed", [])
     then, today = before.to_json(), json.loads(json.dumps(now.to_json()))
-    today["machine"]["load_before"] = then["machine"].get("load_before")
+    for name in machine.PASSING:
+        then["machine"].pop(name, None)
+        today["machine"].pop(name, None)
     for part in ("options", "machine", "versions", "settings"):
         keys = sorted(then[part].keys() | today[part].keys())
         differing = [key for key in keys if then[part].get(key) != today[part].get(key)]
