@@ -1,8 +1,9 @@
 """A writer that notes what it was told (`tests.writeback.recording`) and dies of the first error.
 
-``python -m tests.crash.mortal ROOT LOG SEED`` saves checkpoints below ROOT, overwrites, renames and
-removes files, until it is told to end (SIGTERM: after the change under way), or something fails:
-then it ends there, as if it had been killed, and whether that was done nobody knows.
+``python -m tests.crash.mortal ROOT LOG SEED [large]`` saves checkpoints below ROOT, overwrites,
+renames and removes files (with "large": also some that go up in parts), until it is told to end
+(SIGTERM: after the change under way), or something fails: then it ends there, as if it had been
+killed, and whether that was done nobody knows.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -21,6 +22,7 @@ from tests.writeback.recording import Event, Recorder
 #: The status of one that died of an error.
 FAILED = 3
 SIZES = (1, 1000, 100_000, 3_000_000)
+LARGE = 11_000_000
 
 
 def die_of(error: OSError) -> NoReturn:
@@ -41,7 +43,7 @@ class Mortal(Recorder):
                 die_of(error)
 
 
-def write_until_told(root: Path, log: Path, seed: int) -> None:
+def write_until_told(root: Path, log: Path, seed: int, sizes: Sequence[int]) -> None:
     """See the module."""
     told: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
@@ -50,7 +52,7 @@ def write_until_told(root: Path, log: Path, seed: int) -> None:
     directories = [""]
 
     def new(name: str) -> None:
-        recorder.write(name, recorder.unique(choose.choice(SIZES)))
+        recorder.write(name, recorder.unique(choose.choice(sizes)))
 
     number = 0
     while not told:
@@ -82,5 +84,5 @@ def write_until_told(root: Path, log: Path, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    _, root, log, seed = sys.argv
-    write_until_told(Path(root), Path(log), int(seed))
+    _, root, log, seed, *large = sys.argv
+    write_until_told(Path(root), Path(log), int(seed), (*SIZES, LARGE) if large else SIZES)

@@ -7,6 +7,10 @@ notice. Then all is flushed, and the log of the server and what it holds are jud
 writer was told: nothing that was acknowledged is missing, nothing is there twice, before its time,
 under a name that is held, or with other bytes (`tests.writeback.history`).
 
+With ``--steps`` the moment is not any: the control plane dies before or after a named step of what
+is written on its way into the lake (`tests.crash.steps`), in turn of each of them, and with it at
+times everybody else.
+
 Each round finds what the ones before have left. Exit status: 0; 1, the first thing that is wrong is
 on standard error; 2, it cannot be done here.
 """
@@ -31,6 +35,7 @@ from typing import Any
 from bench.lakesim import Lakesim, Link, lakesim
 from tests.crash.acknowledged import Wrong
 from tests.crash.mortal import FAILED
+from tests.crash.steps import MOMENTS, STEPS, Armed
 from tests.mount.mounting import Mount, cut_off, fuse_missing, tierfs, wait_until
 from tests.servers import TEST_CREDENTIALS, s3_server
 from tests.writeback.history import History, check
@@ -49,25 +54,41 @@ KILLED: dict[str, list[tuple[str, ...]]] = {
 MOST_DEATHS = Timing().crash_limit - 1
 #: The longest time from the writer's first change to the kill, and from there to its end.
 BEFORE_S, AFTER_S = 0.8, 0.4
+#: Within this time somebody comes to a named step, which is passed so often before at most.
+REACHED_S = 30.0
+PASSES = 4
 
 
 class Kills:
     """A mount, a server, and rounds."""
 
-    def __init__(self, work: Path, server: Lakesim, front: str, seed: int) -> None:
+    def __init__(
+        self,
+        work: Path,
+        server: Lakesim,
+        front: str,
+        whom: list[tuple[str, ...]],
+        seed: int,
+        *,
+        steps: bool = False,
+    ) -> None:
         self._work = work
         self._server = server
         self._front = front
+        self._whom = whom
+        self._steps = [(step, moment) for step in STEPS for moment in MOMENTS] if steps else []
+        self._armed = Armed(work / "dies-at")
         self._choose = random.Random(seed)
         self.client: Any = s3_server(server).client()
         options = ["--endpoint", server.endpoint, "--region", "us-east-1", "--front", front]
         options += ["--cache-size", "1G", "--write-back", "w/**"]
+        environment = {**TEST_CREDENTIALS, **(self._armed.environment() if steps else {})}
         self.mount = Mount(
-            f"s3://{BUCKET}", work / "mnt", work / "cache", work / "run", options, TEST_CREDENTIALS
+            f"s3://{BUCKET}", work / "mnt", work / "cache", work / "run", options, environment
         )
         #: When processes were killed, since the mount.
         self._deaths: list[float] = []
-        #: How often whom.
+        #: How often whom, and at which step.
         self.counted: Counter[str] = Counter()
         self.events = 0
 
@@ -88,12 +109,17 @@ class Kills:
         pids = self.mount.pids()
         argv = [sys.executable, "-m", "tests.crash.mortal", str(root), str(log)]
         argv.append(str(self._choose.randrange(1 << 30)))
+        if self._steps:
+            argv.append("large")
         # Its words about what it died of are of interest where it should not have.
         words = None if self._must_go_on(who) else subprocess.DEVNULL
         with subprocess.Popen(argv, stderr=words) as writer:
             try:
                 wait_until(lambda: log.exists() and log.stat().st_size, "the writer to begin")
-                time.sleep(self._choose.uniform(0, BEFORE_S))
+                if self._steps:
+                    self._die_at(*self._steps[number % len(self._steps)])
+                else:
+                    time.sleep(self._choose.uniform(0, BEFORE_S))
                 for role in who:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pids[role], signal.SIGKILL)
@@ -106,12 +132,18 @@ class Kills:
         self.counted["+".join(who)] += 1
         log.unlink()
 
+    def _die_at(self, step: str, moment: str) -> None:
+        """The control plane comes to this moment, and dies."""
+        self._armed.arm(step, moment, self._choose.randrange(PASSES))
+        wait_until(lambda: not self._armed.is_armed, f"somebody {moment} {step}", REACHED_S)
+        self.counted[step] += 1
+
     def _choose_whom(self) -> tuple[str, ...]:
         """All of them, where more deaths of some would be a loop that the keeper gives up."""
         now = time.monotonic()
         self._deaths = [at for at in self._deaths if now - at < Timing().crash_window_s]
-        among = KILLED[self._front]
-        who = among[-1] if len(self._deaths) + 2 > MOST_DEATHS else self._choose.choice(among)
+        too_often = len(self._deaths) + 2 > MOST_DEATHS
+        who = KILLED[self._front][-1] if too_often else self._choose.choice(self._whom)
         self._deaths = [] if "keeper" in who else [*self._deaths, *[now] * len(who)]
         return who
 
@@ -185,9 +217,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.crash.process_kills")
     parser.add_argument("--kills", type=int, default=500)
     parser.add_argument("--front", choices=list(KILLED), default="native")
+    parser.add_argument(
+        "--whom",
+        action="append",
+        metavar="ROLE[+ROLE...]",
+        help="kill only these, and all where that would be a loop of crashes (repeatable)",
+    )
+    parser.add_argument("--steps", action="store_true", help="die at named steps, in turn")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--work", type=Path, help="default: in the temporary directory")
     arguments = parser.parse_args(argv)
+    known = [who for who in KILLED[arguments.front] if "control" in who or not arguments.steps]
+    whom = [tuple(roles.split("+")) for roles in arguments.whom or ()] or known
+    if not set(whom) <= set(known):
+        parser.error(f"--whom: there are {', '.join(map('+'.join, known))}")
     if reason := fuse_missing():
         print(f"process_kills: {reason}", file=sys.stderr)
         return 2
@@ -195,7 +238,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with lakesim(seed=arguments.seed) as server:
             s3_server(server).make_bucket(BUCKET)
-            kills = Kills(work, server, arguments.front, arguments.seed)
+            kills = Kills(
+                work, server, arguments.front, whom, arguments.seed, steps=arguments.steps
+            )
             number = 0
             try:
                 kills.start()
@@ -203,8 +248,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 for number in range(1, arguments.kills + 1):
                     kills.round(number)
                     if number % 25 == 0 or number == arguments.kills:
-                        whom = ", ".join(f"{who} {n}" for who, n in kills.counted.most_common())
-                        print(f"{number} kills ({whom}), {kills.events} changes", flush=True)
+                        counts = ", ".join(f"{each} {n}" for each, n in kills.counted.most_common())
+                        print(f"{number} kills ({counts}), {kills.events} changes", flush=True)
             except (Wrong, AssertionError) as wrong:
                 print(f"seed {arguments.seed}: round {number}: {wrong}", file=sys.stderr)
                 print(kills.mount.log()[-8000:], file=sys.stderr)
