@@ -102,7 +102,8 @@ class Mount:
     prefix: list[str] = field(default_factory=list)
 
     def start(self) -> subprocess.CompletedProcess[str]:
-        self.directory.mkdir(exist_ok=True)
+        if not _is_mounted(self.directory):  # What is there may not answer.
+            self.directory.mkdir(exist_ok=True)
         return tierfs(
             "mount",
             self.url,

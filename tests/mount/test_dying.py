@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from tests.mount.mounting import detach, wait_until
+from bench.processes import runs
+from tests.mount.mounting import Mount, detach, wait_until
 from tierfs.keeper.child import Child
+
+# <asm-generic/unistd.h>
+_SYS_PIDFD_GETFD = 438
 
 #: A file system that is asked, and never answers.
 SILENT = """
@@ -61,3 +68,38 @@ def test_how_a_process_ended_is_known_where_it_does_end() -> None:
     wait_until(child.reap, "its end")
     assert (child.status, child.lingers) == (7, False)
     child.close()
+
+
+def test_a_mount_that_is_dead_and_does_not_say_so_is_mounted_again(
+    mount: Callable[..., Mount], lake: Path
+) -> None:
+    """What is left of its processes holds the connection, and will not answer."""
+    (lake / "a").write_bytes(b"here")
+    with mount() as made:
+        pids = made.pids()
+        with held(pids["keeper"]):
+            for pid in pids.values():
+                os.kill(pid, signal.SIGKILL)
+            for pid in pids.values():
+                wait_until(lambda pid=pid: not runs(pid), f"process {pid} to end")
+            again = made.start()
+            assert again.returncode == 0, again.stderr
+            assert "detached 1 dead mount" in made.log()
+            assert (made.directory / "a").read_bytes() == b"here"
+
+
+@contextmanager
+def held(pid: int) -> Iterator[None]:
+    """Hold the FUSE connection that process *pid* holds."""
+    links = Path(f"/proc/{pid}/fd").iterdir()
+    number = next(int(link.name) for link in links if os.readlink(link) == "/dev/fuse")
+    process = os.pidfd_open(pid)
+    try:
+        fd = ctypes.CDLL(None, use_errno=True).syscall(_SYS_PIDFD_GETFD, process, number, 0)
+        assert fd >= 0, os.strerror(ctypes.get_errno())
+    finally:
+        os.close(process)
+    try:
+        yield
+    finally:
+        os.close(fd)

@@ -349,9 +349,21 @@ def test_mount_that_does_not_answer_is_refused(kept: Kept) -> None:
     mount = mounting.make_mount(spec)
     with pytest.raises(MountError, match="does not answer"):
         mountpoint.clear_mountpoint(spec.mountpoint, probe_s=0.2)
+    with pytest.raises(MountError, match="does not answer"):
+        # Another one, of which we know that it is dead.
+        mountpoint.clear_mountpoint(spec.mountpoint, probe_s=0.2, orphan=[1, mount.device])
     mount.close()
     assert mountpoint.clear_mountpoint(spec.mountpoint) == 1
     assert not kept.mounted()
+
+
+def test_mount_that_does_not_answer_and_has_lost_its_keeper_is_cut_off(kept: Kept) -> None:
+    spec = mounting.MountSpec("s3://b", bytes(kept.directory), allow_other=False)
+    mount = mounting.make_mount(spec)
+    orphan = [mount.mount_id, mount.device]
+    assert mountpoint.clear_mountpoint(spec.mountpoint, probe_s=0.2, orphan=orphan) == 1
+    assert not kept.mounted()
+    mount.close()
 
 
 def test_service_manager_is_told(kept: Kept) -> None:

@@ -82,7 +82,9 @@ class _Keeper:
             if left is not None:
                 self.mount, self._channel = left
             else:
-                self.stale = clear_mountpoint(spec.mountpoint, nonempty=spec.nonempty)
+                self.stale = clear_mountpoint(
+                    spec.mountpoint, nonempty=spec.nonempty, orphan=self.runtime.orphan
+                )
                 self.mount = make_mount(spec)
         except BaseException:
             self.runtime.release()

@@ -17,6 +17,7 @@ import time
 
 from tierfs import mountinfo
 from tierfs.errors import MountError
+from tierfs.keeper import fusectl
 from tierfs.keeper.process import close_all_but, die_with_parent
 
 PROBE_S = 5.0
@@ -87,11 +88,19 @@ def probe(mountpoint: bytes, timeout_s: float = PROBE_S) -> int:
     return errno.ETIMEDOUT
 
 
-def clear_mountpoint(mountpoint: bytes, *, nonempty: bool = False, probe_s: float = PROBE_S) -> int:
+def clear_mountpoint(
+    mountpoint: bytes,
+    *,
+    nonempty: bool = False,
+    orphan: object = None,
+    probe_s: float = PROBE_S,
+) -> int:
     """Make sure that *mountpoint* is a directory, empty unless *nonempty*, with no live mount.
 
     Detaches dead mounts of our own and returns how many. Waits up to *probe_s* for an answer of a
-    mount that is there.
+    mount that is there. The *orphan*, a mount id and a device, has lost its keeper: if it does not
+    answer it is dead, though a process that was killed and waits for the mount itself cannot end
+    and keeps it from saying so. Such a mount is cut off.
 
     Raises:
         MountError: what is there is alive, foreign, hung, not a directory, or not empty.
@@ -111,6 +120,12 @@ def clear_mountpoint(mountpoint: bytes, *, nonempty: bool = False, probe_s: floa
         answer = probe(mountpoint, probe_s)
         if answer == errno.ECONNABORTED:
             continue  # Its last process ended while it was asked: it is dead by now.
+        if answer == errno.ETIMEDOUT and orphan == [entry.mount_id, entry.device]:
+            orphan = None  # It is tried once.
+            # Where that is not allowed, it is said of the mount what is said of others.
+            with contextlib.suppress(OSError):
+                fusectl.write(entry.device, "abort", 1)
+            continue
         if answer == errno.ETIMEDOUT:
             raise MountError(
                 "a tierfs mount that does not answer is there already",

@@ -3,8 +3,8 @@
 The directory (`Config.state_dir`) holds::
 
     keeper.pid     the keeper's pid; an exclusive flock(2) on it is the proof of life
-    mount.json     mount point, lake, pid, log file, start, deaths of the control plane, and whether
-                   the mount writes
+    mount.json     mount point, mount, lake, pid, log file, start, deaths of the control plane, and
+                   whether the mount writes
     control.sock   the control plane's socket
     tierfs.log     the log of a keeper in the background, and tierfs.log.1 the one before
 
@@ -26,6 +26,7 @@ import stat
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tierfs.errors import MountError
 
@@ -66,10 +67,15 @@ def wait_until_gone(directory: Path, timeout_s: float) -> bool:
 def writes(directory: Path) -> bool:
     """Whether the mount of the runtime *directory* is one that writes, as its keeper, also one that
     was killed since, has noted."""
+    return bool(_noted(directory, "writes"))
+
+
+def _noted(directory: Path, name: str) -> Any:
+    """What the keeper of the runtime *directory* has noted under *name*, or None."""
     try:
-        return bool(json.loads((directory / "mount.json").read_bytes())["writes"])
+        return json.loads((directory / "mount.json").read_bytes())[name]
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return None
 
 
 class Runtime:
@@ -79,6 +85,8 @@ class Runtime:
         self.directory = directory
         self.log_file: Path | None = None
         self.lock_fd = lock_fd
+        #: Mount id and device that an earlier keeper, which is dead, has left behind, if it has.
+        self.orphan: object = _noted(directory, "mount")
 
     @classmethod
     def claim(cls, directory: Path, mountpoint: str | bytes) -> Runtime:

@@ -477,6 +477,7 @@ class Supervisor:
             {
                 "pid": os.getpid(),
                 "mountpoint": os.fsdecode(self._mount.spec.mountpoint),
+                "mount": [self._mount.mount_id, self._mount.device],
                 "source": self._source,
                 "state": self._state.value,
                 "log": str(log_file) if log_file else None,
