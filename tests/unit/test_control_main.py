@@ -14,7 +14,9 @@ import trio.testing
 
 from tierfs.config import Config
 from tierfs.control import main as control
+from tierfs.control.pyfuse3_loop import Session
 from tierfs.control.report import Reporter
+from tierfs.control.wiring import DRAIN_S, receiving
 from tierfs.errors import MountError
 from tierfs.index import Index
 from tierfs.options import POLICIES
@@ -27,7 +29,7 @@ def reporter() -> Reporter:
 
 
 def test_an_end_before_the_beginning_is_an_error(reporter: Reporter) -> None:
-    session = control._Session(reporter)
+    session = Session(reporter)
     with pytest.raises(MountError, match="before the mount was in use"):
         session.check_end()
     session.begun()
@@ -38,7 +40,7 @@ def test_an_end_before_the_beginning_is_an_error(reporter: Reporter) -> None:
 async def test_a_signal_drains_and_then_gives_requests_up(
     reporter: Reporter, signals: None
 ) -> None:
-    session = control._Session(reporter)
+    session = Session(reporter)
     terminated = trio.Event()
     with trio.CancelScope() as requests:
         async with trio.open_nursery() as nursery:
@@ -49,13 +51,13 @@ async def test_a_signal_drains_and_then_gives_requests_up(
             await terminated.wait()
             await trio.sleep_forever()  # A request that waits for a lake that is gone.
     assert requests.cancelled_caught
-    assert trio.current_time() - begun == pytest.approx(control.DRAIN_S, abs=1)
+    assert trio.current_time() - begun == pytest.approx(DRAIN_S, abs=1)
     session.check_end()
 
 
 async def test_a_signal_after_the_end_ends_no_commit(reporter: Reporter, signals: None) -> None:
     """The keeper's may come when the kernel has said already that the mount is gone."""
-    session = control._Session(reporter)
+    session = Session(reporter)
     with trio.CancelScope() as requests:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(session.end_on_signal, lambda: None, requests)
@@ -69,8 +71,8 @@ async def test_who_receives_signals_around_a_session_goes_on_with_that(
     reporter: Reporter, signals: None
 ) -> None:
     """What is flushed then starts commands, which are not to ignore them."""
-    session = control._Session(reporter)
-    with control._receiving(signal.SIGTERM) as received:
+    session = Session(reporter)
+    with receiving(signal.SIGTERM) as received:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(session.end_on_signal, lambda: None, trio.CancelScope())
             await trio.testing.wait_all_tasks_blocked()

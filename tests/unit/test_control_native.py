@@ -18,6 +18,7 @@ from tierfs.config import Config
 from tierfs.control import main as control
 from tierfs.control import wire
 from tierfs.control.report import Reporter
+from tierfs.control.upcall_loop import native_wire
 from tierfs.control.wire import Ask, Command
 from tierfs.index.records import ROOT_INO
 from tierfs.lake.protocol import LakeCounters
@@ -67,9 +68,7 @@ async def test_from_the_first_message_to_the_last(
 
     with trio.fail_after(30), play() as (played, upcall_fd, shared_fd):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(
-                control._serve, config, control._native(upcall_fd, shared_fd), reporter
-            )
+            nursery.start_soon(control._serve, config, native_wire(upcall_fd, shared_fd), reporter)
             assert (await played.hear())["kind"] == Command.READY
             rules = wire.RULES.unpack_from(await played.begin())
             assert rules[6:] == (5, config.memory, 1 << 30, config.min_free, False)
