@@ -189,6 +189,7 @@ async def world(
     *rules: str,
     publish: bool = True,
     ttl_s: float = 60.0,
+    mount: bytes = b"",
     in_use: Collection[int] = (),
     cache_size: int = 1 << 30,
     described: Callable[[bytes], bool] = lambda path: False,
@@ -213,7 +214,7 @@ async def world(
                 Rules(rules or ("**",)), Journal(index.journal), directory, lake, namespace,
                 index.inodes, front, **options,
             )  # fmt: skip
-            await service.start(nursery, publish=publish, in_use=in_use)
+            await service.start(nursery, publish=publish, mount=mount, in_use=in_use)
             try:
                 yield World(service, namespace, front)
             finally:

@@ -43,7 +43,9 @@ class Service:
         self.started: list[set[int]] = []
         self.go_on = trio.Event()
 
-    async def start(self, spawn: trio.Nursery, *, in_use: Collection[int] = ()) -> None:
+    async def start(
+        self, spawn: trio.Nursery, *, mount: bytes, in_use: Collection[int] = ()
+    ) -> None:
         self.started.append(set(in_use))
         await self.go_on.wait()
 

@@ -98,7 +98,9 @@ async def kernel(
     **how: Any,
 ) -> AsyncIterator[Kernel]:
     async with (
-        world(directory, lake, *rules, directories=PassedThrough, in_use=in_use, **how) as made,
+        world(
+            directory, lake, *rules, directories=PassedThrough, mount=mount, in_use=in_use, **how
+        ) as made,
         trio.open_nursery() as nursery,
     ):
         yield Kernel(made, mount, nursery)
@@ -402,6 +404,42 @@ async def test_what_was_copied_for_nobody_is_the_lakes_again(
         await handed_over(k, another)
         assert await k.world.ino(b"old") == another
         assert k.files.xattr(another, b"user.kept") == b"1"
+        nursery.cancel_scope.cancel()
+    assert lake.history == []
+
+
+async def test_what_was_copied_is_there_for_whoever_an_earlier_process_told_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """open(2) looks the path up again once: a second ESTALE is the caller's."""
+    lake = Lake()
+    lake.store(b"old", b"lake's")
+    async with kernel(tmp_path, lake) as k:
+        assert (await k.open(2, await k.world.ino(b"old"), RW)).errno == errno.ESTALE
+        number = await k.world.ino(b"old")
+    async with kernel(tmp_path, lake) as k:
+        assert (await k.open(4, number, RW)).count == 1
+        k.write(number, b"OURS")
+        await k.close(4, number)
+        assert await k.world.flush()
+    assert lake.contents() == {b"old": b"OURS's"}
+
+
+@pytest.mark.parametrize("mount", [MOUNT, ANOTHER])
+async def test_what_an_earlier_process_copied_for_nobody_is_the_lakes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mount: bytes
+) -> None:
+    monkeypatch.setattr("tierfs.writeback.passed.TAKEN_S", 0.01)
+    lake = Lake()
+    lake.store(b"old", b"lake's")
+    async with kernel(tmp_path, lake) as k:
+        assert (await k.open(2, await k.world.ino(b"old"), RW)).errno == errno.ESTALE
+        number = await k.world.ino(b"old")
+    async with kernel(tmp_path, lake, mount=mount) as k, trio.open_nursery() as nursery:
+        # Who may have written to it on another mount is gone, and so is what was written.
+        assert k.path(number).exists() == (mount == MOUNT)
+        nursery.start_soon(k.files.expire)
+        await handed_over(k, number)
         nursery.cancel_scope.cancel()
     assert lake.history == []
 

@@ -306,7 +306,7 @@ class UpcallServer:
             return
         if self._handed is None:
             open_ = {handle.ino for handle in handles if handle.ino}
-            await writing.service.start(writing.background, in_use=open_)
+            await writing.service.start(writing.background, mount=writing.mount, in_use=open_)
             self._nursery.start_soon(writing.directories.expire)
             self._nursery.start_soon(self._follow_space, writing)
             self._handed = HandedOver(

@@ -39,7 +39,7 @@ from tierfs.writeback.rules import Rules
 _U64 = Struct(">Q")
 _PAIR = Struct(">QQ")
 _HEAD_BYTES = 16
-_FIXED_STATE = {b"lsn": 8, b"mount": 16, b"boot": 8}
+_FIXED_STATE = {b"lsn": 8, b"mount": 16, b"boot": 8, b"served": 16}
 
 
 def check(work: Records, around: Surroundings) -> list[Finding]:

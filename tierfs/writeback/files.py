@@ -200,6 +200,11 @@ class Files(Handles):
         """The inode number of the lake's file *ino* once it may be written to."""
         return ino
 
+    def expect_copied(self) -> list[int]:
+        """The lake's files that an earlier process of this mount has made ready to be written to,
+        for somebody who may be about to come."""
+        return []
+
     async def _before_writing(self, live: Live, *, empty: bool) -> None:
         """Somebody is about to get a handle through which *live* can be written; *empty*: it is cut
         off with that."""

@@ -52,7 +52,7 @@ _U64_KEY = Struct(">Q")
 _PAIR_KEY = Struct(">QQ")
 _PART_KEY = Struct(">QI")
 _HEAD = Struct("<QQ")
-_LSN, _MOUNT, _BOOT = b"lsn", b"mount", b"boot"
+_LSN, _MOUNT, _BOOT, _SERVED = b"lsn", b"mount", b"boot", b"served"
 _TAIL, _FROZEN = b"tail\0", b"frozen\0"
 _REPLY = Struct("<16sQQ")
 #: Requests that are remembered: far more than a kernel has waiting at one time.
@@ -438,6 +438,12 @@ class Work:
     def put_boot(self, boot: bytes) -> None:
         """This is used during *boot* from now on."""
         self._txn.put(_BOOT, boot, db=self._dbs["state"])
+
+    def serve(self, mount: bytes) -> bool:
+        """The mount (16 bytes) is served from now on; whether it was before."""
+        before = self._txn.get(_SERVED, db=self._dbs["state"])
+        self._txn.put(_SERVED, mount, db=self._dbs["state"])
+        return before == mount
 
     def mount_id(self) -> bytes:
         """The random number that our objects are known by."""

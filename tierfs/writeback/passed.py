@@ -140,6 +140,19 @@ class PassedThrough(WriteBack):
         # The kernel knows the name under this number.
         self._tidy(await self.change(lambda work: self.tree.forget(work, ino, known=True)))
 
+    def expect_copied(self) -> list[int]:
+        """See `WriteBack.expect_copied`: whoever was told that a file has another number may not
+        have come before the process that had said so died. What it has under that number is as it
+        was copied: a close that follows a change is a commit point, and waits to be one."""
+        elsewhere = Flag.REMOTE | Flag.UNLINKED | Flag.LOST
+        copied = [
+            ino
+            for ino, node in self.journal.read(lambda work: list(work.nodes()))
+            if node.kind is Kind.FILE and node.etag and not node.lsn and not node.flags & elsewhere
+        ]
+        self._copied |= dict.fromkeys(copied, time.monotonic())
+        return copied
+
     def in_use(self, ino: int) -> bool:
         """See `Handles.in_use`; also what was copied for somebody who is about to come."""
         return ino in self._copied or super().in_use(ino)

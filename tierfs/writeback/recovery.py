@@ -21,7 +21,9 @@ a node whose file is gone                                kept, and reported: rea
 a closed file from before this boot, not synced          DOUBTFUL: it is not published
 ======================================================  ============================================
 
-What is open is as its users left it: with a native front handles outlive the process.
+What is open is as its users left it: with a native front handles outlive the process, and so do
+copies of the lake's files of whose new number the kernel was told
+(`PassedThrough.expect_copied`).
 """
 
 from __future__ import annotations

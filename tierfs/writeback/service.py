@@ -109,10 +109,20 @@ class WriteBackService:
         self._adopter.troubled = lambda: self._released.set()
 
     async def start(
-        self, spawn: trio.Nursery, *, publish: bool = True, in_use: Collection[int] = ()
+        self,
+        spawn: trio.Nursery,
+        *,
+        publish: bool = True,
+        mount: bytes = b"",
+        in_use: Collection[int] = (),
     ) -> None:
         """Recover, but for what is *in_use*, then publish in *spawn* until it is cancelled; not
-        *publish*: only recover. Raises as `recover` and `regroup`."""
+        *publish*: only recover. *mount* (16 bytes): what a mount is known by that outlives this
+        process. Raises as `recover` and `regroup`."""
+        if mount:
+            goes_on = await self._journal.change(lambda work: work.serve(mount))
+            if goes_on:
+                in_use = {*in_use, *self.directories.expect_copied()}
         await recover(self._journal, self._staging, self.directories.tree.boot, in_use)
         self._staging.count()
         await regroup(self._journal, self.directories.tree.rules)
