@@ -119,3 +119,22 @@ def test_refresh_returns_when_the_kernel_has_forgotten_every_name(mount: Make, l
         # The names announced last first: they are the ones that may lag behind.
         sizes = [(made.directory / name).stat().st_size for name in reversed(names)]
         assert sizes == [5] * len(names)
+
+
+@pytest.mark.parametrize("mode", ["r+b", "wb"])
+def test_what_others_have_replaced_is_written_over(mount: Make, lake: Path, mode: str) -> None:
+    """open(2) looks the path up a second time, and no third."""
+    (lake / "w").mkdir()
+    (lake / "w" / "latest").write_bytes(b"first")
+    # Long enough that the lake is not asked again, unless its bytes turn out to be gone.
+    with mount("--write-back", "w/**", "--metadata-ttl", "30s" if mode == "r+b" else "0s") as made:
+        path = made.directory / "w" / "latest"
+        assert path.read_bytes() == b"first"
+        made.command("evict", path)
+        (lake / "w" / "next").write_bytes(b"second")
+        (lake / "w" / "next").rename(lake / "w" / "latest")
+        with path.open(mode) as file:
+            file.write(b"SEC")
+        assert path.read_bytes() == (b"SECond" if mode == "r+b" else b"SEC")
+        made.command("flush", made.directory, "--wait")
+        assert (lake / "w" / "latest").read_bytes() == path.read_bytes()

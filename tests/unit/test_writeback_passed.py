@@ -456,6 +456,29 @@ async def open_by_path(k: Kernel, unique: int, path: bytes, flags: int = RW) -> 
     raise AssertionError("ESTALE from open(2)")
 
 
+@pytest.mark.parametrize(
+    # Where it is cut off and the lake was asked a moment ago, it is not asked again: a conflict.
+    ("flags", "ttl_s"),
+    [(RW, 0.0), (RW, 60.0), (RW | os.O_TRUNC, 0.0)],
+)
+async def test_a_newer_version_is_written_to_at_the_second_look(
+    tmp_path: Path, flags: int, ttl_s: float
+) -> None:
+    """The kernel knows the number of what another writer has replaced."""
+    lake = Lake()
+    lake.store(b"old", b"lake's")
+    async with kernel(tmp_path, lake, ttl_s=ttl_s) as k:
+        number = await k.world.ino(b"old")
+        lake.store(b"old", b"newer")
+        assert (await k.open(2, number, flags)).errno == errno.ESTALE
+        another = await k.world.ino(b"old")
+        assert (await k.open(4, another, flags)).count == 1
+        k.write(another, b"OURS")
+        await k.close(4, another)
+        assert await k.world.flush()
+    assert lake.contents() == {b"old": b"OURS" if flags & os.O_TRUNC else b"OURSr"}
+
+
 @pytest.mark.parametrize("flags", [RW, RW | os.O_TRUNC])
 async def test_a_number_that_the_kernel_knows_stays_a_files(tmp_path: Path, flags: int) -> None:
     """It may be asked for it at once after it was closed unwritten, and open it no third time."""

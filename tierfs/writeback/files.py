@@ -18,6 +18,7 @@ from tierfs.errors import (
     IsADirectory,
     NotFound,
     StaleVersion,
+    TierfsError,
 )
 from tierfs.index.records import Kind, ObjectRef
 from tierfs.namespace import Attributes
@@ -34,7 +35,7 @@ from tierfs.writeback.journal import Work
 from tierfs.writeback.records import Flag, Node
 from tierfs.writeback.staging import Live
 
-_WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
+WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
 #: A lake's file that is written to without being cut off is copied in such pieces.
 _COPY_BYTES = 4 << 20
 
@@ -81,7 +82,7 @@ class Files(Handles):
 
     async def open(self, ino: int, flags: int, pid: int = 0, *, fh: int = 0) -> int:
         """A handle on *ino*, for a process: *fh*, if that is not 0."""
-        writes = bool(flags & _WRITE_FLAGS)
+        writes = bool(flags & WRITE_FLAGS)
         if writes:
             await self._room_to_open(ino, flags)
         async with self._holds.hold(ino):
@@ -243,6 +244,10 @@ class Files(Handles):
                 return
             except StaleVersion:
                 if attempt == MOVED_ATTEMPTS - 1:
+                    # Its bytes are gone, however fresh what is known of it: the path is looked up
+                    # again now, and is to name what is there.
+                    with contextlib.suppress(TierfsError):
+                        await self._namespace.refresh(ino)
                     raise
                 await trio.sleep(MOVED_PAUSE_S * attempt)
                 ref, size = self.union.object_of(ino) or (ref, size)

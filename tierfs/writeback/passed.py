@@ -17,6 +17,7 @@ D7. Handles outlive this process. They are known by the request that opened them
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -25,10 +26,11 @@ from collections.abc import Collection, Iterable
 
 import trio
 
-from tierfs.errors import StaleVersion
+from tierfs.errors import StaleVersion, TierfsError
 from tierfs.index.records import Kind
 from tierfs.writeback.decisions import Parts
 from tierfs.writeback.directories import WriteBack
+from tierfs.writeback.files import WRITE_FLAGS
 from tierfs.writeback.history import LakeEntry
 from tierfs.writeback.journal import Work
 from tierfs.writeback.reading import OpenHandle
@@ -70,17 +72,47 @@ class PassedThrough(WriteBack):
 
     async def open(self, ino: int, flags: int, pid: int = 0, *, fh: int = 0) -> int:
         """As `WriteBack.open`; 0: it is the lake's, for the front to open. Raises Renumbered
-        where it was the lake's, and has another number now."""
+        where it was the lake's, and has another number now: the kernel looks the path up again,
+        once. So where *ino* has become old meanwhile, what is at its path now is made ready to be
+        written to, too."""
         if fh in self._handles:
             return fh  # Asked again.
         if ino in self._copied:
             # Somebody has come for it, however long they wait for room now.
             self._copied[ino] = math.inf
+        place = self._place_known(ino) if flags & WRITE_FLAGS else None
         try:
             return await super().open(ino, flags, pid, fh=fh)
+        except StaleVersion as stale:
+            if place is not None and not isinstance(stale, Renumbered):
+                await self._make_ready(ino, *place, flags)
+            raise
         finally:
             if ino in self._copied:
                 self._copied[ino] = time.monotonic()
+
+    def _place_known(self, ino: int) -> tuple[int, bytes] | None:
+        """The directory and the name of *ino*, if it is a file of the lake's that has one."""
+        found = self.union.object_of(ino)
+        with contextlib.suppress(StaleVersion):
+            return found and self._place_of(ino, self.journal.node(ino), found[0])
+        return None
+
+    async def _make_ready(self, old: int, parent: int, name: bytes, flags: int) -> None:
+        """Have what is at this place, and is not *old*, under a number by which it can be written
+        to."""
+        # What stands in the way is said to whoever comes for it.
+        with contextlib.suppress(TierfsError):
+            found = await self._at(parent, name)
+            if found is None or found.ino == old:
+                return
+            await self._room_to_open(found.ino, flags)
+            async with self._holds.hold(found.ino):
+                if found.ino not in self._live:
+                    empty = bool(flags & os.O_TRUNC)
+                    live = await self._bring(found.ino, writes=True, empty=empty)
+                    if live is not None:  # It was there already.
+                        os.close(live.fd)
 
     async def _open_in_lake(self, ino: int, pid: int) -> int:
         return 0
