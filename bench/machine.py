@@ -45,7 +45,10 @@ def _touch_memory() -> float:
     available = int(_field(Path("/proc/meminfo"), "MemAvailable").split()[0]) << 10
     # A container's own limit.
     with contextlib.suppress(OSError, ValueError):
-        available = min(available, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+        limit, used = (
+            int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current")
+        )
+        available = min(available, max(limit - used, 0))
     steps = min(_TOUCHED_BYTES, available // 2) // _STEP_BYTES
     if not steps:
         return 0.0

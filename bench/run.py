@@ -174,7 +174,7 @@ def _resumed(parser: argparse.ArgumentParser, partial: Path, now: Run) -> Run:
     except (OSError, ValueError) as error:
         parser.error(f"{error}; without --resume the run begins anew")
     resumed = before.options.pop("resumed", [])
-    then, today = before.to_json(), json.loads(json.dumps(now.to_json()))
+    then, today = (json.loads(json.dumps(run.to_json())) for run in (before, now))
     for name in machine.PASSING:
         then["machine"].pop(name, None)
         today["machine"].pop(name, None)

@@ -45,6 +45,7 @@ def test_what_was_measured_is_kept(partial: Path) -> None:
     assert found.values == [300.0]
     assert gone_on_with.started == a_run().started
     assert gone_on_with.options["resumed"] == [later.started]
+    assert gone_on_with.machine["load_before"] == 0.5
     gone_on_with.write(partial)
     again = _resumed(argparse.ArgumentParser(), partial, a_run("2026-01-03T00:00:00+00:00"))
     assert again.options["resumed"] == [later.started, "2026-01-03T00:00:00+00:00"]

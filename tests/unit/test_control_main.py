@@ -16,7 +16,7 @@ from tierfs.config import Config
 from tierfs.control import main as control
 from tierfs.control.pyfuse3_loop import Session
 from tierfs.control.report import Reporter
-from tierfs.control.wiring import DRAIN_S, receiving
+from tierfs.control.wiring import DRAIN_S, receiving_signals
 from tierfs.errors import MountError
 from tierfs.index import Index
 from tierfs.options import POLICIES
@@ -72,7 +72,7 @@ async def test_who_receives_signals_around_a_session_goes_on_with_that(
 ) -> None:
     """What is flushed then starts commands, which are not to ignore them."""
     session = Session(reporter)
-    with receiving(signal.SIGTERM) as received:
+    with receiving_signals(signal.SIGTERM) as received:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(session.end_on_signal, lambda: None, trio.CancelScope())
             await trio.testing.wait_all_tasks_blocked()

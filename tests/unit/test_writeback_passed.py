@@ -444,6 +444,28 @@ async def test_what_an_earlier_process_copied_for_nobody_is_the_lakes_again(
     assert lake.history == []
 
 
+async def test_what_was_left_half_written_is_no_copy_however_often_the_next_mount_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = Lake()
+    lake.store(b"old", b"lake's")
+    async with kernel(tmp_path, lake) as k:
+        number = await open_by_path(k, 2, b"old")
+        k.write(number, b"TORN")
+
+    async def killed(*args: object) -> None:
+        raise RuntimeError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tierfs.writeback.service.recover", killed)
+        with pytest.RaisesGroup(RuntimeError, flatten_subgroups=True, allow_unwrapped=True):
+            async with kernel(tmp_path, lake, mount=ANOTHER):
+                pass
+    async with kernel(tmp_path, lake, mount=ANOTHER) as k:
+        await handed_over(k, number)
+    assert lake.contents() == {b"old": b"lake's"}
+
+
 async def open_by_path(k: Kernel, unique: int, path: bytes, flags: int = RW) -> int:
     """As open(2) does: with another look at the path after ESTALE, and no third. The inode."""
     for attempt in range(2):
@@ -477,6 +499,34 @@ async def test_a_newer_version_is_written_to_at_the_second_look(
         await k.close(4, another)
         assert await k.world.flush()
     assert lake.contents() == {b"old": b"OURS" if flags & os.O_TRUNC else b"OURSr"}
+
+
+async def test_what_has_become_old_is_made_ready_for_all_who_come(tmp_path: Path) -> None:
+    """The second one finds it made ready, and takes nothing from the first."""
+    lake = Lake()
+    lake.store(b"old", b"lake's")
+    async with kernel(tmp_path, lake, ttl_s=0.0) as k:
+        number = await k.world.ino(b"old")
+        lake.store(b"old", b"newer")
+        for unique in (2, 4):
+            assert (await k.open(unique, number, RW)).errno == errno.ESTALE
+        another = await k.world.ino(b"old")
+        assert list(k.files._copied) == [another]
+        assert (await k.open(6, another, RW)).count == 1
+
+
+async def test_a_link_in_the_place_of_a_file_stays_a_link(tmp_path: Path) -> None:
+    lake = Lake()
+    lake.store(b"old", b"lake's")
+    async with kernel(tmp_path / "this", lake, ttl_s=0.0, described=lambda path: True) as k:
+        number = await k.world.ino(b"old")
+        async with world(tmp_path / "other", lake) as other:
+            await other.unlink(b"old")
+            await other.files.make_link(*await other.at(b"old"), b"there", UID, GID)
+            assert await other.flush()
+        assert (await k.open(2, number, RW)).errno == errno.ESTALE
+        found = await k.world.ino(b"old")
+        assert await k.files.union.read_link(found) == b"there"
 
 
 @pytest.mark.parametrize("flags", [RW, RW | os.O_TRUNC])

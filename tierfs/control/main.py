@@ -34,7 +34,7 @@ from tierfs.control.remembered import Remembered
 from tierfs.control.report import Reporter
 from tierfs.control.server import serve_control
 from tierfs.control.upcall_loop import native_wire
-from tierfs.control.wiring import DRAIN_S, Parts, Wire, owner_of, receiving
+from tierfs.control.wiring import DRAIN_S, Parts, Wire, owner_of, receiving_signals
 from tierfs.errors import CacheError, TierfsError
 from tierfs.index import Index
 from tierfs.lake.open import open_lake
@@ -211,7 +211,7 @@ async def _serve_and_flush(
     """Serve; then, with the mount gone and all who wrote, bring what is left into the lake, until
     the deadline or SIGUSR1. SIGTERM, which the keeper sends when it has unmounted, may come after
     the kernel has said so: it changes nothing then."""
-    with receiving(signal.SIGTERM, signal.SIGINT, signal.SIGUSR1) as signals:
+    with receiving_signals(signal.SIGTERM, signal.SIGINT, signal.SIGUSR1) as signals:
         async with trio.open_nursery() as nursery:
 
             async def listen() -> None:

@@ -11,7 +11,7 @@ import trio
 from tierfs.control.commands import Commands
 from tierfs.control.kernel_caches import KernelCaches
 from tierfs.control.report import Reporter
-from tierfs.control.wiring import DRAIN_S, Parts, Wire, Wired, receiving, writing_of
+from tierfs.control.wiring import DRAIN_S, Parts, Wire, Wired, receiving_signals, writing_of
 from tierfs.errors import MountError
 from tierfs.front.python import PythonFront
 from tierfs.writeback.service import WriteBackService
@@ -113,7 +113,7 @@ class Session:
     ) -> None:
         """At SIGTERM take no more requests, and cancel those in flight after DRAIN_S: their callers
         get ENOTCONN when the connection is closed."""
-        with receiving(signal.SIGTERM, signal.SIGINT) as signals:
+        with receiving_signals(signal.SIGTERM, signal.SIGINT) as signals:
             async for number in signals:
                 log.info("%s: draining", signal.Signals(number).name)
                 self._told_to_stop = True

@@ -13,7 +13,7 @@ from tierfs.control.commands import Commands
 from tierfs.control.kernel_caches import KernelCaches
 from tierfs.control.upcall_channel import UpcallChannel
 from tierfs.control.upcalls import Rules, UpcallServer, Writing
-from tierfs.control.wiring import Parts, Wire, Wired, owner_of, receiving, writing_of
+from tierfs.control.wiring import Parts, Wire, Wired, owner_of, receiving_signals, writing_of
 from tierfs.front.native import NativeFront
 from tierfs.writeback.by_front import ByFront, SharedDisk
 from tierfs.writeback.passed import PassedThrough
@@ -90,7 +90,7 @@ async def _serve_upcalls(
     try:
         namespace.on_change = caches.entry_changed
         commands.attach(server, caches)
-        with receiving(signal.SIGTERM, signal.SIGINT) as signals:
+        with receiving_signals(signal.SIGTERM, signal.SIGINT) as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(server.run)
                 parts.reporter.ready()

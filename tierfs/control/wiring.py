@@ -110,7 +110,7 @@ def writing_of(
 
 
 @contextlib.contextmanager
-def receiving(*numbers: signal.Signals) -> Iterator[AsyncIterator[int]]:
+def receiving_signals(*numbers: signal.Signals) -> Iterator[AsyncIterator[int]]:
     """The signals that come, until the end of this; from then on they are ignored, for what is left
     is to commit, and the keeper's SIGTERM may come after the kernel has said that the mount is
     gone. Whoever cannot wait for that has SIGKILL."""

@@ -83,13 +83,21 @@ class _Keeper:
                 self.mount, self._channel = left
             else:
                 self.stale = clear_mountpoint(
-                    spec.mountpoint, nonempty=spec.nonempty, orphan=self.runtime.orphan
+                    spec.mountpoint, nonempty=spec.nonempty, orphan=self._orphan()
                 )
                 self.mount = make_mount(spec)
         except BaseException:
             self.runtime.release()
             let_signals()
             raise
+
+    def _orphan(self) -> object:
+        """Mount id and device that an earlier keeper has left behind; None if the service manager
+        may hold them for the next start of a service, which this is not."""
+        left = self.runtime.left
+        if left.get("outlives_keeper") and not self._notifier.enabled:
+            return None
+        return left.get("mount")
 
     def supervise(
         self,

@@ -124,7 +124,8 @@ def clear_mountpoint(
             orphan = None  # It is tried once.
             # Where that is not allowed, it is said of the mount what is said of others.
             with contextlib.suppress(OSError):
-                fusectl.write(entry.device, "abort", 1)
+                if mountinfo.topmost(mountpoint) == entry:
+                    fusectl.write(entry.device, "abort", 1)
             continue
         if answer == errno.ETIMEDOUT:
             raise MountError(

@@ -67,15 +67,21 @@ def wait_until_gone(directory: Path, timeout_s: float) -> bool:
 def writes(directory: Path) -> bool:
     """Whether the mount of the runtime *directory* is one that writes, as its keeper, also one that
     was killed since, has noted."""
-    return bool(_noted(directory, "writes"))
+    return bool(_noted(directory).get("writes"))
 
 
-def _noted(directory: Path, name: str) -> Any:
-    """What the keeper of the runtime *directory* has noted under *name*, or None."""
+def _noted(directory: Path) -> Mapping[str, Any]:
+    """What the keeper of the runtime *directory* has noted (`Runtime.write_state`), if anything."""
     try:
-        return json.loads((directory / "mount.json").read_bytes())[name]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        noted = json.loads((directory / "mount.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return noted if isinstance(noted, dict) else {}
+
+
+def boot() -> str:
+    """The random name of this boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 class Runtime:
@@ -85,8 +91,9 @@ class Runtime:
         self.directory = directory
         self.log_file: Path | None = None
         self.lock_fd = lock_fd
-        #: Mount id and device that an earlier keeper, which is dead, has left behind, if it has.
-        self.orphan: object = _noted(directory, "mount")
+        noted = _noted(directory)
+        #: What an earlier keeper of this boot, which is dead, noted last and did not take back.
+        self.left: Mapping[str, Any] = noted if noted.get("boot") == boot() else {}
 
     @classmethod
     def claim(cls, directory: Path, mountpoint: str | bytes) -> Runtime:

@@ -439,11 +439,13 @@ class Work:
         """This is used during *boot* from now on."""
         self._txn.put(_BOOT, boot, db=self._dbs["state"])
 
-    def serve(self, mount: bytes) -> bool:
-        """The mount (16 bytes) is served from now on; whether it was before."""
-        before = self._txn.get(_SERVED, db=self._dbs["state"])
+    def served(self) -> bytes | None:
+        """The mount (16 bytes) that was served last, or None."""
+        return self._txn.get(_SERVED, db=self._dbs["state"])
+
+    def put_served(self, mount: bytes) -> None:
+        """The mount (16 bytes) is served from now on."""
         self._txn.put(_SERVED, mount, db=self._dbs["state"])
-        return before == mount
 
     def mount_id(self) -> bytes:
         """The random number that our objects are known by."""

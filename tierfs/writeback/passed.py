@@ -104,15 +104,13 @@ class PassedThrough(WriteBack):
         # What stands in the way is said to whoever comes for it.
         with contextlib.suppress(TierfsError):
             found = await self._at(parent, name)
-            if found is None or found.ino == old:
+            if found is None or found.ino == old or found.kind is not Kind.FILE:
                 return
             await self._room_to_open(found.ino, flags)
             async with self._holds.hold(found.ino):
-                if found.ino not in self._live:
-                    empty = bool(flags & os.O_TRUNC)
-                    live = await self._bring(found.ino, writes=True, empty=empty)
-                    if live is not None:  # It was there already.
-                        os.close(live.fd)
+                node = self.journal.node(found.ino)
+                if node is None or node.flags & Flag.REMOTE:  # Nobody else has seen to it.
+                    await self._bring(found.ino, writes=True, empty=bool(flags & os.O_TRUNC))
 
     async def _open_in_lake(self, ino: int, pid: int) -> int:
         return 0
@@ -174,8 +172,9 @@ class PassedThrough(WriteBack):
 
     def expect_copied(self) -> list[int]:
         """See `WriteBack.expect_copied`: whoever was told that a file has another number may not
-        have come before the process that had said so died. What it has under that number is as it
-        was copied: a close that follows a change is a commit point, and waits to be one."""
+        have come before the process that had said so died. Under that number it is as it was
+        copied: what is open is in use, and a close that follows a change is a commit point, which
+        waits to be one."""
         elsewhere = Flag.REMOTE | Flag.UNLINKED | Flag.LOST
         copied = [
             ino

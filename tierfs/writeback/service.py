@@ -119,11 +119,12 @@ class WriteBackService:
         """Recover, but for what is *in_use*, then publish in *spawn* until it is cancelled; not
         *publish*: only recover. *mount* (16 bytes): what a mount is known by that outlives this
         process. Raises as `recover` and `regroup`."""
-        if mount:
-            goes_on = await self._journal.change(lambda work: work.serve(mount))
-            if goes_on:
-                in_use = {*in_use, *self.directories.expect_copied()}
+        if mount and self._journal.read(lambda work: work.served()) == mount:
+            in_use = {*in_use, *self.directories.expect_copied()}
         await recover(self._journal, self._staging, self.directories.tree.boot, in_use)
+        if mount:
+            # Nobody on this mount was told of anything before what others left was seen to.
+            await self._journal.change(lambda work: work.put_served(mount))
         self._staging.count()
         await regroup(self._journal, self.directories.tree.rules)
         mount_id = await self._journal.change(lambda work: work.mount_id())
