@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 LAKE ?=
 FUZZ_S ?= 600
+# Processes that run tests; 0: none beside pytest's own, for a debugger.
+WORKERS ?= auto
 
 # The S3 server and the clients of the measurements are in Rust; without a recent one the tests that
 # need them are skipped, and there is no `make bench`.
@@ -50,7 +52,7 @@ check-native:
 	cd native && cargo clippy --quiet --all-targets --locked -- -D warnings
 
 test: $(VENV)/.dev $(if $(HAS_RUST),native test-native) ## every test but the long ones (real mounts, a real S3 server)
-	$(BIN)/python -m pytest -m 'not long' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m 'not long' -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 check: $(VENV)/.dev $(if $(HAS_RUST),check-native) ## lint, format, types
 	$(BIN)/ruff check .

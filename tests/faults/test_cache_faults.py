@@ -467,6 +467,7 @@ async def test_an_index_that_fails_at_eviction_is_streamed_past(
         await r.settle()
         monkeypatch.setattr(r.front._policy, "choose_victims", broken)
         assert await r.read(17) == noise(2 * MIB, 17)
+        await r.settle()
         assert "choose what to evict" in r.front.stats()["streaming_reason"]
 
 
