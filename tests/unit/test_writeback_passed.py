@@ -409,7 +409,7 @@ async def test_what_was_copied_for_nobody_is_the_lakes_again(
 
 
 async def test_what_was_copied_is_there_for_whoever_an_earlier_process_told_of_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     """open(2) looks the path up again once: a second ESTALE is the caller's."""
     lake = Lake()

@@ -12,8 +12,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
+from tierfs.boot import boot_id
 from tierfs.cache.blocks import (
     block_count,
     block_extent,
@@ -33,12 +33,6 @@ from tierfs.lake.protocol import Checksum, ChecksumKind, Lake, Version
 MAX_MISMATCHES = 2
 
 _log = logging.getLogger(__name__)
-
-
-def boot_id() -> bytes:
-    """The first 8 bytes of this boot's random id."""
-    text = Path("/proc/sys/kernel/random/boot_id").read_text()
-    return bytes.fromhex(text.strip().replace("-", ""))[:8]
 
 
 def same_version(known: Version, answer: Version) -> bool:

@@ -8,7 +8,7 @@ import signal
 
 import trio
 
-from tierfs.cache.completion import boot_id
+from tierfs.boot import boot_id
 from tierfs.control.commands import Commands
 from tierfs.control.kernel_caches import KernelCaches
 from tierfs.control.upcall_channel import UpcallChannel

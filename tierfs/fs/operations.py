@@ -20,7 +20,6 @@ from __future__ import annotations
 import errno
 import functools
 import logging
-import os
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -33,10 +32,10 @@ from tierfs.fs.errno import errno_of, is_quiet
 from tierfs.fs.handles import DirectoryHandle, HandleTable
 from tierfs.fs.view import KIND_BITS, Names, Opened, View
 from tierfs.namespace import Absent, Attributes
+from tierfs.writeback.files import WRITE_FLAGS
 
 log = logging.getLogger(__name__)
 
-_WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
 #: READDIR offsets of the two entries that are in every directory; real ones are inode numbers >=
 #: 16.
 _DOT, _DOT_DOT = 1, 2
@@ -175,7 +174,7 @@ class Operations(pyfuse3.Operations):
 
     @boundary
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        if flags & _WRITE_FLAGS:
+        if flags & WRITE_FLAGS:
             self._view.refuse_change(inode, "open for writing")
         found = self._namespace.object_cached(inode)
         if found is None:

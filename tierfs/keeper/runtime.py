@@ -3,8 +3,8 @@
 The directory (`Config.state_dir`) holds::
 
     keeper.pid     the keeper's pid; an exclusive flock(2) on it is the proof of life
-    mount.json     mount point, mount, lake, pid, log file, start, deaths of the control plane, and
-                   whether the mount writes
+    mount.json     mount point, mount, boot, lake, pid, log file, start, deaths of the control
+                   plane, and whether the mount writes
     control.sock   the control plane's socket
     tierfs.log     the log of a keeper in the background, and tierfs.log.1 the one before
 
@@ -28,6 +28,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tierfs.boot import boot_id
 from tierfs.errors import MountError
 
 _LEFTOVERS = ("control.sock", "mount.json", "mount.json.new")
@@ -79,11 +80,6 @@ def _noted(directory: Path) -> Mapping[str, Any]:
     return noted if isinstance(noted, dict) else {}
 
 
-def boot() -> str:
-    """The random name of this boot."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
 class Runtime:
     """The runtime directory, held under its lock from `claim` to `release`."""
 
@@ -93,7 +89,7 @@ class Runtime:
         self.lock_fd = lock_fd
         noted = _noted(directory)
         #: What an earlier keeper of this boot, which is dead, noted last and did not take back.
-        self.left: Mapping[str, Any] = noted if noted.get("boot") == boot() else {}
+        self.left: Mapping[str, Any] = noted if noted.get("boot") == boot_id().hex() else {}
 
     @classmethod
     def claim(cls, directory: Path, mountpoint: str | bytes) -> Runtime:

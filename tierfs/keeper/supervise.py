@@ -36,12 +36,13 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 
+from tierfs.boot import boot_id
 from tierfs.errors import MountError, TierfsError
 from tierfs.keeper.child import CONTROL_ARGV, Child, parse_error
 from tierfs.keeper.log import Log
 from tierfs.keeper.mounting import Mount, make_mount
 from tierfs.keeper.notify import Notifier
-from tierfs.keeper.runtime import Runtime, boot
+from tierfs.keeper.runtime import Runtime
 from tierfs.keeper.signals import SignalPipe
 from tierfs.keeper.timing import Deaths, Timing
 
@@ -478,7 +479,7 @@ class Supervisor:
                 "pid": os.getpid(),
                 "mountpoint": os.fsdecode(self._mount.spec.mountpoint),
                 "mount": [self._mount.mount_id, self._mount.device],
-                "boot": boot(),
+                "boot": boot_id().hex(),
                 "source": self._source,
                 "state": self._state.value,
                 "log": str(log_file) if log_file else None,

@@ -22,7 +22,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tierfs.cache.completion import boot_id
+from tierfs.boot import boot_id
 from tierfs.errors import CacheError, IndexDamaged
 from tierfs.index.environments import ForeignIndex, OtherVersion
 from tierfs.index.index import DirectoryLock

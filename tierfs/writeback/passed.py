@@ -131,7 +131,7 @@ class PassedThrough(WriteBack):
             raise Renumbered("open for writing", f"inode {ino}", "it has another number now")
         node = self.journal.node(ino)
         # What was copied to be written to, and was not yet, is no content of ours.
-        live.changed = live.changed and not (node is not None and node.etag and not node.lsn)
+        live.changed = live.changed and not (node is not None and node.is_copy)
         self._look(live)
         self._copied.pop(ino, None)
         return live
@@ -175,11 +175,11 @@ class PassedThrough(WriteBack):
         have come before the process that had said so died. Under that number it is as it was
         copied: what is open is in use, and a close that follows a change is a commit point, which
         waits to be one."""
-        elsewhere = Flag.REMOTE | Flag.UNLINKED | Flag.LOST
+        passing = Flag.UNLINKED | Flag.LOST
         copied = [
             ino
             for ino, node in self.journal.read(lambda work: list(work.nodes()))
-            if node.kind is Kind.FILE and node.etag and not node.lsn and not node.flags & elsewhere
+            if node.kind is Kind.FILE and node.is_copy and not node.flags & passing
         ]
         self._copied |= dict.fromkeys(copied, time.monotonic())
         return copied

@@ -97,6 +97,12 @@ class Node(NamedTuple):
     key: bytes = b""
     etag: bytes = b""
 
+    @property
+    def is_copy(self) -> bool:
+        """Whether it is a file of the lake's that was made ready to be written to, and was not
+        closed since with anything new."""
+        return bool(self.etag) and not self.lsn and not self.flags & Flag.REMOTE
+
     def marked(self, flag: Flag) -> Node:
         """With *flag*."""
         return self._replace(flags=self.flags | flag)

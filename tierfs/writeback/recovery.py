@@ -104,7 +104,7 @@ async def _settle(journal: Journal, staging: Staging, in_use: Collection[int]) -
     for ino, node in nodes:
         if node.kind is not Kind.FILE or node.flags & Flag.REMOTE or ino in in_use:
             continue
-        if node.etag and not node.lsn:
+        if node.is_copy:
             await journal.change(partial(give_back, ino=ino, node=node, known=True))
             staging.remove(ino)
             continue

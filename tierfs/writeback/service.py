@@ -10,7 +10,7 @@ from typing import Any
 
 import trio
 
-from tierfs.cache.completion import boot_id
+from tierfs.boot import boot_id
 from tierfs.errors import (
     InvalidRequest,
     LakeUnavailable,

@@ -213,7 +213,7 @@ class Names(GivingUp):
             work.unlink(node.parent, node.name)
             work.drop_node(ino)
             return Done(0, (), ((ino, node.content),))
-        if not node.lsn and node.etag and not node.flags & Flag.REMOTE:
+        if node.is_copy:
             give_back(work, ino, node, known=known)
             return Done(0, (), ((ino, 0),))
         return Done()
