@@ -524,7 +524,7 @@ class Punching:
         self._number = number
         monkeypatch.setattr(store_module, "punch_hole", self._punch)
 
-    def _punch(self, fd: int, extent: Extent) -> None:
+    def _punch(self, fd: int, lo: int, hi: int) -> None:
         self.tried += 1
         raise OSError(self._number, os.strerror(self._number))
 
@@ -611,7 +611,7 @@ async def test_a_punch_that_was_given_up_on_does_not_come_late(
         with monkeypatch.context() as patch:
             patch.setattr(Store, "_in_thread", never)
             assert await r.front.evict(16, [(0, EXTENT_SIZE)]) == 0
-        monkeypatch.setattr(store_module, "punch_hole", lambda _, extent: punched.append(extent))
+        monkeypatch.setattr(store_module, "punch_hole", lambda _, *at: punched.append(at))
         for work in late:
             work()
         assert (len(late), punched) == (1, [])

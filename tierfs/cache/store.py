@@ -27,8 +27,8 @@ from typing import TypeAlias, TypeVar
 import trio
 
 from tierfs import mountinfo
+from tierfs.allocation import UNSUPPORTED, punch_hole
 from tierfs.cache.blocks import Buffer, seal
-from tierfs.cache.holes import UNSUPPORTED, punch_hole
 from tierfs.cache.patience import Patience
 from tierfs.cache.workers import Workers, with_own
 from tierfs.index.records import BLOCK_SIZE, BlockRecord, Extent
@@ -186,7 +186,7 @@ class Store:
                 try:
                     for extent in extents:
                         if not given_up:
-                            punch_hole(fd, extent)
+                            punch_hole(fd, *extent)
                 finally:
                     os.close(fd)
 

@@ -28,6 +28,7 @@ import lmdb
 
 from tierfs.errors import CacheError, CacheFull, IndexDamaged
 from tierfs.index import damage, schema
+from tierfs.index.reserve import Reserve
 from tierfs.index.writer import QUEUE_LIMIT, T, Transaction, Writer
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Environment:
     The constructor blocks (milliseconds; up to `damage.SCAN_TIMEOUT_S` when damage is suspected),
     so asynchronous code calls it in a thread. *metasync*: also flush the meta page at each commit,
     so that an acknowledged commit survives a power cut; without, the last one may be lost to it.
+    *reserved*: it has room of its own on the disk (`tierfs.index.reserve`).
     Raises IndexDamaged (I11, I13) and CacheError when the directory cannot be used.
     """
 
@@ -79,6 +81,7 @@ class Environment:
         lake: str,
         map_size: int = MAP_SIZE,
         metasync: bool = False,
+        reserved: bool = False,
         queue_limit: int = QUEUE_LIMIT,
     ) -> None:
         self.path = path
@@ -100,7 +103,16 @@ class Environment:
             # Refused for its content, not for how it was left.
             damage.count_clean_end(path)
             raise
-        self.writer = Writer(self._lmdb, name, translate=self._translate, queue_limit=queue_limit)
+        reserve = Reserve(self._lmdb, path) if reserved else None
+        if reserve is not None:
+            reserve.keep_up()
+        self.writer = Writer(
+            self._lmdb,
+            name,
+            translate=self._translate,
+            committed=None if reserve is None else reserve.keep_up,
+            queue_limit=queue_limit,
+        )
 
     # Reading.
 

@@ -141,6 +141,7 @@ def _open_journal(path: Path, lake: str) -> Environment:
             databases=(*journal_inodes.DATABASES, *WRITE_BACK_DATABASES),
             lake=lake,
             metasync=True,
+            reserved=True,
         )
     except ForeignIndex:
         raise

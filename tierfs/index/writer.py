@@ -65,7 +65,8 @@ class _Job:
 
 
 class Writer:
-    """The writing thread of *env*, which it does not close. *name* is for the log."""
+    """The writing thread of *env*, which it does not close. *name* is for the log; *committed* is
+    called in that thread when a group is done and whoever waited for it has been told."""
 
     def __init__(
         self,
@@ -73,11 +74,13 @@ class Writer:
         name: str,
         *,
         translate: Callable[[lmdb.Error], BaseException],
+        committed: Callable[[], None] | None = None,
         queue_limit: int = QUEUE_LIMIT,
     ) -> None:
         self._env = env
         self._name = name
         self._translate = translate
+        self._committed = committed
         self._queue: deque[_Job] = deque()
         self._soon_limit = queue_limit
         self._soon_queued = 0
@@ -164,6 +167,8 @@ class Writer:
             if not self._commit_group(group):
                 self._commit_each(group)
             self._report(group)
+            if self._committed is not None:
+                self._committed()
 
     def _commit_group(self, group: list[_Job]) -> bool:
         """All of *group* in one transaction; False if that failed and nothing was committed."""
