@@ -21,6 +21,7 @@ from tierfs.errors import (
 from tierfs.index.records import ROOT_INO, Kind
 from tierfs.lake.protocol import ListPage
 from tierfs.namespace import Absent, Attributes
+from tierfs.namespace.listing import BACKGROUND_LISTINGS
 from tierfs.namespace.lookup import LISTING_AFTER
 
 
@@ -215,6 +216,27 @@ async def test_a_directory_is_looked_into_with_the_first_question_about_a_name(
         with pytest.raises(Absent):
             await namespace.lookup(directory.ino, b"x")
         assert lake.asked == []
+
+
+async def test_where_too_much_is_listed_a_directory_is_looked_into_with_the_next_question(
+    tmp_path: Path,
+) -> None:
+    names = [b"%d" % n for n in range(BACKGROUND_LISTINGS + 1)]
+    world, lake = world_of(tmp_path, *(name + b"/" + x for name in names for x in (b"a", b"b")))
+    async with world.mount() as namespace, trio.open_nursery() as nursery:
+        inos = [(await namespace.lookup(ROOT_INO, name)).ino for name in names]
+        await settle(namespace)
+        lake.gate = trio.Event()
+        for ino in inos:
+            nursery.start_soon(namespace.lookup, ino, b"a")
+        await trio.testing.wait_all_tasks_blocked()
+        lake.gate.set()
+        await settle(namespace)
+        left = [ino for ino in inos if namespace.lookup_cached(ino, b"b") is None]
+        assert len(left) == 1
+        await namespace.lookup(left[0], b"b")
+        await settle(namespace)
+        assert all(("list", name + b"/") in lake.asked for name in names)
 
 
 async def test_of_a_large_directory_a_page_is_looked_at_until_more_is_asked_for(

@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 #: Listings begun because of look-ups that run at a time; those that someone waits for are not
 #: limited.
-BACKGROUND_LISTINGS = 4
+BACKGROUND_LISTINGS = 8
 #: A partial listing goes on from its token for so long; after that it begins anew.
 RESUME_S = 3600.0
 #: Directories remembered because their last listing failed.

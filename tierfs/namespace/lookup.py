@@ -198,12 +198,14 @@ class Lookups:
             await self._flights.run((parent, name), question)
 
     def _count(self, parent: int, listing: Listing) -> None:
-        """Look into a directory when its first name is asked for: most are known with that. Begin
-        to list a larger one once LISTING_AFTER of its names were asked for one by one."""
+        """Look into a directory when its first name is asked for, or the next one if too much is
+        being listed then: most are known with that. Begin to list a larger one once LISTING_AFTER
+        of its names were asked for one by one."""
         if listing.state is ListingState.COMPLETE:
             return
         asked = self._asked.pop(parent, 0) + 1
-        if listing.state is ListingState.NONE and asked == 1 and self._relist_pages:
+        looks = listing.state is ListingState.NONE and not self._listings.failed(parent)
+        if looks and self._relist_pages:
             self._listings.start_in_background(parent, peeks=True)
         if asked > LISTING_AFTER and self._listings.start_in_background(parent):
             return
