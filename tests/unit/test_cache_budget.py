@@ -82,6 +82,26 @@ def test_promotion_takes_a_waiting_ticket_past_read_ahead() -> None:
     assert granted(first, second) == [False, True]
 
 
+def test_fills_go_beside_demand_in_a_number_of_their_own() -> None:
+    budget = Budget(1 << 30, max_requests=16)
+    demand = [budget.ticket(1, DEMAND) for _ in range(4)]
+    fills = [budget.ticket(1, FILL) for _ in range(5)]
+    assert granted(*fills) == [True] * 4 + [False]
+    # Whoever waits for one makes it demand, and room for the next.
+    budget.promote(fills[0], DEMAND)
+    assert granted(fills[4]) == [False]  # That many requests are enough.
+    budget.release(demand[0])
+    assert granted(fills[4]) == [True]
+    budget.release(fills[0])
+    assert granted(budget.ticket(1, FILL)) == [False]
+
+
+def test_where_demand_is_enough_nothing_is_filled() -> None:
+    budget = Budget(1 << 30, max_requests=16)
+    assert all(granted(*(budget.ticket(1, DEMAND) for _ in range(8))))
+    assert granted(budget.ticket(1, FILL)) == [False]
+
+
 def test_a_tiny_request_is_not_free() -> None:
     budget = Budget(MIB)
     budget.ticket(1, DEMAND)

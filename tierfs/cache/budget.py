@@ -5,8 +5,8 @@ cache disk or dropped. Rules:
 
 - DEMAND goes before READ_AHEAD, READ_AHEAD before WARM_UP, WARM_UP before FILL; first come, first
   served within each.
-- All but DEMAND may fill a share of the budget only, and make up a share of the requests, so that
-  demand finds room and connections.
+- All but DEMAND may fill a share of the budget only, and bring the requests up to a share of their
+  number, so that demand finds room and connections.
 - Nothing overtakes a waiting ticket of a higher priority, even if it would fit.
 - A ticket larger than the budget is let through when it is alone. The budget is never an error.
 """
@@ -34,10 +34,14 @@ class Priority(enum.IntEnum):
 #: The part of the budget that each priority may fill, all that is held counted.
 SHARES = (1.0, 0.75, 0.5, 0.4)
 
-#: The part of the requests in flight that each priority may make up. Demand is never held back by
-#: their number: the lake's own limit on connections is behind it. FILL has few, because each takes
-#: a millisecond of the loop that answers readers, too.
-REQUEST_SHARES = (math.inf, 0.85, 0.75, 0.25)
+#: The part of the requests in flight up to which each priority may add to them. Demand is never
+#: held back by their number: the lake's own limit on connections is behind it.
+REQUEST_SHARES = (math.inf, 0.85, 0.75, 0.5)
+#: The part that FILL may make up by itself. It is small, because each of its requests takes a
+#: millisecond of the loop that answers readers, too; and it is not a part of what demand leaves,
+#: because demand is what it is ahead of. Sixteen readers of small cold files: 525 files a second
+#: with fills only where fewer than 16 requests were in flight, 670 so; a bare client 590.
+FILL_SHARE = 0.25
 
 #: What a request costs at least: its connection, headers and task are not free.
 LEAST_TICKET_BYTES = 64 << 10
@@ -62,6 +66,8 @@ class Budget:
         self.max_requests = max_requests
         self.used_bytes = 0
         self.holders = 0
+        #: Those of them that are fills still.
+        self._fills = 0
         self._queues: tuple[deque[Ticket], ...] = tuple(deque() for _ in Priority)
 
     @property
@@ -89,6 +95,8 @@ class Budget:
         if not ticket.granted.is_set():
             self._queues[ticket.priority].remove(ticket)
             self._queues[priority].append(ticket)
+        elif ticket.priority is Priority.FILL:
+            self._fills -= 1
         ticket.priority = priority
         self._grant()
 
@@ -97,11 +105,14 @@ class Budget:
         if ticket.granted.is_set():
             self.used_bytes -= ticket.bytes
             self.holders -= 1
+            self._fills -= ticket.priority is Priority.FILL
         else:
             self._queues[ticket.priority].remove(ticket)
         self._grant()
 
     def _fits(self, ticket: Ticket) -> bool:
+        if ticket.priority is Priority.FILL and self._fills >= self.max_requests * FILL_SHARE:
+            return False
         return (
             self.used_bytes + ticket.bytes <= self.total_bytes * SHARES[ticket.priority]
             and self.holders < self.max_requests * REQUEST_SHARES[ticket.priority]
@@ -116,4 +127,5 @@ class Budget:
                 queue.popleft()
                 self.used_bytes += ticket.bytes
                 self.holders += 1
+                self._fills += ticket.priority is Priority.FILL
                 ticket.granted.set()

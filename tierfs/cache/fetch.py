@@ -376,23 +376,31 @@ class Fetcher:
     ) -> dict[int, BlockRecord] | None:
         """Write *pieces* to *o*'s cache file, creating it once its record is committed (C3). None:
         the copy was thrown away meanwhile, nothing was written."""
-        await o.announcing.acquire()
-        try:
-            if o.fd < 0:
-                if not o.announced:
-                    await self._table.recorder.announce(o)
-                if not o.accounted:
-                    o.accounted = True
-                    self._capacity.spend(reservation, FILE_BYTES)
-                if o.life != flight.life:
-                    return None
-                o.fd, records = await self._store.create(o.ino, pieces)
-                return records
-        finally:
-            o.announcing.release()
+        while o.making is not None:
+            await o.making.wait()
+        if o.fd < 0:
+            o.making = trio.Event()
+            try:
+                return await self._make(o, flight, reservation, pieces)
+            finally:
+                o.making.set()
+                o.making = None
         if o.life != flight.life:
             return None
         return await self._store.write_blocks(o.fd, pieces)
+
+    async def _make(
+        self, o: CachedObject, flight: Flight, reservation: Reservation, pieces: Sequence[Piece]
+    ) -> dict[int, BlockRecord] | None:
+        if not o.announced:
+            await self._table.recorder.announce(o)
+        if not o.accounted:
+            o.accounted = True
+            self._capacity.spend(reservation, FILE_BYTES)
+        if o.life != flight.life:
+            return None
+        o.fd, records = await self._store.create(o.ino, pieces)
+        return records
 
 
 def _lender(o: CachedObject, lo: int, hi: int) -> Flight | None:

@@ -35,11 +35,11 @@ class CachedObject:
     """One object version in use. Fields are changed by plain functions on the trio thread only."""
 
     __slots__ = (
-        "accounted", "announced", "announcing", "asked", "bypass", "checksum_ok", "complete",
-        "completing", "doomed", "failure", "fd", "flights", "fresh", "identity", "ino",
-        "last_used_s", "life", "mismatches", "partial_flights", "present", "present_bytes", "purge",
-        "recording", "ref", "restored", "size", "stale", "told_of_damage", "unread", "unrecorded",
-        "users", "verified", "whole",
+        "accounted", "announced", "asked", "bypass", "checksum_ok", "complete", "completing",
+        "doomed", "failure", "fd", "flights", "fresh", "identity", "ino", "last_used_s", "life",
+        "making", "mismatches", "partial_flights", "present", "present_bytes", "purge", "recording",
+        "ref", "restored", "size", "stale", "told_of_damage", "unread", "unrecorded", "users",
+        "verified", "whole",
     )  # fmt: skip
 
     def __init__(self, ino: int, ref: ObjectRef, size: int, identity: bytes) -> None:
@@ -66,7 +66,8 @@ class CachedObject:
         self.announced = False
         #: The file itself is counted in the capacity.
         self.accounted = False
-        self.announcing = trio.Lock()
+        #: The cache file is being made; set when that has ended, well or not.
+        self.making: trio.Event | None = None
         #: The cache file could not be opened: leave it alone and stream.
         self.bypass = False
         #: Blocks come from an earlier use of the cache.
