@@ -122,6 +122,23 @@ def test_two_that_begin_again_take_the_places_of_two_that_ended() -> None:
     assert all(9 <= epochs.ended <= 13 for epochs in jobs.all)
 
 
+def test_who_begins_again_goes_on_with_the_data_that_it_reads() -> None:
+    """After a remount all epochs are free, and the busiest job's are the first."""
+    one, other = range(16, 2016), range(8016, 10016)
+    jobs = Jobs()
+    orders = epochs_of(one, 1), epochs_of(other, 2)
+    read(jobs, orders[0], BUSY_READS, name=1)
+    for _ in range(4 * len(one)):
+        read(jobs, orders[0], 2, name=1)
+        read(jobs, orders[1], 1, name=2)
+    after = Jobs()
+    after.load(jobs.dump())
+    read(after, orders[1], 2 * BUSY_READS, name=3)
+    read(after, orders[0], 2 * BUSY_READS, name=4)
+    assert len(after.all) == 2
+    assert sorted(epochs.known for epochs in after.all) == [len(one), len(other)]
+
+
 def test_together_they_take_no_more_memory_than_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
     """They grow; the one that reads least is forgotten."""
     jobs = Jobs()

@@ -163,6 +163,23 @@ async def test_a_look_around_fetches_little(tmp_path: Path) -> None:
         assert s.front.policy.ahead.all.waiting <= FIRST_FILES + 2
 
 
+async def test_a_look_around_after_a_job_has_ended_fetches_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a job has proved is not for who comes after it."""
+    monkeypatch.setattr(jobs, "BUSY_READS", 64)
+    alive = {1}
+    async with scene(tmp_path) as s:
+        monkeypatch.setattr(s.front.policy.jobs, "_alive", alive.__contains__)
+        other = await s.namespace.resolve(b"data/other")
+        outside = [entry.ino async for entry in s.namespace.walk(other.ino)]
+        await s.read(order(s.inos, 1), job=1)
+        alive.clear()
+        filled = len(s.front.filled)
+        await s.read(order(outside, 2)[: START_READS + 20], job=2)
+        assert 0 < len(s.front.filled) - filled <= FIRST_FILES + 4
+
+
 async def test_epochs_in_a_cache_that_holds_all_fetch_nothing(tmp_path: Path) -> None:
     async with scene(tmp_path) as s:
         await s.read(order(s.inos, 1))

@@ -25,6 +25,7 @@ from tierfs.readahead.ahead import Account
 from tierfs.readahead.course import Course
 from tierfs.readahead.epochs import Class, Epochs
 from tierfs.readahead.policy import AdaptivePolicy
+from tierfs.readahead.processes import ANYBODY
 from tierfs.readahead.rules import Rule
 
 #: Fetching ahead of an epoch that will not read a file with this probability is a waste.
@@ -93,7 +94,9 @@ class DataSet:
         self._front = front
         self._policy = policy
         self._epochs = epochs
+        #: Of the job that reads now, which may not be the one that read before (*_name*).
         self._course = Course()
+        self._name = ANYBODY
         #: What was fetched ahead for it.
         self._ahead = policy.ahead.of(number)
         #: The epochs that have ended, the last one last, and what is counted of this one.
@@ -118,9 +121,14 @@ class DataSet:
         self._exhausted = False
         self._restart = True
 
-    def accessed(self, ino: int, began: bool, ahead: bool) -> bool:
-        """The job reads *ino*, with which an epoch *began*, and which had been fetched *ahead*.
-        Whether it may be time to fetch more."""
+    def accessed(self, ino: int, name: int, began: bool, ahead: bool) -> bool:
+        """The job, called *name*, reads *ino*, with which an epoch *began*, and which had been
+        fetched *ahead*. Whether it may be time to fetch more."""
+        if name != self._name:
+            # Who comes after a job that has ended may go on with it, or only look around: what the
+            # other has proved does not count for it, nor where it read.
+            self._name, self._course = name, Course()
+            self._directories.clear()
         course = self._course
         course.read(ino, ahead)
         self._last_ino = ino

@@ -117,7 +117,7 @@ class Planner:
                 self._namespace, self._front, self._policy, epochs, next(self._numbers)
             )
             self._data_sets[id(epochs)] = data_set
-        if data_set.accessed(ino, began, ahead):
+        if data_set.accessed(ino, job, began, ahead):
             self._work.set()
 
     def _forget(self) -> None:

@@ -6,7 +6,8 @@ outlive it, for who goes on with the data under another name::
 
     a name   -- the only epochs are free --> its reads count there; its own after BUSY_READS
              -- otherwise ----------------> its reads wait: a look around is nobody's epoch
-                                            -- BUSY_READS of them --> free epochs, or new ones if
+                                            -- BUSY_READS of them --> the free epochs that know
+                                                                      most of them, or new ones if
                                                                       there is room, with these
     epochs   -- the last of their names has ended, or has not read for long --> free
 """
@@ -14,7 +15,7 @@ outlive it, for who goes on with the data under another name::
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct
 
 from tierfs.readahead.epochs import NEVER, Epochs
@@ -134,11 +135,10 @@ class Jobs:
         if self._strays % _LOOK_READS == 1:
             self._free_the_dead()
         reads = self._waiting.pop(name, [])
-        free = next((job for job in self._jobs if not job.name), None)
         # Where there were several it is not known yet whose place it takes.
-        at_once = free if not self.several else None
+        at_once = self._jobs[0] if not self.several and not self._jobs[0].name else None
         if len(reads) + 1 >= BUSY_READS:
-            job = free or self._make_room()
+            job = self._free_for(reads) or self._make_room()
             if job is not None:
                 self._name(job, name)
                 if at_once is None:
@@ -151,6 +151,12 @@ class Jobs:
         if len(self._waiting) > MOST_NAMES:
             self._waiting.popitem(last=False)
         return at_once
+
+    def _free_for(self, reads: Sequence[int]) -> _Job | None:
+        """Of the jobs whose epochs are free the one that has read most of *reads*, the busiest of
+        those that have read as many."""
+        free = [job for job in self._jobs if not job.name]
+        return max(free, key=lambda job: sum(map(job.epochs.was_read, reads)), default=None)
 
     def _free_the_dead(self) -> None:
         for name, job in list(self._by_name.items()):
