@@ -167,6 +167,11 @@ class Lakesim:
         changed: dict[str, Any] = self._ask("/config", patch)
         return changed
 
+    def begin_turn(self, number: int) -> None:
+        """From now on requests wait as those that ask for the same did in an earlier turn of that
+        number: so that those who are compared have the same luck."""
+        self._ask("/config", {"turn": number})
+
     def stats(self) -> Stats:
         return Stats(**self._ask("/stats"))
 

@@ -72,9 +72,14 @@ class Crawling(Waiting):
     slow_s = 0.15
 
 
+def lab_of(turns: list[int]) -> Lab:
+    """A lab whose server notes its *turns*."""
+    return cast(Lab, SimpleNamespace(quick=True, server=SimpleNamespace(begin_turn=turns.append)))
+
+
 def rounds_of(scenario: Scenario, *subjects: Subject) -> dict[str, int]:
     record = Run("2026-01-01T00:00:00+00:00", {}, {}, {}, {})
-    lab = cast(Lab, SimpleNamespace(quick=True))
+    lab = lab_of([])
     runner.run(lab, [scenario], subjects or (Local(), Client()), record, lambda line: None)
     return {series.subject: len(series.values) for series in record.series}
 
@@ -93,6 +98,15 @@ def test_patience_is_enough_for_the_quick() -> None:
     assert rounds_of(scenario) == {"local": ROUNDS, "client": ROUNDS}
 
 
+def test_all_of_a_round_have_the_same_luck() -> None:
+    turns: list[int] = []
+    record = Run("2026-01-01T00:00:00+00:00", {}, {}, {}, {})
+    scenario = Waiting()
+    scenario.patience_s = 60
+    runner.run(lab_of(turns), [scenario], (Local(), Client()), record, lambda line: None)
+    assert turns == [n for n in range(1, ROUNDS + 1) for _ in range(2)]
+
+
 class Leaving(Waiting):
     """Is the client worth its time?"""
 
@@ -102,8 +116,9 @@ class Leaving(Waiting):
 
 def test_who_is_left_out_takes_no_time_and_is_said_to_be() -> None:
     record = Run("2026-01-01T00:00:00+00:00", {}, {}, {}, {})
-    lab = cast(Lab, SimpleNamespace(quick=True))
-    runner.run(lab, [Leaving()], (Local(), Client()), record, lambda line: None)
+    turns: list[int] = []
+    runner.run(lab_of(turns), [Leaving()], (Local(), Client()), record, lambda line: None)
+    assert turns == list(range(1, ROUNDS + 1))
     assert record.subjects("waiting") == ["local"]
     assert record.cannot == [Cannot("waiting", "client", "left out: it never is")]
 

@@ -1,7 +1,7 @@
 //! The admin port: JSON over HTTP.
 //!
 //! ```text
-//! GET  /config          link model and faults
+//! GET  /config          link model, faults and turn
 //! POST /config          changes what it names; unknown names are errors
 //! GET  /stats           counters
 //! POST /stats/reset

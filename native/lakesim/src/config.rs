@@ -1,10 +1,10 @@
 //! What may be changed while the server runs.
 
-use fastrand::Rng;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::faults::{Faults, Plan, Rule};
+use crate::latency::Latency;
 use crate::link::LinkModel;
 use crate::operation::Asked;
 
@@ -14,33 +14,36 @@ use crate::operation::Asked;
 struct Config {
     link: LinkModel,
     faults: Vec<Rule>,
+    turn: u64,
 }
 
 /// The link and the faults in force.
 pub(crate) struct Settings {
     pub(crate) link: LinkModel,
     faults: Faults,
-    latency: Rng,
+    latency: Latency,
 }
 
 impl Settings {
     /// Nothing is modelled, nothing fails. *seed* decides what happens once it does.
     pub(crate) fn new(seed: u64) -> Self {
-        let latency = Rng::with_seed(seed.wrapping_neg());
+        let latency = Latency::new(seed);
         Self { link: LinkModel::default(), faults: Faults::new(seed), latency }
     }
 
     pub(crate) fn show(&self) -> Value {
-        let config = Config { link: self.link, faults: self.faults.rules() };
+        let (faults, turn) = (self.faults.rules(), self.latency.turn());
+        let config = Config { link: self.link, faults, turn };
         serde_json::to_value(config).expect("plain data")
     }
 
-    /// Changes what *patch* names: the named fields of `link`; the whole list of `faults`. Unknown
-    /// names and bad values are refused, and then nothing has changed.
+    /// Changes what *patch* names: the named fields of `link`; the whole list of `faults`; the
+    /// `turn`, which begins, whether it is another or not (`latency`). Unknown names and bad values
+    /// are refused, and then nothing has changed.
     pub(crate) fn change(&mut self, patch: &[u8]) -> Result<(), String> {
         let patch =
             serde_json::from_slice::<Map<_, _>>(patch).map_err(|error| error.to_string())?;
-        let has_faults = patch.contains_key("faults");
+        let (has_faults, has_turn) = (patch.contains_key("faults"), patch.contains_key("turn"));
         let mut merged = self.show();
         merge(&mut merged, Value::Object(patch));
         let config = serde_json::from_value::<Config>(merged).map_err(|error| error.to_string())?;
@@ -50,12 +53,15 @@ impl Settings {
         if has_faults {
             self.faults.replace(config.faults);
         }
+        if has_turn {
+            self.latency.begin(config.turn);
+        }
         Ok(())
     }
 
-    /// How long the next request waits for its first byte.
-    pub(crate) fn first_byte(&mut self) -> std::time::Duration {
-        self.link.first_byte(&mut self.latency)
+    /// How long a request waits for its first byte.
+    pub(crate) fn first_byte(&mut self, asked: &Asked) -> std::time::Duration {
+        self.link.first_byte(&mut self.latency.luck(asked))
     }
 
     pub(crate) fn plan(&mut self, asked: &Asked) -> Option<Plan> {
@@ -110,6 +116,7 @@ mod tests {
             r#"{"faults": [{"kind": "nonsense"}]}"#,
             r#"{"faults": [{"kind": "stall", "rate": 2}]}"#,
             r#"{"faults": [{"kind": "stall", "unknown": 1}]}"#,
+            r#"{"turn": -1}"#,
             "[]",
             "",
         ] {

@@ -29,6 +29,7 @@ mod config;
 mod error_text;
 mod exchange;
 mod faults;
+mod latency;
 mod link;
 mod log;
 mod operation;

@@ -116,7 +116,7 @@ impl Server {
         let asked = Asked::from(&parts);
         let (link, wait, plan) = {
             let mut settings = self.settings();
-            (settings.link, settings.first_byte(), settings.plan(&asked))
+            (settings.link, settings.first_byte(&asked), settings.plan(&asked))
         };
         let in_flight = self.stats.enter(&asked);
         let exchange = self.log.begin(asked, plan.as_ref().map(|plan| plan.kind));
