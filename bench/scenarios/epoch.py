@@ -34,9 +34,6 @@ class Epoch(Epochs):
     name = "epoch"
     expected_s = 140.0
 
-    def rounds(self, quick: bool) -> int:
-        return 3 if quick else 4
-
     def fractions(self, quick: bool) -> tuple[float, ...]:
         return epochs.FRACTIONS[1:2] if quick else epochs.FRACTIONS
 
@@ -54,7 +51,7 @@ class EpochWarm(Epochs):
     expected_s = 60.0
 
     def rounds(self, quick: bool) -> int:
-        return 4 if quick else 11
+        return 4 if quick else 7
 
     def fractions(self, quick: bool) -> tuple[float, ...]:
         return (WHOLE,)

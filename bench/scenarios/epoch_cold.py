@@ -39,7 +39,7 @@ class EpochCold(Scenario):
     patience_s = 60.0
 
     def rounds(self, quick: bool) -> int:
-        return 3 if quick else 5
+        return 3
 
     def sizes(self, quick: bool) -> dict[str, Any]:
         return {

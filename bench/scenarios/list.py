@@ -14,7 +14,7 @@ from bench.subjects.base import CannotError, Subject
 
 PER_DIRECTORY = 1000
 #: Nobody waits longer for a listing; a subject that takes more cannot do it.
-DEADLINE_S = {True: 12.0, False: 150.0}
+DEADLINE_S = {True: 12.0, False: 100.0}
 #: A larger tree than this is listed in the first round alone: it takes minutes.
 OFTEN = 100_000
 #: The second listing takes a moment; the one in the middle of so many counts.
@@ -31,7 +31,7 @@ class List(Scenario):
 
     name = "list"
     expected_s = 100.0
-    patience_s = 100.0
+    patience_s = 60.0
 
     def rounds(self, quick: bool) -> int:
         return 3 if quick else 5

@@ -38,7 +38,7 @@ from bench.subjects.base import Mounted, Subject
 LOCAL_AU = 0.95
 CALIBRATIONS = 5
 #: An epoch that takes longer ends early; its figures are of what was read.
-LIMIT_S = 12.0
+LIMIT_S = 10.0
 
 
 @dataclass(frozen=True)
