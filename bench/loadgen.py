@@ -191,9 +191,22 @@ class Loadgen:
     ) -> dict[str, Any]:
         """Save *files*, a thread each, with the calls of *writer*; of torch-dcp the last one is the
         marker. With *fsync* every file is synced, also where the writer does not. ``started_ns``
-        is a `time.time_ns`."""
+        and ``first_closed_ns`` are a `time.time_ns`."""
         arguments = ["--writer", writer, *(["--fsync"] if fsync else [])]
         return self._run("ckpt", root, seed, arguments, _rows(files), timeout_s=limit_s)
+
+    def create(
+        self,
+        root: Path,
+        seed: int,
+        files: Iterable[File],
+        writers: int,
+        *,
+        limit_s: float | None = None,
+    ) -> dict[str, Any]:
+        """Create, write and close *files*, which are not there, by *writers* threads."""
+        arguments = ["--writers", str(writers)]
+        return self._run("create", root, seed, arguments, _rows(files), timeout_s=limit_s)
 
     def first(self, root: Path, seed: int, file: File, limit_s: float) -> dict[str, Any]:
         """Wait until *file* can be opened, and read it; ``first_byte_ns`` is a `time.time_ns`."""

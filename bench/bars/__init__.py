@@ -13,7 +13,7 @@ from bench.bars.harness import Result
 
 NAMES = [
     *("warmup", "memory", "small_memory", "remount", "faults", "kill", "survival"),
-    *("look_around", "demand_latency"),
+    *("look_around", "demand_latency", "checkpoint", "small_writes", "flush_reads"),
 ]
 
 

@@ -21,7 +21,6 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
@@ -65,6 +64,12 @@ struct Job {
     bytes: Vec<u8>,
 }
 
+/// When a thread began, and when the file that it saves was closed: nanoseconds since 1970.
+struct Times {
+    started: u64,
+    closed: u64,
+}
+
 /// Saves the files of the lines `SIZE<TAB>PATH`, a thread each. The last line of torch-dcp is the
 /// marker, which is written when all others are closed.
 pub fn run(data: &DataSet, options: &Options, lines: &[u8]) -> Result<Value, Failure> {
@@ -86,7 +91,8 @@ pub fn run(data: &DataSet, options: &Options, lines: &[u8]) -> Result<Value, Fai
         "bytes": bytes,
         "seconds": finished.seconds,
         "cpu_s": finished.cpu_s,
-        "started_ns": finished.results.iter().min(),
+        "started_ns": finished.results.iter().map(|times| times.started).min(),
+        "first_closed_ns": finished.results.iter().map(|times| times.closed).min(),
     }))
 }
 
@@ -115,45 +121,41 @@ fn directory(file: &DataFile) -> &Path {
     file.location().parent().expect("a path below the root has a parent")
 }
 
-/// Waits for the common start; when that was, in nanoseconds since 1970.
-fn start(gate: &Gate<u64>) -> u64 {
-    let _ = gate.wait();
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-}
-
 fn each(
     jobs: Vec<Job>,
     save: impl Fn(&Job) -> io::Result<()> + Copy + Send + 'static,
-) -> Result<gate::Finished<u64>, Failure> {
+) -> Result<gate::Finished<Times>, Failure> {
     let worker = |job: Job| {
-        move |gate: &Gate<u64>| {
-            let started = start(gate);
+        move |gate: &Gate<Times>| {
+            let _ = gate.wait();
+            let started = gate::now_ns();
             save(&job).map_err(|error| job.file.failed(error))?;
-            Ok(started)
+            Ok(Times { started, closed: gate::now_ns() })
         }
     };
     gate::run(jobs.into_iter().map(worker).collect())
 }
 
-fn torch_dcp(ranks: Vec<Job>, marker: Job) -> Result<gate::Finished<u64>, Failure> {
+fn torch_dcp(ranks: Vec<Job>, marker: Job) -> Result<gate::Finished<Times>, Failure> {
     let open = AtomicUsize::new(ranks.len());
     let ready = Barrier::new(ranks.len());
     let shared = Arc::new((marker, open, ready));
     let worker = |(rank, job): (usize, Job)| {
         let shared = shared.clone();
-        move |gate: &Gate<u64>| {
+        move |gate: &Gate<Times>| {
             let (marker, open, ready) = &*shared;
-            let started = start(gate);
+            let _ = gate.wait();
+            let started = gate::now_ns();
             if rank == 0 {
                 marker.dcp_directory().map_err(|error| marker.file.failed(error))?;
             }
             ready.wait();
             job.dcp_rank().map_err(|error| job.file.failed(error))?;
+            let closed = gate::now_ns();
             if open.fetch_sub(1, Ordering::AcqRel) == 1 {
                 marker.dcp_marker().map_err(|error| marker.file.failed(error))?;
             }
-            Ok(started)
+            Ok(Times { started, closed })
         }
     };
     gate::run(ranks.into_iter().enumerate().map(worker).collect())
@@ -231,7 +233,7 @@ fn finish(out: File, fsync: bool) -> io::Result<()> {
 
 /// close(2), whose error counts: a file system may write the file only then.
 #[allow(unsafe_code)]
-fn close(file: File) -> io::Result<()> {
+pub fn close(file: File) -> io::Result<()> {
     // SAFETY: the descriptor was owned by the file, which is gone, and is not used again.
     let result = unsafe { libc::close(file.into_raw_fd()) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

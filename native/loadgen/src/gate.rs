@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::failure::Failure;
 
@@ -101,6 +101,13 @@ where
         seconds: finish.saturating_duration_since(start).as_secs_f64(),
         cpu_s: cpu_ns.map(|ns| ns as f64 / 1e9),
     })
+}
+
+/// Nanoseconds since 1970, by a clock that other processes share.
+#[must_use]
+pub fn now_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// CPU time of this thread; what it used since the last tick of the clock may be missing.

@@ -8,7 +8,7 @@
 //! failure, bus_error          why a run ends early
 //! http, connection, remote    the client of get and put
 //! generate, sequential, small, random, mapped, get, put, train, walk,
-//! checkpoint, first           one for each subcommand
+//! checkpoint, create, first   one for each subcommand
 //! ```
 //!
 //! A reader is an ordinary program: open, read, pread, mmap, close, without advice to the kernel.
@@ -21,6 +21,7 @@ pub mod bus_error;
 pub mod checkpoint;
 pub mod connection;
 pub mod content;
+pub mod create;
 pub mod dataset;
 pub mod failure;
 pub mod first;

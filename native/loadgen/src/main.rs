@@ -12,6 +12,7 @@
 //! | `train` | a training run: data loader and accelerator |
 //! | `walk` | find, ls -lR, the start of every data loader |
 //! | `ckpt` | a checkpoint being saved, call by call as torch and safetensors save it |
+//! | `create` | logs, metrics and small shards of a checkpoint |
 //! | `first` | whoever waits for a mount |
 //!
 //! Exit codes: 2 usage, 3 wrong bytes, 4 a missing file, an I/O error, a server's refusal.
@@ -23,7 +24,8 @@ use clap::{Parser, Subcommand};
 use loadgen::dataset::DataSet;
 use loadgen::failure::Failure;
 use loadgen::{
-    checkpoint, first, generate, get, input, mapped, put, random, sequential, small, train, walk,
+    checkpoint, create, first, generate, get, input, mapped, put, random, sequential, small, train,
+    walk,
 };
 
 /// The benchmark's clients: they read as ordinary programs do, check every byte, and print one JSON object
@@ -62,6 +64,8 @@ enum Command {
     Walk(walk::Options),
     /// Save a checkpoint with the calls of its framework: lines SIZE<TAB>PATH
     Ckpt(checkpoint::Options),
+    /// Create, write and close small files: lines SIZE<TAB>PATH
+    Create(create::Options),
     /// Wait until a file can be opened, and read it
     First(first::Options),
 }
@@ -102,6 +106,7 @@ fn run(cli: &Cli) -> Result<serde_json::Value, Failure> {
         Command::Train(options) => train::run(data, options, &input::standard_input()?),
         Command::Walk(options) => walk::run(data, options),
         Command::Ckpt(options) => checkpoint::run(data, options, &input::standard_input()?),
+        Command::Create(options) => create::run(data, options, &input::standard_input()?),
         Command::First(options) => first::run(data, options),
     }
 }

@@ -60,7 +60,20 @@ fn a_save_says_when_it_began() {
     let (fixture, before) = (Fixture::new(), now_ns());
     let result = fixture.succeeds(&["ckpt", "--writer", "torch-save"], "1M\tone\n");
     let started = result["started_ns"].as_u64().unwrap();
-    assert!(before < started && started < now_ns());
+    let closed = result["first_closed_ns"].as_u64().unwrap();
+    assert!(before < started && started < closed && closed < now_ns());
+}
+
+#[test]
+fn small_files_are_created_once_each() {
+    let fixture = Fixture::new();
+    let lines: String = (0..100).map(|n| format!("4096\tsmall/{n}\n")).collect();
+    let result = fixture.succeeds(&["create", "--writers", "7"], &lines);
+    assert_eq!((&result["files"], &result["bytes"]), (&100.into(), &409_600.into()));
+    assert!(result["latency_us"]["p50"].as_f64().unwrap() > 0.0);
+    fixture.succeeds(&["small", "--readers", "2"], &lines);
+    // What is there already is somebody's.
+    fixture.fails(4, "File exists", &["create"], &lines);
 }
 
 #[test]
