@@ -1,4 +1,4 @@
-"""``python -m bench plot RUN.json``: a run's record as one HTML page, or as Markdown."""
+"""``python -m bench plot RUN.json``: a run's record as one HTML page, or several as Markdown."""
 
 from __future__ import annotations
 
@@ -18,25 +18,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench plot", description="Draw a run: one HTML page that needs no network."
     )
-    parser.add_argument("run", type=Path, metavar="RUN.json")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN.json")
     parser.add_argument(
         "-o", "--output", type=Path, metavar="OUT", help="default: RUN.html, or RUN.md"
     )
     parser.add_argument(
-        "--markdown", action="store_true", help="write docs/PERFORMANCE.md's text instead"
+        "--markdown",
+        action="store_true",
+        help="write docs/PERFORMANCE.md's text instead; of one run, or of several that measured"
+        " different scenarios",
     )
     arguments = parser.parse_args(argv)
-    output = arguments.output or arguments.run.with_suffix(".md" if arguments.markdown else ".html")
+    if len(arguments.runs) > 1 and not arguments.markdown:
+        parser.error("a page is of one run; --markdown takes several")
+    suffix = ".md" if arguments.markdown else ".html"
+    output = arguments.output or arguments.runs[0].with_suffix(suffix)
     try:
-        run = Run.read(arguments.run)
+        runs = [Run.read(path) for path in arguments.runs]
         if arguments.markdown:
-            _check_commit(run)
-        output.write_text(performance.render(run) if arguments.markdown else page_of(run))
+            _check(runs)
+        output.write_text(performance.render(runs) if arguments.markdown else page_of(runs[0]))
     except (OSError, ValueError, ImportError) as error:
         print(f"bench plot: {error}", file=sys.stderr)
         return 2
     print(output)
     return 0
+
+
+def _check(runs: Sequence[Run]) -> None:
+    """Raise ValueError where a document of *runs* would say a thing twice, or what nobody can check
+    out."""
+    for n, run in enumerate(runs):
+        _check_commit(run)
+        again = sorted({name for other in runs[:n] for name in other.scenarios} & {*run.scenarios})
+        if again:
+            raise ValueError(f"{', '.join(again)}: measured by more than one of the runs")
 
 
 def _check_commit(run: Run) -> None:

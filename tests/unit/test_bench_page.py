@@ -133,7 +133,7 @@ def test_settings_and_errors_are_there_and_markup_in_them_is_text(elements: Elem
 
 def test_the_same_run_is_the_same_page(run: Run, html_text: str) -> None:
     assert page.render(run) == html_text
-    assert performance.render(run) == performance.render(run)
+    assert performance.render([run]) == performance.render([run])
 
 
 def test_a_run_without_local_has_no_summary_chart(run: Run) -> None:
@@ -144,11 +144,11 @@ def test_a_run_without_local_has_no_summary_chart(run: Run) -> None:
 
 def test_a_page_of_nothing_is_a_page() -> None:
     Elements(page.render(Run("", {}, {}, {}, {})))
-    assert performance.render(Run("", {}, {}, {}, {})).startswith("# Performance\n")
+    assert performance.render([Run("", {}, {}, {}, {})]).startswith("# Performance\n")
 
 
 def test_every_figure_is_in_the_markdown(run: Run) -> None:
-    text = performance.render(run)
+    text = performance.render([run])
     for series in run.series:
         spread = shown(run, series.scenario, series.metric).spread(series)
         assert re.search(rf"^\| {series.subject} \|.* {re.escape(spread)} \|", text, re.MULTILINE)
@@ -168,7 +168,7 @@ def test_every_figure_is_in_the_markdown(run: Run) -> None:
 def test_what_a_run_that_was_cut_off_lacks_is_said() -> None:
     run = build_run()
     words = "mount, train had not been measured by then"
-    renders = (page.render, performance.render, table.render)
+    renders = (page.render, lambda run: performance.render([run]), table.render)
     assert not any(words in " ".join(render(run).split()) for render in renders)
     run.options["scenarios"] = [*run.scenarios, "mount", "train"]
     assert all(words in " ".join(render(run).split()) for render in renders)
@@ -183,7 +183,33 @@ def test_the_command_writes_where_it_is_told(
     assert capsys.readouterr().out == f"{tmp_path / 'run.html'}\n"
     assert (tmp_path / "run.html").read_text() == html_text
     assert plot.main([str(record), "--markdown", "-o", str(tmp_path / "P.md")]) == 0
-    assert (tmp_path / "P.md").read_text() == performance.render(run)
+    assert (tmp_path / "P.md").read_text() == performance.render([run])
+
+
+def test_a_document_of_several_runs_says_whose_each_figure_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = build_run(), build_run()
+    other.started = "2026-01-03T00:00:00+00:00"
+    records = [tmp_path / "one.json", tmp_path / "other.json"]
+    one.write(records[0])
+    other.write(records[1])
+    command = [*map(str, records), "--markdown", "-o", str(tmp_path / "P.md")]
+    assert plot.main(command) == 2
+    assert "measured by more than one of the runs" in capsys.readouterr().err
+    other.scenarios = {}
+    other.series = []
+    other.cannot = []
+    other.write(records[1])
+    assert plot.main(command) == 0
+    text = (tmp_path / "P.md").read_text()
+    for run in (one, other):
+        assert f"measured {run.started}." in text
+        assert f"## Machine ({run.started})" in text
+        assert f"## Settings ({run.started})" in text
+    with pytest.raises(SystemExit):
+        plot.main([*map(str, records)])
+    assert "a page is of one run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("commit", ["0123456", "0123456789abcdef-dirty"])
