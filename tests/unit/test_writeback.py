@@ -18,6 +18,7 @@ from tierfs.errors import AlreadyExists, CrossRoot, NotEmpty, NotFound, ReadOnly
 from tierfs.namespace import Absent
 from tierfs.writeback import contents
 from tierfs.writeback.journal import Work
+from tierfs.writeback.records import Flag
 
 MIB = 1 << 20
 
@@ -475,6 +476,32 @@ async def test_a_link_whose_target_nobody_noted_is_never_an_empty_one(tmp_path: 
         assert root["failed_path"] == "gone"
         assert "--skip" in root["failure"]
     assert lake.contents() == {b"there": b"step-1"}
+
+
+async def test_nodes_are_looked_at_slice_by_slice(tmp_path: Path) -> None:
+    async with world(tmp_path, Lake(), publish=False) as mount:
+        inos = [await mount.write(b"%d" % n, b"") for n in range(10)]
+        chosen = inos[1::3]
+
+        def mark(work: Work) -> None:
+            for ino in chosen:
+                node = work.node(ino)
+                assert node is not None
+                work.put_node(ino, node.marked(Flag.FRESH))
+
+        await mount.files.journal.change(mark)
+
+        def look(work: Work) -> tuple[list[int], int]:
+            found: list[int] = []
+            at: int | None = 0
+            slices = 0
+            while at is not None:
+                some, at = work.flagged(Flag.FRESH, at, 4)
+                found += some
+                slices += 1
+            return found, slices
+
+        assert mount.files.journal.read(look) == (chosen, 4)
 
 
 async def test_what_is_not_there_is_not_there(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from tierfs.writeback.records import (
     Node,
     Op,
     State,
+    flags_of,
     pack_entry,
     pack_node,
     pack_part,
@@ -97,6 +98,11 @@ def encoded() -> dict[str, str]:
         for name, value in values.items():
             records[f"{database} value, {name}"] = pack(value)
     return {name: value.hex() for name, value in records.items()}
+
+
+@pytest.mark.parametrize("node", NODES.values(), ids=NODES)
+def test_flags_are_found_without_the_rest(node: Node) -> None:
+    assert flags_of(pack_node(node)) == node.flags
 
 
 def test_bytes_are_the_golden_ones() -> None:

@@ -20,6 +20,8 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping
 
+import trio
+
 from tierfs.cache.blocks import block_count
 from tierfs.errors import NotFound, TierfsError, show
 from tierfs.index.records import BlockRecord, Inode, Kind, ObjectRef
@@ -28,6 +30,9 @@ from tierfs.writeback.directories import HANDING_OVER, WriteBack
 from tierfs.writeback.reading import Reading
 from tierfs.writeback.records import Entry, Flag, Node, Op
 from tierfs.writeback.union import object_of_node
+
+#: Nodes that are looked at in one go: a millisecond.
+LOOK_ROWS = 1_000
 
 _log = logging.getLogger(__name__)
 
@@ -136,12 +141,22 @@ class Adopter:
     async def adopt_all(self) -> int:
         """Adopt what can be: at the start, and when what was open no longer is. Returns how much
         could not be yet."""
-        nodes = self._writeback.journal.read(
-            lambda work: [ino for ino, node in work.nodes() if node.flags & Flag.PUBLISHED]
+        left, at = 0, 0
+        while True:
+            found, last = self._published(at)
+            for ino in found:
+                await self.try_adopt(ino)
+            left += sum(self._writeback.journal.node(ino) is not None for ino in found)
+            if last is None:
+                return left
+            at = last
+            await trio.lowlevel.checkpoint()
+
+    def _published(self, after_ino: int) -> tuple[list[int], int | None]:
+        """See `Work.flagged`."""
+        return self._writeback.journal.read(
+            lambda work: work.flagged(Flag.PUBLISHED, after_ino, LOOK_ROWS)
         )
-        for ino in nodes:
-            await self.try_adopt(ino)
-        return sum(self._writeback.journal.node(ino) is not None for ino in nodes)
 
     async def try_adopt(self, ino: int) -> None:
         """Adopt *ino*, and what is in it, if that can be now. Trouble is logged, and costs

@@ -32,9 +32,11 @@ from tierfs.index.schema import WRITE_BACK_DATABASES
 from tierfs.index.writer import Transaction
 from tierfs.writeback.records import (
     Entry,
+    Flag,
     Node,
     Op,
     State,
+    flags_of,
     pack_entry,
     pack_node,
     pack_part,
@@ -151,6 +153,20 @@ class Work:
         """Every node, by inode number."""
         for key, value in self._txn.cursor(self._dbs["nodes"]).iternext():
             yield _U64_KEY.unpack(key)[0], unpack_node(value)
+
+    def flagged(self, flag: Flag, after_ino: int, rows: int) -> tuple[list[int], int | None]:
+        """Of the next *rows* nodes with inode numbers over *after_ino* those that have *flag*, and
+        the number of the last one looked at; None where there are no more."""
+        found: list[int] = []
+        cursor = self._txn.cursor(self._dbs["nodes"])
+        if not cursor.set_range(_U64_KEY.pack(after_ino + 1)):
+            return found, None
+        last = b""
+        for key, value in islice(cursor.iternext(), rows):
+            last = key
+            if flags_of(value) & flag:
+                found.append(_U64_KEY.unpack(key)[0])
+        return found, _U64_KEY.unpack(last)[0]
 
     def count_nodes(self) -> int:
         """How many nodes there are."""

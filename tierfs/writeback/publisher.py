@@ -113,7 +113,8 @@ class Publisher:
         return {*self._tree.rules.roots, *logged}
 
     def _root(self, path: bytes) -> Root:
-        return Root(path, Schedule(path, strict=self._tree.rules.order_of(path) == STRICT))
+        strict = self._tree.rules.order_of(path) == STRICT
+        return Root(path, Schedule(path, strict=strict, is_large=self.uploads.is_large))
 
     @property
     def published(self) -> int:
@@ -214,13 +215,9 @@ class Publisher:
                 for lsn in root.schedule.next():
                     root.schedule.begin(lsn)
                     nursery.start_soon(self._run_entry, root, lsn)
-                self._contents.start_ahead(self._large(root), nursery)
+                ahead = list(islice(root.schedule.large(), FILES_AHEAD))
+                self._contents.start_ahead(ahead, nursery)
             await news.wait()
-
-    def _large(self, root: Root) -> list[int]:
-        """The first files that go up in parts and whose turn has not come."""
-        large = (lsn for lsn, size in root.schedule.sizes() if self.uploads.is_large(size))
-        return list(islice(large, FILES_AHEAD))
 
     async def _run_entry(self, root: Root, lsn: int) -> None:
         entry = self._entry(lsn)

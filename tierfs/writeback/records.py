@@ -199,6 +199,11 @@ def pack_node(node: Node) -> bytes:
     return head + node.name + node.target + node.key + node.etag
 
 
+def flags_of(value: bytes) -> int:
+    """The flags of a ``nodes`` value, for who looks at many of them."""
+    return value[1]
+
+
 def unpack_node(value: bytes) -> Node:
     """``nodes`` value back."""
     kind, flags, mode, uid, gid, *numbers = _NODE.unpack_from(value)

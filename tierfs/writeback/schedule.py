@@ -27,7 +27,7 @@ an entry looks whether it is still there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from tierfs.writeback.journal import Work
@@ -54,16 +54,19 @@ def is_new(entry: Entry) -> bool:
 class _Waiting(NamedTuple):
     is_marker: bool
     paths: tuple[bytes, ...]
-    size: int
 
 
 class Schedule:
-    """The log of one root, as far as it is looked at; *strict*, or in markers order."""
+    """The log of one root, as far as it is looked at; *strict*, or in markers order. *is_large*
+    says of a size in bytes whether a file of it goes up in parts."""
 
-    def __init__(self, root: bytes, *, strict: bool) -> None:
+    def __init__(self, root: bytes, *, strict: bool, is_large: Callable[[int], bool]) -> None:
         self._root = root
         self._strict = strict
+        self._is_large = is_large
         self._waiting: dict[int, _Waiting] = {}
+        #: Those of them that are files which go up in parts.
+        self._large: dict[int, None] = {}
         self._begun: set[int] = set()
         self._looked_to = 0
 
@@ -75,13 +78,14 @@ class Schedule:
             self._looked_to = lsn
             if entry.root == self._root:
                 self._waiting[lsn] = self._sorted(entry)
+                if entry.op is Op.PUT and self._is_large(entry.size):
+                    self._large[lsn] = None
                 if len(self._waiting) >= WINDOW:
                     return
 
     def _sorted(self, entry: Entry) -> _Waiting:
         paths = tuple(path.rstrip(b"/") for path in (entry.path, entry.other) if path)
-        size = entry.size if entry.op is Op.PUT else 0
-        return _Waiting(self._strict or not is_new(entry), paths, size)
+        return _Waiting(self._strict or not is_new(entry), paths)
 
     def next(self) -> list[int]:
         """What may begin now, in order; `begin` is called for each."""
@@ -114,11 +118,11 @@ class Schedule:
         """*lsn* is out of the log: the lake has it, or it was taken back."""
         self._begun.discard(lsn)
         self._waiting.pop(lsn, None)
+        self._large.pop(lsn, None)
 
-    def sizes(self) -> Iterator[tuple[int, int]]:
-        """Files that are not begun, in order: lsn and bytes."""
-        waiting = self._waiting.items()
-        return ((lsn, entry.size) for lsn, entry in waiting if lsn not in self._begun)
+    def large(self) -> Iterator[int]:
+        """The files that go up in parts and are not begun, in order."""
+        return (lsn for lsn in self._large if lsn not in self._begun)
 
 
 class _Ahead:
