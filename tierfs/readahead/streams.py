@@ -12,8 +12,8 @@ A stream's life::
 
     new --(read)--> random --(a read where it ended)--> sequential, window 1 MiB
     sequential --(read on)--> window of twice what was read in order, up to `max_window_bytes`;
-                              four times for a stream from the object's beginning: most readers of
-                              that read all of it, and each doubling costs a round trip
+                              eight times for a stream from the object's beginning: most readers
+                              of that read all of it, and each doubling costs a round trip
     any --(least recently matched, table full)--> forgotten
 
 Reads at random have a table of their own, so that many of them do not push out a stream.
@@ -40,7 +40,7 @@ MAX_STREAMS = 32
 #: A stream's first window, and the smallest part fetched for it.
 FIRST_WINDOW_BYTES = MIB
 #: The window of a stream, in what was read of it in order; and of one that began at offset 0.
-GROWTH, GROWTH_OF_WHOLE = 2, 4
+GROWTH, GROWTH_OF_WHOLE = 2, 8
 #: How far ahead a long stream reads. Five parts in flight fill the standard link (90 MB/s each,
 #: 400 MB/s in all); what is more covers the part whose first byte comes late (100 ms of 400 MB/s).
 MAX_WINDOW_BYTES = 64 * MIB

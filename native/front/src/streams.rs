@@ -9,7 +9,7 @@
 //!
 //! ```text
 //!   new --(read)--> random --(a read where it ended)--> sequential, window 1 MiB
-//!   sequential --(read on)--> window of twice what was read in order, up to the largest; four
+//!   sequential --(read on)--> window of twice what was read in order, up to the largest; eight
 //!                             times for a stream from the object's beginning
 //!   any --(least recently matched, table full)--> forgotten
 //! ```
@@ -30,7 +30,7 @@ pub const MAX_STREAMS: usize = 32;
 pub const FIRST_WINDOW_BYTES: u64 = MIB;
 /// The window of a stream, in what was read of it in order; and of one that began at offset 0.
 const GROWTH: u64 = 2;
-const GROWTH_OF_WHOLE: u64 = 4;
+const GROWTH_OF_WHOLE: u64 = 8;
 /// How far ahead a long stream reads, unless told otherwise.
 pub const MAX_WINDOW_BYTES: u64 = 64 * MIB;
 /// The largest part. Larger ones that share the link come all at about the same time, and leave it
@@ -355,6 +355,6 @@ mod tests {
                 digest = digest.wrapping_mul(31).wrapping_add(value);
             }
         }
-        assert_eq!(digest, 0x89F3_729F_B019_7854);
+        assert_eq!(digest, 0xF429_0D8E_DF45_ED3C);
     }
 }
