@@ -128,6 +128,8 @@ def _files(name: str) -> list[File]:
 
 def _round(lab: Lab, front: Tierfs, client: _Client, n: int, ratios: Ratios) -> None:
     bucket = lab.bucket(f"{front.name}/")
+    # An empty prefix may be a mistake: it is not mounted unasked.
+    data.put(bucket, [File("there", 1)], b"x")
     local = lab.work / "local"
     local.mkdir()
     try:

@@ -23,8 +23,8 @@ from bench.workspace import workspace
 from tierfs.front.program import native_front
 
 FILES, SIZE, READERS = 1000, 110_000, 4
-CHECKPOINT = tuple(File(f"checkpoint/shard-{n}.bin", 256 * MIB) for n in range(16))
-ROUNDS = 5
+CHECKPOINT = tuple(File(f"checkpoint/shard-{n}.bin", 256 * MIB) for n in range(12))
+ROUNDS = 3
 #: Of the rate alone.
 LEAST = 0.95
 #: Of the unpaced rate.
