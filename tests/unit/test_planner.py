@@ -180,6 +180,14 @@ async def test_a_look_around_after_a_job_has_ended_fetches_little(
         assert 0 < len(s.front.filled) - filled <= FIRST_FILES + 4
 
 
+async def test_names_that_take_turns_each_prove_themselves(tmp_path: Path) -> None:
+    """Ranks of which it is not known yet that they are one job."""
+    async with scene(tmp_path) as s:
+        for n, ino in enumerate(order(s.inos, 1)[: 4 * START_READS + 4]):
+            await s.read([ino], job=1 + n % 4)
+        assert len(s.front.filled) >= FIRST_FILES
+
+
 async def test_epochs_in_a_cache_that_holds_all_fetch_nothing(tmp_path: Path) -> None:
     async with scene(tmp_path) as s:
         await s.read(order(s.inos, 1))

@@ -11,7 +11,7 @@ their directories, onward from what was read last: right, too, for who reads in 
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -35,6 +35,8 @@ LEAST_MISSING = 0.005
 _MISSING_WEIGHT = 1 / 64
 #: A job that has not read for so long has stopped.
 IDLE_S = 30.0
+#: Names of a job that are told apart: its ranks, as long as it is not known that they are one.
+MOST_COURSES = 16
 #: Epochs that are remembered after their end.
 PAST = 32
 #: The directory of one in so many reads is noted, of the last so many of these.
@@ -94,8 +96,9 @@ class DataSet:
         self._front = front
         self._policy = policy
         self._epochs = epochs
-        #: Of the job that reads now, which may not be the one that read before (*_name*).
-        self._course = Course()
+        #: Of the names under which it reads, the last one to read last; of that one.
+        self._courses: OrderedDict[int, Course] = OrderedDict({ANYBODY: Course()})
+        self._course = self._courses[ANYBODY]
         self._name = ANYBODY
         #: What was fetched ahead for it.
         self._ahead = policy.ahead.of(number)
@@ -125,10 +128,7 @@ class DataSet:
         """The job, called *name*, reads *ino*, with which an epoch *began*, and which had been
         fetched *ahead*. Whether it may be time to fetch more."""
         if name != self._name:
-            # Who comes after a job that has ended may go on with it, or only look around: what the
-            # other has proved does not count for it, nor where it read.
-            self._name, self._course = name, Course()
-            self._directories.clear()
+            self._take_turn(name)
         course = self._course
         course.read(ino, ahead)
         self._last_ino = ino
@@ -153,6 +153,15 @@ class DataSet:
             self._mean_bytes += (known[1] - self._mean_bytes) * weight
         self._last_read_s = trio.current_time()
         return True
+
+    def _take_turn(self, name: int) -> None:
+        """Another one reads. Who comes after a job that has ended may go on with it, or only look
+        around: what the other has proved does not count for it."""
+        self._name = name
+        self._course = self._courses.setdefault(name, Course())
+        self._courses.move_to_end(name)
+        if len(self._courses) > MOST_COURSES:
+            self._courses.popitem(last=False)
 
     def _bound(self) -> float | None:
         """The least share of the reads that can miss in a cache of this size, whoever chooses what
