@@ -18,19 +18,17 @@ from typing import TypeVar
 
 from bench import data, processes
 from bench.arrival import Arrival
-from bench.bars.harness import MIB, Result, median, spread
+from bench.bars.harness import MIB, Result, fronts, median, spread
 from bench.connections import fastest
 from bench.lab import Lab
 from bench.lakesim import lakesim
 from bench.loadgen import File, Loadgen
 from bench.subjects.base import Bucket, Mounted
-from bench.subjects.tierfs import Tierfs, TierfsNative
+from bench.subjects.tierfs import Tierfs
 from bench.upload import Uploader
 from bench.workspace import workspace
-from tierfs.front.program import native_front
 
 SHARDS, SHARD_BYTES = 8, 256 * MIB
-BYTES = SHARDS * SHARD_BYTES
 ROUNDS = 5
 #: Of what the local disk does, or the bare client; "return" by front.
 RETURN = {"tierfs": 0.6, "tierfs-native": 0.95}
@@ -54,13 +52,12 @@ Ratios = dict[str, list[float]]
 
 
 def run() -> list[Result]:
-    fronts = [Tierfs(), TierfsNative()] if native_front() else [Tierfs()]
     results = []
     with workspace() as work, lakesim(seed=1) as server:
         lab = Lab(work, server, Loadgen(), "standard", False, 1)
         lab.create_bucket()
         client = _Client(lab)
-        for front in fronts:
+        for front in fronts():
             ratios: Ratios = defaultdict(list)
             for n in range(ROUNDS):
                 _round(lab, front, client, n, ratios)

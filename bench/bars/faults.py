@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import random
 
-from bench.bars.harness import MIB, Result
+from bench.bars.harness import MIB, Result, fronts
 from bench.data import small_files
 from bench.lab import Lab
 from bench.lakesim import Fault, FaultKind, lakesim
 from bench.loadgen import File, Loadgen, ReadFailedError, WrongBytesError
-from bench.subjects.tierfs import Tierfs, TierfsNative
+from bench.subjects.tierfs import Tierfs
 from bench.workspace import workspace
-from tierfs.front.program import native_front
 
 #: Of all requests, listings too.
 RATE = 0.1
@@ -41,8 +40,7 @@ def _faults() -> list[Fault]:
 
 
 def run() -> list[Result]:
-    fronts = [Tierfs(), TierfsNative()] if native_front() else [Tierfs()]
-    return [_read_through(front) for front in fronts]
+    return [_read_through(front) for front in fronts()]
 
 
 def _read_through(front: Tierfs) -> Result:

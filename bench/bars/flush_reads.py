@@ -13,14 +13,13 @@ import time
 from collections import defaultdict
 
 from bench import processes
-from bench.bars.harness import MIB, Result, Tierfs, median, spread
+from bench.bars.harness import MIB, Result, Tierfs, front_names, median, spread
 from bench.data import Dataset, small_files
 from bench.lab import Lab
 from bench.lakesim import lakesim
 from bench.loadgen import File, Loadgen
 from bench.machine import Cpus
 from bench.workspace import workspace
-from tierfs.front.program import native_front
 
 FILES, SIZE, READERS = 1000, 110_000, 4
 CHECKPOINT = tuple(File(f"checkpoint/shard-{n}.bin", 256 * MIB) for n in range(12))
@@ -34,7 +33,7 @@ LIMIT_S = 300.0
 
 def run() -> list[Result]:
     results = []
-    for front in ("python", "native") if native_front() else ("python",):
+    for front in front_names():
         with workspace() as work, lakesim(seed=1) as server:
             lab = Lab(work, server, Loadgen(), "standard", False, 1)
             lab.create_bucket()

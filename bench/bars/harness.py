@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.subjects import tierfs as subjects
 from bench.subjects.base import Place
 from bench.subjects.tierfs import TierfsMount
+from tierfs.front.program import native_front
 
 MIB = 1 << 20
 
@@ -49,6 +51,17 @@ class Tierfs(TierfsMount):
     def stop(self) -> None:
         """Unmount."""
         self.command("umount", str(self.directory))
+
+
+def front_names() -> tuple[str, ...]:
+    """The fronts that this machine has, as ``--front`` calls them."""
+    return ("python", "native") if native_front() else ("python",)
+
+
+def fronts() -> list[subjects.Tierfs]:
+    """The same, as subjects of the benchmark."""
+    known = {"python": subjects.Tierfs, "native": subjects.TierfsNative}
+    return [known[name]() for name in front_names()]
 
 
 def median(values: Sequence[float]) -> float:

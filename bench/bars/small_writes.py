@@ -13,12 +13,11 @@ import time
 from collections import defaultdict
 
 from bench import data
-from bench.bars.harness import Result, Tierfs, median, spread
+from bench.bars.harness import Result, Tierfs, front_names, median, spread
 from bench.lab import Lab
 from bench.lakesim import lakesim
 from bench.loadgen import File, Loadgen
 from bench.workspace import workspace
-from tierfs.front.program import native_front
 from tierfs.writeback.rule import BY_MARKERS, STRICT
 
 WRITERS, SIZE = 16, 4096
@@ -31,7 +30,7 @@ DRAIN_S = 10.0
 
 def run() -> list[Result]:
     results = []
-    for front in ("python", "native") if native_front() else ("python",):
+    for front in front_names():
         created: list[float] = []
         drained: dict[str, list[float]] = defaultdict(list)
         latencies: list[float] = []

@@ -28,7 +28,7 @@ use crate::dataset::{DataFile, DataSet};
 use crate::failure::Failure;
 use crate::gate::{self, Gate};
 use crate::input;
-use crate::memory::{self, Extent};
+use crate::memory;
 
 /// The tensors of a checkpoint are of this size.
 const TENSOR: usize = 4 << 20;
@@ -98,17 +98,11 @@ pub fn run(data: &DataSet, options: &Options, lines: &[u8]) -> Result<Value, Fai
 
 /// Everything that is made ready before the clock starts.
 fn jobs(data: &DataSet, options: &Options, lines: &[u8]) -> Result<Vec<Job>, Failure> {
-    let mut files = Vec::new();
-    for line in input::lines(lines) {
-        let [size, path] = input::fields(line)?;
-        files.push(data.file(path, Some(input::number(line, size)?))?);
-    }
+    let files = data.files(lines)?;
     if files.is_empty() {
         return Err(Failure::Usage("standard input has no line".into()));
     }
-    let extents: Vec<_> =
-        files.iter().map(|file| Extent { file, offset: 0, length: file.size }).collect();
-    let bodies = memory::bodies(&extents, options.memory)?;
+    let bodies = memory::whole(&files, options.memory)?;
     if options.writer != Writer::TorchDcp {
         for file in &files {
             fs::create_dir_all(directory(file)).map_err(|error| file.failed(error))?;
@@ -117,7 +111,7 @@ fn jobs(data: &DataSet, options: &Options, lines: &[u8]) -> Result<Vec<Job>, Fai
     Ok(files.into_iter().zip(bodies).map(|(file, bytes)| Job { file, bytes }).collect())
 }
 
-fn directory(file: &DataFile) -> &Path {
+pub fn directory(file: &DataFile) -> &Path {
     file.location().parent().expect("a path below the root has a parent")
 }
 

@@ -9,12 +9,12 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::checkpoint::close;
+use crate::checkpoint::{close, directory};
 use crate::dataset::{DataFile, DataSet};
 use crate::failure::Failure;
 use crate::gate::{self, Gate};
 use crate::input;
-use crate::memory::{self, Extent};
+use crate::memory;
 use crate::report::{Histogram, merged};
 
 #[derive(Debug, clap::Args)]
@@ -30,32 +30,24 @@ pub struct Options {
 /// Writes the files of the lines `SIZE<TAB>PATH`; their directories are made before the clock
 /// starts.
 pub fn run(data: &DataSet, options: &Options, lines: &[u8]) -> Result<Value, Failure> {
-    let mut files = Vec::new();
-    for line in input::lines(lines) {
-        let [size, path] = input::fields(line)?;
-        files.push(data.file(path, Some(input::number(line, size)?))?);
-    }
+    let files = data.files(lines)?;
     for file in &files {
-        let directory = file.location().parent().expect("a path below the root has a parent");
-        fs::create_dir_all(directory).map_err(|error| file.failed(error))?;
+        fs::create_dir_all(directory(file)).map_err(|error| file.failed(error))?;
     }
-    let extents: Vec<_> =
-        files.iter().map(|file| Extent { file, offset: 0, length: file.size }).collect();
-    let bodies = memory::bodies(&extents, options.memory)?;
+    let bodies = memory::whole(&files, options.memory)?;
     let jobs: Arc<Vec<_>> = Arc::new(files.into_iter().zip(bodies).collect());
     let taken = Arc::new(AtomicUsize::new(0));
     let worker = |_| {
         let (jobs, taken) = (jobs.clone(), taken.clone());
-        move |gate: &Gate<(u64, Histogram)>| {
+        move |gate: &Gate<Histogram>| {
             let mut latency = Histogram::default();
             let _ = gate.wait();
-            let started = gate::now_ns();
             while let Some((file, body)) = jobs.get(taken.fetch_add(1, Ordering::Relaxed)) {
                 let begin = Instant::now();
                 create(file, body).map_err(|error| file.failed(error))?;
                 latency.record(begin.elapsed());
             }
-            Ok((started, latency))
+            Ok(latency)
         }
     };
     let finished = gate::run((0..options.writers).map(worker).collect())?;
@@ -64,8 +56,7 @@ pub fn run(data: &DataSet, options: &Options, lines: &[u8]) -> Result<Value, Fai
         "bytes": jobs.iter().map(|(_, body)| body.len()).sum::<usize>(),
         "seconds": finished.seconds,
         "cpu_s": finished.cpu_s,
-        "started_ns": finished.results.iter().map(|(started, _)| started).min(),
-        "latency_us": merged(finished.results.iter().map(|(_, latency)| latency)).json_us(),
+        "latency_us": merged(&finished.results).json_us(),
     }))
 }
 

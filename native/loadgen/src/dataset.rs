@@ -11,6 +11,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::content::Content;
 use crate::failure::Failure;
+use crate::input;
 
 /// A tree of files whose content follows from one seed.
 #[derive(Clone, Debug, clap::Args)]
@@ -43,6 +44,15 @@ impl DataSet {
         };
         let content = Content::of(self.seed, path, size)?;
         Ok(DataFile { location, content, size })
+    }
+
+    /// The files of the lines `SIZE<TAB>PATH`.
+    pub fn files(&self, lines: &[u8]) -> Result<Vec<DataFile>, Failure> {
+        let file = |line| {
+            let [size, path] = input::fields(line)?;
+            self.file(path, Some(input::number(line, size)?))
+        };
+        input::lines(lines).map(file).collect()
     }
 
     /// A file of which only ranges will be read.

@@ -4,12 +4,13 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::dataset::{DataFile, DataSet};
 use crate::failure::Failure;
+use crate::gate;
 use crate::input;
 
 /// How long after an open(2) that failed the next one is tried.
@@ -38,7 +39,7 @@ pub fn run(data: &DataSet, options: &Options) -> Result<Value, Failure> {
         0 if options.size > 0 => return Err(file.wrong_length(0, options.size)),
         got => got,
     };
-    let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let at_ns = gate::now_ns();
     match opened.read_exact(&mut bytes[first..]) {
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
             return Err(file.wrong_length(first as u64, options.size));
@@ -46,7 +47,7 @@ pub fn run(data: &DataSet, options: &Options) -> Result<Value, Failure> {
         other => other.map_err(failed)?,
     }
     file.compare(0, &bytes)?;
-    Ok(json!({ "bytes": options.size, "first_byte_ns": at.as_nanos() as u64 }))
+    Ok(json!({ "bytes": options.size, "first_byte_ns": at_ns }))
 }
 
 fn open(file: &DataFile, limit_s: f64) -> Result<File, Failure> {

@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 use crate::dataset::{DataFile, DataSet};
 use crate::failure::Failure;
 use crate::gate::{self, Gate};
-use crate::input;
 
 const BLOCK: usize = 1 << 20;
 
@@ -23,12 +22,7 @@ pub struct Options {
 
 /// Writes the files of the lines `SIZE<TAB>PATH` below the root, and nothing is synced.
 pub fn run(data: &DataSet, options: &Options, lines: &[u8]) -> Result<Value, Failure> {
-    let mut files = Vec::new();
-    for line in input::lines(lines) {
-        let [size, path] = input::fields(line)?;
-        files.push(data.file(path, Some(input::number(line, size)?))?);
-    }
-    let files = Arc::new(files);
+    let files = Arc::new(data.files(lines)?);
     let next = Arc::new(AtomicUsize::new(0));
     let worker = |_| {
         let (files, next) = (files.clone(), next.clone());

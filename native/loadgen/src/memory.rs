@@ -12,6 +12,13 @@ pub struct Extent<'a> {
     pub length: u64,
 }
 
+/// The bytes of every file, as `bodies` gives those of extents.
+pub fn whole(files: &[DataFile], limit: u64) -> Result<Vec<Vec<u8>>, Failure> {
+    let extents: Vec<_> =
+        files.iter().map(|file| Extent { file, offset: 0, length: file.size }).collect();
+    bodies(&extents, limit)
+}
+
 /// The bytes of every extent; a usage error if they are more than `limit` together.
 pub fn bodies(extents: &[Extent<'_>], limit: u64) -> Result<Vec<Vec<u8>>, Failure> {
     let total: u64 = extents.iter().map(|extent| extent.length).sum();
