@@ -3,7 +3,7 @@ document for the repository show the same ones."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench import figures, ratios
@@ -49,10 +49,12 @@ class Chapter:
     parts: tuple[Part, ...]
 
 
-def note(run: Run) -> str:
-    """How to read the grids of *run*, and what is not among them."""
+def note(run: Run, beside: Sequence[Run] = ()) -> str:
+    """How to read the grids of *run*, and what is not among them, nor among those of the runs
+    *beside* it."""
     asked = run.options.get("scenarios", [])
-    missing = [name for name in asked if name not in run.scenarios]
+    measured = {name for each in (run, *beside) for name in each.scenarios}
+    missing = [name for name in asked if name not in measured]
     if not missing:
         return _NOTE
     return f"{_NOTE} The run was cut off: {', '.join(missing)} had not been measured by then."

@@ -24,15 +24,15 @@ def render(runs: Sequence[Run]) -> str:
     lines = ["# Performance", "", _GENERATED]
     for run in runs:
         # Where there are several, each heading says whose it is.
-        lines += ["", *_lines(run, f" ({run.started})" if len(runs) > 1 else "")]
+        lines += ["", *_lines(run, runs, f" ({run.started})" if len(runs) > 1 else "")]
     return "\n".join(lines) + "\n"
 
 
-def _lines(run: Run, whose: str) -> Iterator[str]:
+def _lines(run: Run, runs: Sequence[Run], whose: str) -> Iterator[str]:
     version = run.versions.get("tierfs", "not among the subjects")
     yield f"tierfs {_text(version)}, measured {run.started}."
     yield "Every metric of the run is below, those that look bad too; each round's is in its JSON."
-    yield from ("", chapters.note(run), "", f"## Machine{whose}", "")
+    yield from ("", chapters.note(run, runs), "", f"## Machine{whose}", "")
     yield from _facts(run.machine)
     if run.options:
         yield f"- options of the run: {_text(figures.facts(run.options))}"

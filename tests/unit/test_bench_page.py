@@ -172,6 +172,9 @@ def test_what_a_run_that_was_cut_off_lacks_is_said() -> None:
     assert not any(words in " ".join(render(run).split()) for render in renders)
     run.options["scenarios"] = [*run.scenarios, "mount", "train"]
     assert all(words in " ".join(render(run).split()) for render in renders)
+    other = Run("", {}, {}, {}, {})
+    other.scenarios = {"mount": {}, "train": {}}
+    assert "had not been measured" not in performance.render([run, other])
 
 
 def test_the_command_writes_where_it_is_told(
