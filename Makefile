@@ -27,7 +27,7 @@ system-packages: ## what the machine needs (says what it installs, then installs
 
 build: $(VENV)/.built ## .venv/bin/tierfs
 
-$(VENV)/.built: pyproject.toml requirements.txt .ci/system-packages
+$(VENV)/.built: pyproject.toml requirements.txt .ci/system-packages $(shell find native/listing -type f)
 	@$(MAKE) --no-print-directory system-packages
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
@@ -40,8 +40,9 @@ $(VENV)/.dev: $(VENV)/.built requirements-dev.txt
 
 native: $(NATIVE)/.built
 
-$(NATIVE)/.built: native/Cargo.toml native/Cargo.lock $(shell find native/front native/lakesim native/loadgen -type f)
+$(NATIVE)/.built: native/Cargo.toml native/Cargo.lock $(shell find native/front native/lakesim native/listing native/loadgen -type f)
 	cd native && cargo build --quiet --release --locked
+	@install -m 755 $(NATIVE)/lib_listing.so tierfs/_listing.abi3.so
 	@touch $@
 
 test-native: # Rust's own tests
@@ -82,4 +83,4 @@ docs: $(VENV)/.built ## write docs/configuration.md from the option table
 	$(BIN)/tierfs reference > docs/configuration.md
 
 clean:
-	rm -rf native/fuzz/target $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis native/target
+	rm -rf native/fuzz/target $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis native/target tierfs/*.so

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import trio
 
+from tests.packing import packed
 from tierfs.clock import ManualClock
 from tierfs.index.index import Index
 from tierfs.lake.memory import MemoryLake
@@ -25,6 +26,8 @@ class WatchedLake(MemoryLake):
     def __init__(self, page_size: int = 1000) -> None:
         super().__init__()
         self.page_size = page_size
+        #: Pages are read by compiled code, where there is any.
+        self.packs = True
         #: Set: requests go through. A test replaces it to hold them.
         self.gate = trio.Event()
         self.gate.set()
@@ -55,13 +58,14 @@ class WatchedLake(MemoryLake):
         await self._enter("list" if max_keys > 1 else "probe", prefix)
         if max_keys > 1:
             await self.page(token, start_after)
-        return await super().list_page(
+        page = await super().list_page(
             prefix,
             token=token,
             max_keys=min(max_keys, self.page_size),
             recursive=recursive,
             start_after=start_after,
         )
+        return packed(page) if self.packs else page
 
 
 async def _at_once(token: bytes | None, start_after: bytes) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -301,6 +302,7 @@ _OPS = st.one_of(
 )
 
 
+@pytest.mark.parametrize("packs", [False, True])
 # The same examples each time: what others find is for who looks for it (derandomize=False), not for
 # who changed something else. So was found what SEMANTICS says of a name that is shown twice.
 @settings(
@@ -319,6 +321,7 @@ _OPS = st.one_of(
     choose=st.sampled_from([min, max]),
 )
 def test_every_answer_is_a_state_of_the_lake_within_the_ttl(
+    packs: bool,
     ops: list[Op],
     ttl_s: float,
     page_size: int,
@@ -327,7 +330,9 @@ def test_every_answer_is_a_state_of_the_lake_within_the_ttl(
     choose: Callable[[list[bytes]], bytes],
 ) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        world = World(Path(directory), WatchedLake(page_size))
+        lake = WatchedLake(page_size)
+        lake.packs = packs
+        world = World(Path(directory), lake)
         reference = Reference(ttl_s, big=relist_pages == 0 or page_size < 4)
         listing = splitting(*_POINTS, chains=chains, choose=choose)
         trio.run(Machine(world, reference).run, list(ops), relist_pages, listing)

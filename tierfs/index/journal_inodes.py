@@ -47,22 +47,24 @@ class InodeAllocator:
 
     async def ensure(self, n: int) -> None:
         """Make *n* numbers available to the caller, until its next checkpoint: other tasks take
-        from the same range. Always a checkpoint; rarely waits for the disk.
+        from the same range. Rarely waits for the disk.
         """
+        if self.available >= n and not self._lock.locked():
+            return
         async with self._lock:
             if self.available < n:
                 await self._reserve(-(-n // RANGE) * RANGE)
 
-    def next_ino(self) -> int:
-        """A number that was never handed out. Raises InvalidRequest when `ensure` was not
-        called.
+    def next_ino(self, n: int = 1) -> int:
+        """A number that was never handed out: the first of *n* in a row. Raises InvalidRequest when
+        `ensure` was not called.
         """
         ino = self._next
-        if ino >= self._end:
+        if ino + n > self._end:
             raise InvalidRequest(
                 "take an inode number", "", "none is reserved: ensure() comes first"
             )
-        self._next = ino + 1
+        self._next = ino + n
         return ino
 
     async def _reserve(self, count: int) -> None:

@@ -86,6 +86,18 @@ class Names:
             found = dict(txn.cursor(self._tables.dentries).getmulti(keys))
         return [_unpack_dentry(found[key]) if key in found else None for key in keys]
 
+    def has_any(self, parent: int, names: Sequence[bytes]) -> bool:
+        """Whether directory *parent* has an entry of one of *names*, which are in byte order."""
+        prefix = _pack_u64(parent)
+        with self._env.read() as txn:
+            cursor = txn.cursor(self._tables.dentries)
+            # As a rule there is nothing at all where they would be.
+            if not names or not cursor.set_range(prefix + names[0]):
+                return False
+            if cursor.key() > prefix + names[-1]:
+                return False
+            return bool(cursor.getmulti([prefix + name for name in names]))
+
     def object(self, ino: int) -> ObjectRef | None:
         """Where the bytes of file *ino* are in the lake, or None."""
         with self._env.read() as txn:
@@ -204,7 +216,7 @@ class Names:
         def write(txn: Transaction) -> bool:
             return apply(txn, self._tables, operations)
 
-        if await self._env.write(write, rows=4 * len(operations)):
+        if await self._env.write(write, rows=batch.rows):
             self._purge_soon()
 
     async def state_put(self, key: bytes, value: bytes) -> None:

@@ -1,8 +1,9 @@
 """How the writing thread applies batches to the names environment.
 
 `apply` works through a batch in order against an overlay of dictionaries (what the rows will be),
-then writes each database once, sorted by key: sorted puts cost a tenth of scattered ones, because
-neighbours share pages. `purge` removes what removed directories left, in slices.
+with whole pages of new files beside it, then writes each database in the order of its keys: sorted
+puts cost a tenth of scattered ones, because neighbours share pages. `purge` removes what removed
+directories left, in slices.
 
 The invariants I1..I5 of `tierfs.index.names` are kept here.
 """
@@ -10,12 +11,12 @@ The invariants I1..I5 of `tierfs.index.names` are kept here.
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from tierfs.errors import NotFound
 from tierfs.index import schema
 from tierfs.index.environments import Environment
-from tierfs.index.names_batch import Op, Operation
+from tierfs.index.names_batch import Op, Operation, PageRows
 from tierfs.index.records import ROOT_INO, HiddenReason, Kind
 from tierfs.index.writer import Transaction
 
@@ -70,7 +71,9 @@ def apply(txn: Transaction, tables: Tables, operations: tuple[Operation, ...]) -
     change = _Change(txn, tables)
     for what, ino, name, number, first, second, third in operations:
         if what == Op.PUT_ENTRY:
-            change.put_entry(ino, name, number, first, second, third)
+            change.put_entry(ino, name, number, first, second, cast("bytes", third))
+        elif what == Op.PUT_PAGE:
+            change.put_page(ino, cast("PageRows", third))
         elif what == Op.TOUCH:
             change.touch(ino, name, number)
         elif what == Op.REMOVE:
@@ -78,8 +81,7 @@ def apply(txn: Transaction, tables: Tables, operations: tuple[Operation, ...]) -
         elif what == Op.PUT_INODE:
             change.put_inode(ino, first)
         elif what == Op.PUT_OBJECT:
-            change.require(ino, "record an object")
-            change.objects[_pack_u64(ino)] = first
+            change.put_object(ino, first)
         elif what == Op.PUT_LISTING:
             change.require(ino, "record a listing")
             change.listings[_pack_u64(ino)] = first
@@ -105,6 +107,9 @@ class _Change:
         self.objects: Overlay = {}
         self.listings: Overlay = {}
         self.orphans: Overlay = {}
+        #: Pages of new files that nothing else of the batch has to do with so far: they are written
+        #: as they are, in the order that they have.
+        self._pages: list[PageRows] = []
         self._present: set[int] = {ROOT_INO}
 
     def _inode(self, key: bytes) -> bytes | None:
@@ -137,6 +142,7 @@ class _Change:
     def put_entry(
         self, parent: int, name: bytes, ino: int, inode: bytes, ref: bytes | None, dentry: bytes
     ) -> None:
+        self._unpack()
         self.require(parent, "put a directory entry")
         ino_key = _pack_u64(ino)
         dentry_key = _pack_u64(parent) + name
@@ -164,7 +170,21 @@ class _Change:
         self.dentries[dentry_key] = dentry
         self.children[_pack_pair(parent, ino)] = name
 
+    def put_page(self, parent: int, rows: PageRows) -> None:
+        self.require(parent, "put directory entries")
+        self._pages.append(rows)
+
+    def _unpack(self) -> None:
+        """What comes next may be about a file of a page."""
+        for rows in self._pages:
+            self.inodes.update(rows.inodes)
+            self.dentries.update(rows.dentries)
+            self.children.update(rows.children)
+            self.objects.update(rows.objects)
+        self._pages.clear()
+
     def touch(self, parent: int, name: bytes, checked_ns: int) -> None:
+        self._unpack()
         key = _pack_u64(parent) + name
         value = self._dentry(key)
         if value is not None:
@@ -172,6 +192,7 @@ class _Change:
             self.dentries[key] = schema.DENTRY.pack(ino, checked_ns, kind)
 
     def remove_entry(self, parent: int, name: bytes) -> None:
+        self._unpack()
         key = _pack_u64(parent) + name
         value = self._dentry(key)
         if value is not None:
@@ -179,6 +200,7 @@ class _Change:
             self._drop(parent, _u64_at(value)[0], value[schema.DENTRY_KIND_OFFSET])
 
     def put_inode(self, ino: int, inode: bytes) -> None:
+        self._unpack()
         key = _pack_u64(ino)
         known = self._inode(key)
         if known is None and ino != ROOT_INO:
@@ -187,6 +209,11 @@ class _Change:
             at = schema.INODE_PARENT_OFFSET
             inode = inode[:at] + known[at : at + 8] + inode[at + 8 :]
         self.inodes[key] = inode
+
+    def put_object(self, ino: int, ref: bytes) -> None:
+        self._unpack()
+        self.require(ino, "record an object")
+        self.objects[_pack_u64(ino)] = ref
 
     def _drop(self, parent: int, ino: int, kind: int) -> None:
         """All records of *ino* go (I4); a directory's subtree becomes an orphan (I2)."""
@@ -203,6 +230,11 @@ class _Change:
     def flush(self) -> None:
         """Write every changed row, database by database, in the order of the keys."""
         tables = self._tables
+        for rows in self._pages:
+            self._txn.cursor(tables.inodes).putmulti(rows.inodes)
+            self._txn.cursor(tables.dentries).putmulti(rows.dentries)
+            self._txn.cursor(tables.children).putmulti(rows.children)
+            self._txn.cursor(tables.objects).putmulti(rows.objects)
         for overlay, database in (
             (self.inodes, tables.inodes),
             (self.dentries, tables.dentries),

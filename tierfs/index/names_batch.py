@@ -7,14 +7,24 @@ writing thread.
 
 from __future__ import annotations
 
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from tierfs.errors import InvalidRequest
 from tierfs.index import schema
 from tierfs.index.records import Hidden, Inode, Listing, ObjectRef
 
 #: (what, ino or directory, name or key, then what the operation needs, packed)
-Operation: TypeAlias = "tuple[int, int, bytes, int, bytes, bytes | None, bytes]"
+Operation: TypeAlias = "tuple[int, int, bytes, int, bytes, bytes | None, bytes | PageRows]"
+Row: TypeAlias = "tuple[bytes, bytes]"
+
+
+class PageRows(NamedTuple):
+    """The rows of new files of one directory, each list in the order of its keys."""
+
+    inodes: list[Row]
+    dentries: list[Row]
+    children: list[Row]
+    objects: list[Row]
 
 
 class Op:
@@ -28,18 +38,25 @@ class Op:
     PUT_LISTING: Final = 5
     PUT_HIDDEN: Final = 6
     CLEAR_HIDDEN: Final = 7
+    PUT_PAGE: Final = 8
 
 
 class NamesBatch:
     """Operations for one transaction, applied in the order in which they were added."""
 
-    __slots__ = ("_operations",)
+    __slots__ = ("_operations", "_packed")
 
     def __init__(self) -> None:
         self._operations: list[Operation] = []
+        self._packed = 0
 
     def __len__(self) -> int:
         return len(self._operations)
+
+    @property
+    def rows(self) -> int:
+        """About how many rows it touches."""
+        return 4 * (len(self._operations) + self._packed)
 
     def operations(self) -> tuple[Operation, ...]:
         """What was added so far, for the writing thread."""
@@ -76,6 +93,12 @@ class NamesBatch:
                 schema.pack_dentry(ino, inode.kind, checked_ns),
             )
         )
+
+    def put_page(self, parent: int, rows: PageRows) -> None:
+        """*rows* are new entries of *parent*, packed (`tierfs.index.schema`): names that it does
+        not have and inode numbers that nobody has."""
+        self._operations.append((Op.PUT_PAGE, parent, b"", 0, b"", None, rows))
+        self._packed += len(rows.inodes)
 
     def touch(self, parent: int, name: bytes, checked_ns: int) -> None:
         """The lake confirmed the entry at *checked_ns*. An entry that is not there stays so."""

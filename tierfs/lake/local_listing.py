@@ -72,12 +72,13 @@ class LocalListings:
     ) -> ListPage:
         """One page. Raises OSError if the directory cannot be read."""
         walk = self._take(prefix, token, recursive, start_after)
-        page = ListPage()
+        objects: list[ObjectInfo] = []
+        page = ListPage(objects)
         try:
             for entry in walk.entries:
                 walk.position += 1
                 if isinstance(entry, ObjectInfo):
-                    page.objects.append(entry)
+                    objects.append(entry)
                 elif isinstance(entry, bytes):
                     page.prefixes.append(entry)
                 else:

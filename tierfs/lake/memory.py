@@ -142,7 +142,8 @@ class MemoryLake:
         check_listing(prefix, token, start_after)
         await trio.lowlevel.checkpoint()
         self.counters.list_requests += 1
-        page = ListPage()
+        objects: list[ObjectInfo] = []
+        page = ListPage(objects)
         if start_after:
             at = bisect.bisect_right(self._keys, start_after)
         else:
@@ -158,7 +159,7 @@ class MemoryLake:
                 # The byte after "/" is "0": the first key that is not below the prefix.
                 at = bisect.bisect_left(self._keys, folded[:-1] + b"0", at)
             else:
-                page.objects.append(replace(self._objects[key][0], metadata=None))
+                objects.append(replace(self._objects[key][0], metadata=None))
                 at += 1
         return page
 

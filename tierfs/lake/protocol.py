@@ -22,11 +22,14 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from tierfs.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from tierfs._listing import Page
 
 #: What a lake sent, in its own memory or in that of a compiled client: not copied on the way.
 Body: TypeAlias = "bytes | memoryview"
@@ -85,13 +88,16 @@ class ListPage:
     """One page of a listing. *prefixes* end with ``/`` and are empty when no delimiter was asked
     for."""
 
-    objects: list[ObjectInfo] = field(default_factory=list)
+    objects: Sequence[ObjectInfo] = field(default_factory=list)
     prefixes: list[bytes] = field(default_factory=list)
     #: Opaque; pass it to the next ``list_page``. None: this was the last page.
     next_token: bytes | None = None
     #: Names the store has but cannot give as a key (a file lake's sockets, links that leave the
     #: root).
     unlistable: list[bytes] = field(default_factory=list)
+    #: The same *objects*, where compiled code has read the page: they are made one by one then, as
+    #: they are looked at.
+    packed: Page | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ from tierfs.lake.s3_clients import Clients
 from tierfs.lake.s3_copying import S3Copying
 from tierfs.lake.s3_credentials import NotAtHand, Secret
 from tierfs.lake.s3_direct import DIRECT_BYTES, DirectHttp
-from tierfs.lake.s3_listing import ListingParser
+from tierfs.lake.s3_listing import ListingReader
 from tierfs.lake.s3_requests import possible
 from tierfs.lake.s3_signed import Answer, bucket_target, key_target
 
@@ -88,10 +88,10 @@ class S3Lake(S3Copying):
 
         def once(client: Clients) -> ListPage:
             self.counters.list_requests += 1
-            parser = ListingParser(self._root)
+            reader = ListingReader(self._root)
             target = bucket_target(client.http.endpoint)
-            self._send(client, "GET", target, "list", full, query=query, sink=parser.feed)
-            return parser.finish(token)
+            self._send(client, "GET", target, "list", full, query=query, sink=reader.feed)
+            return reader.finish(token)
 
         return await self._ask_in_thread("list", full, once)
 

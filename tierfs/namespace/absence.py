@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
 
 from tierfs.errors import NotFound
 
@@ -29,6 +30,8 @@ class Absences:
     def __init__(self, limit: int = LIMIT) -> None:
         self._seen: OrderedDict[tuple[int, bytes], int] = OrderedDict()
         self._limit = limit
+        #: How many of each directory.
+        self._in: Counter[int] = Counter()
 
     def __len__(self) -> int:
         return len(self._seen)
@@ -39,10 +42,13 @@ class Absences:
 
     def put(self, parent: int, name: bytes, checked_ns: int) -> None:
         """Remember that *name* was absent from *parent* at *checked_ns*."""
+        if (parent, name) not in self._seen:
+            self._in[parent] += 1
         self._seen[parent, name] = checked_ns
         self._seen.move_to_end((parent, name))
         if len(self._seen) > self._limit:
-            self._seen.popitem(last=False)
+            (oldest, _), _ = self._seen.popitem(last=False)
+            self._forget(oldest)
 
     def names_in(self, parent: int) -> list[bytes]:
         """The names remembered as absent from *parent*; looks through all of them."""
@@ -50,4 +56,16 @@ class Absences:
 
     def discard(self, parent: int, name: bytes) -> bool:
         """*name* is there: forget its absence. True if there was one to forget."""
-        return self._seen.pop((parent, name), None) is not None
+        if self._seen.pop((parent, name), None) is None:
+            return False
+        self._forget(parent)
+        return True
+
+    def any_of(self, parent: int, names: Sequence[bytes]) -> bool:
+        """Whether one of *names* is remembered as absent from *parent*."""
+        return parent in self._in and any((parent, name) in self._seen for name in names)
+
+    def _forget(self, parent: int) -> None:
+        self._in[parent] -= 1
+        if not self._in[parent]:
+            del self._in[parent]

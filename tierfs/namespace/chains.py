@@ -194,7 +194,7 @@ class Chains:
 
     def _needed(self, names: PageNames) -> int:
         held = sum(len(chain.held) for chain in self._run.chains)
-        return len(names.files) + len(names.directories) + held
+        return names.file_count + len(names.directories) + held
 
     async def _took(self, chain: Chain, answer: _Answer, nursery: trio.Nursery) -> None:
         """Take a page, try further splits, and wait until the page is committed."""
@@ -230,7 +230,7 @@ class Chains:
         self._merger.merge(self._run, chain, names, answer.asked_ns, point)
         self._run.join()
         if self._may_split and self._useful >= self._policy.after_pages:
-            shown = [*sample_of(list(names.files)), *sample_of(list(names.directories))]
+            shown = [*sample_of(names.file_names()), *sample_of(list(names.directories))]
             chain.scale = self._policy.scale_of(sorted(shown))
 
     def _count(self, useful: bool) -> None:

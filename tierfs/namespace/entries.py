@@ -40,6 +40,7 @@ from tierfs.index.records import (
     Listing,
     ObjectRef,
 )
+from tierfs.namespace.packed import NewFiles, PackedFiles
 
 _log = logging.getLogger(__name__)
 
@@ -64,13 +65,15 @@ class Known(NamedTuple):
 
 
 class _Group:
-    """Changes that are committed together. *names* are those decided in it."""
+    """Changes that are committed together. *names* are those decided in it, *new* those of whole
+    pages."""
 
-    __slots__ = ("batch", "changed", "changes", "done", "error", "names")
+    __slots__ = ("batch", "changed", "changes", "done", "error", "names", "new")
 
     def __init__(self) -> None:
         self.batch = NamesBatch()
         self.names: set[tuple[int, bytes]] = set()
+        self.new: list[NewFiles] = []
         self.changed: list[tuple[int, bytes, int]] = []
         self.changes = 0
         self.done = trio.Event()
@@ -84,6 +87,9 @@ class Entries:
         self._names = names
         self._spawn = spawn
         self._pending: dict[tuple[int, bytes], tuple[_Group, Known | None]] = {}
+        #: Pages of new files that are not committed yet, by directory. What was decided of one of
+        #: their names since is in `_pending`.
+        self._new: dict[int, list[NewFiles]] = {}
         self._open = _Group()
         self._waiting: deque[_Group] = deque()
         self._pumping = False
@@ -109,6 +115,9 @@ class Entries:
         pending = self._pending.get((parent, name))
         if pending is not None:
             return pending[1]
+        new = self._known_new(parent, name)
+        if new is not None:
+            return new
         dentry = self._names.dentry(parent, name)
         return None if dentry is None else self._complete(dentry)
 
@@ -120,7 +129,28 @@ class Entries:
                 pending = self._pending.get((parent, name))
                 if pending is not None:
                     found[n] = pending[1].dentry if pending[1] is not None else None
+        if parent in self._new:
+            for n, name in enumerate(names):
+                if found[n] is None and (parent, name) not in self._pending:
+                    new = self._known_new(parent, name)
+                    found[n] = None if new is None else new.dentry
         return found
+
+    def knows_any(self, parent: int, files: PackedFiles) -> bool:
+        """Whether anything is known of one of *files*, or was decided and not committed yet."""
+        names = files.names()
+        return (
+            self._names.has_any(parent, names)
+            or (bool(self._pending) and any((parent, name) in self._pending for name in names))
+            or any(new.files.overlaps(files) for new in self._new.get(parent, ()))
+        )
+
+    def _known_new(self, parent: int, name: bytes) -> Known | None:
+        for new in self._new.get(parent, ()):
+            found = new.known(name)
+            if found is not None:
+                return Known(*found)
+        return None
 
     def _complete(self, dentry: Dentry) -> Known | None:
         inode = self.inode(dentry.ino)
@@ -166,11 +196,23 @@ class Entries:
         if before is not None:
             group.changed.append((parent, name, before.dentry.ino))
 
+    def put_new(self, new: NewFiles) -> None:
+        """What *new* says is so from now on; nothing was known of these names (`knows_any`)."""
+        group = self._count(len(new))
+        rows = new.files.rows(new.parent, new.ino, new.checked_ns, new.without)
+        group.batch.put_page(new.parent, rows)
+        group.new.append(new)
+        self._new.setdefault(new.parent, []).append(new)
+        self.changes += len(new)
+
     def touch(self, parent: int, name: bytes, dentry: Dentry, checked_ns: int) -> None:
         """*name* was confirmed at *checked_ns*. Nothing changes its meaning, so readers need not
         wait."""
         pending = self._pending.get((parent, name))
-        known = pending[1] if pending is not None else self._complete(dentry)
+        if pending is not None:
+            known = pending[1]
+        else:
+            known = self._known_new(parent, name) or self._complete(dentry)
         if known is None:
             return
         group = self._group(parent, name)
@@ -238,12 +280,12 @@ class Entries:
         group.names.add((parent, name))
         return group
 
-    def _count(self) -> _Group:
-        """The group that takes the next change; from now on it will be committed."""
+    def _count(self, changes: int = 1) -> _Group:
+        """The group that takes the next *changes*; from now on it will be committed."""
         if self._open.changes >= GROUP_CHANGES:
             self._waiting.append(self._open)
             self._open = _Group()
-        self._open.changes += 1
+        self._open.changes += changes
         if not self._pumping:
             self._pumping = True
             self._spawn.start_soon(self._pump)
@@ -277,6 +319,11 @@ class Entries:
                 pending = self._pending.get(key)
                 if pending is not None and pending[0] is group:
                     del self._pending[key]
+            for new in group.new:
+                pages = self._new[new.parent]
+                pages.remove(new)
+                if not pages:
+                    del self._new[new.parent]
             group.done.set()
         if group.error is None and self.on_change is not None:
             for parent, name, ino in group.changed:

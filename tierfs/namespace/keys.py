@@ -31,6 +31,7 @@ from dataclasses import dataclass, field
 from tierfs.errors import InvalidRequest
 from tierfs.index.records import HiddenReason
 from tierfs.lake.protocol import LakeIdentity, ListPage, ObjectInfo
+from tierfs.namespace.packed import PackedFiles
 
 #: NAME_MAX of Linux, in bytes.
 MAX_NAME_BYTES = 255
@@ -78,13 +79,39 @@ def max_key_bytes(lake: LakeIdentity) -> int:
 class PageNames:
     """One page of a directory's listing, as names. *directories* is ordered and without duplicates,
     and has what is noted with their markers, where that was asked for; *first* and *last* are the
-    least and the greatest key of the page, ``b""`` if it is empty."""
+    least and the greatest key of the page, ``b""`` if it is empty. *packed* are the files as long
+    as nobody has asked for them one by one."""
 
-    files: dict[bytes, ObjectInfo] = field(default_factory=dict)
+    packed: PackedFiles | None = None
+    _files: dict[bytes, ObjectInfo] = field(default_factory=dict)
     directories: dict[bytes, Mapping[str, str] | None] = field(default_factory=dict)
     hidden: list[tuple[bytes, HiddenReason]] = field(default_factory=list)
     first: bytes = b""
     last: bytes = b""
+
+    @property
+    def files(self) -> dict[bytes, ObjectInfo]:
+        """The files by name, one by one from now on."""
+        if self.packed is not None:
+            self._files, self.packed = self.packed.named(), None
+        return self._files
+
+    @files.setter
+    def files(self, files: dict[bytes, ObjectInfo]) -> None:
+        self._files, self.packed = files, None
+
+    @property
+    def file_count(self) -> int:
+        """How many files there are."""
+        return len(self._files) if self.packed is None else len(self.packed)
+
+    def file_names(self) -> list[bytes]:
+        """The names of the files."""
+        return list(self._files) if self.packed is None else self.packed.names()
+
+    def has_file(self, name: bytes) -> bool:
+        """Whether *name* is one of the files."""
+        return name in self._files if self.packed is None else self.packed.find(name) is not None
 
     def cut(self, prefix: bytes, end: bytes) -> None:
         """Drop what sorts after the key *end*. *prefix* is the directory's."""
@@ -98,7 +125,7 @@ class PageNames:
         self.last = min(self.last, end)
 
     def __bool__(self) -> bool:
-        return bool(self.files or self.directories or self.hidden)
+        return bool(self.file_count or self.directories or self.hidden)
 
 
 def names_of(prefix: bytes, page: ListPage) -> PageNames:
@@ -109,6 +136,11 @@ def names_of(prefix: bytes, page: ListPage) -> PageNames:
     """
     names = PageNames()
     start = len(prefix)
+    if page.packed is not None and not page.prefixes and page.packed.are_names(prefix):
+        names.packed = PackedFiles(page.packed, page.objects, prefix)
+        if len(page.packed):
+            names.first, names.last = page.packed.ends()
+        return names
     for info in page.objects:
         name = info.key[start:]
         if not name:

@@ -68,7 +68,7 @@ class Listings:
         self._entries = entries
         self._lake = lake
         self._inodes = inodes
-        self._merger = Merger(names, entries, reconciler, absences, freshness)
+        self._merger = Merger(names, entries, reconciler, absences, freshness, inodes)
         self._splitting = Splitting(lake.ordered, policy)
         self._freshness = freshness
         self._describer = describer

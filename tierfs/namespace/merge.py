@@ -14,14 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tierfs.index.journal_inodes import InodeAllocator
 from tierfs.index.names import Names
 from tierfs.index.records import Dentry, Hidden, HiddenReason, Kind
 from tierfs.lake.protocol import ObjectInfo
 from tierfs.namespace.absence import Absences
 from tierfs.namespace.attributes import Freshness, is_newer
 from tierfs.namespace.described import Metadata
-from tierfs.namespace.entries import Entries
+from tierfs.namespace.entries import GROUP_CHANGES, Entries
 from tierfs.namespace.keys import PageNames
+from tierfs.namespace.packed import NewFiles
 from tierfs.namespace.reconcile import Reconciler
 from tierfs.namespace.run import Chain, Held, Point, Run
 
@@ -39,16 +41,20 @@ class Merger:
         reconciler: Reconciler,
         absences: Absences,
         freshness: Freshness,
+        inodes: InodeAllocator,
     ) -> None:
         self._names = names
         self._entries = entries
         self._reconciler = reconciler
         self._absences = absences
         self._freshness = freshness
+        self._inodes = inodes
 
     def merge(self, run: Run, chain: Chain, names: PageNames, asked_ns: int, point: Point) -> None:
         """Decide about every name of a page of *chain* (N5, N6), asked for at *asked_ns*, that can
         be had again from *point*; the chain already stands behind it."""
+        if names.packed is not None and self._merge_new(run, chain, names, asked_ns, point):
+            return
         directory = run.directory
         for key, reason in names.hidden:
             self._entries.put_hidden(Hidden(directory, key, reason))
@@ -75,12 +81,40 @@ class Merger:
             else:
                 self._merge_file(run, name, known[name], info, asked_ns, now_ns)
 
+    def _merge_new(
+        self, run: Run, chain: Chain, names: PageNames, asked_ns: int, point: Point
+    ) -> bool:
+        """`merge` of a page of files of which nobody knows anything, all at once; False, with
+        nothing done, if it is not one."""
+        directory, files = run.directory, names.packed
+        if (
+            files is None
+            or len(files) > GROUP_CHANGES
+            or self._entries.announces(directory)
+            or self._absences.any_of(directory, files.names())
+            or self._entries.knows_any(directory, files)
+        ):
+            return False
+        now_ns = self._freshness.now_ns()
+        chain.entries += len(files)
+        for name, held in self._decide_held(run, names).items():
+            (entry,) = self._entries.known_all(directory, [name])
+            self._merge_file(run, name, entry, held.info, held.asked_ns, now_ns)
+        held_back = [n for n in files.open(chain.at) if not run.passed(files.info(n).key + b"/")]
+        if count := len(files) - len(held_back):
+            ino = self._inodes.next_ino(count)
+            self._entries.put_new(NewFiles(files, directory, ino, asked_ns, held_back))
+        for n in held_back:
+            info = files.info(n)
+            chain.held[info.key.rpartition(b"/")[2]] = Held(info, asked_ns, point)
+        return True
+
     def _decide_held(self, run: Run, names: PageNames) -> dict[bytes, Held]:
         """Take what was held until now and can be decided by this page out of the chains."""
         decided = {}
         for chain in run.chains:
             for name, held in list(chain.held.items()):
-                if name in names.files:
+                if names.has_file(name):
                     del chain.held[name]  # It is seen again.
                 elif name in names.directories or run.passed(held.info.key + b"/"):
                     decided[name] = chain.held.pop(name)
