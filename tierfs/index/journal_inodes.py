@@ -47,10 +47,8 @@ class InodeAllocator:
 
     async def ensure(self, n: int) -> None:
         """Make *n* numbers available to the caller, until its next checkpoint: other tasks take
-        from the same range. Rarely waits for the disk.
+        from the same range. Always a checkpoint; rarely waits for the disk.
         """
-        if self.available >= n and not self._lock.locked():
-            return
         async with self._lock:
             if self.available < n:
                 await self._reserve(-(-n // RANGE) * RANGE)

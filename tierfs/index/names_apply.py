@@ -1,9 +1,9 @@
 """How the writing thread applies batches to the names environment.
 
 `apply` works through a batch in order against an overlay of dictionaries (what the rows will be),
-with whole pages of new files beside it, then writes each database in the order of its keys: sorted
-puts cost a tenth of scattered ones, because neighbours share pages. `purge` removes what removed
-directories left, in slices.
+then writes each database once, sorted by key: sorted puts cost a tenth of scattered ones, because
+neighbours share pages. Whole pages of new files come sorted, and are written as they are. `purge`
+removes what removed directories left, in slices.
 
 The invariants I1..I5 of `tierfs.index.names` are kept here.
 """
@@ -81,7 +81,8 @@ def apply(txn: Transaction, tables: Tables, operations: tuple[Operation, ...]) -
         elif what == Op.PUT_INODE:
             change.put_inode(ino, first)
         elif what == Op.PUT_OBJECT:
-            change.put_object(ino, first)
+            change.require(ino, "record an object")
+            change.objects[_pack_u64(ino)] = first
         elif what == Op.PUT_LISTING:
             change.require(ino, "record a listing")
             change.listings[_pack_u64(ino)] = first
@@ -107,9 +108,6 @@ class _Change:
         self.objects: Overlay = {}
         self.listings: Overlay = {}
         self.orphans: Overlay = {}
-        #: Pages of new files that nothing else of the batch has to do with so far: they are written
-        #: as they are, in the order that they have.
-        self._pages: list[PageRows] = []
         self._present: set[int] = {ROOT_INO}
 
     def _inode(self, key: bytes) -> bytes | None:
@@ -142,7 +140,6 @@ class _Change:
     def put_entry(
         self, parent: int, name: bytes, ino: int, inode: bytes, ref: bytes | None, dentry: bytes
     ) -> None:
-        self._unpack()
         self.require(parent, "put a directory entry")
         ino_key = _pack_u64(ino)
         dentry_key = _pack_u64(parent) + name
@@ -171,20 +168,15 @@ class _Change:
         self.children[_pack_pair(parent, ino)] = name
 
     def put_page(self, parent: int, rows: PageRows) -> None:
+        """New names and new numbers: nothing of them is in the overlay, and what comes later finds
+        them written."""
         self.require(parent, "put directory entries")
-        self._pages.append(rows)
-
-    def _unpack(self) -> None:
-        """What comes next may be about a file of a page."""
-        for rows in self._pages:
-            self.inodes.update(rows.inodes)
-            self.dentries.update(rows.dentries)
-            self.children.update(rows.children)
-            self.objects.update(rows.objects)
-        self._pages.clear()
+        self._txn.cursor(self._tables.inodes).putmulti(rows.inodes)
+        self._txn.cursor(self._tables.dentries).putmulti(rows.dentries)
+        self._txn.cursor(self._tables.children).putmulti(rows.children)
+        self._txn.cursor(self._tables.objects).putmulti(rows.objects)
 
     def touch(self, parent: int, name: bytes, checked_ns: int) -> None:
-        self._unpack()
         key = _pack_u64(parent) + name
         value = self._dentry(key)
         if value is not None:
@@ -192,7 +184,6 @@ class _Change:
             self.dentries[key] = schema.DENTRY.pack(ino, checked_ns, kind)
 
     def remove_entry(self, parent: int, name: bytes) -> None:
-        self._unpack()
         key = _pack_u64(parent) + name
         value = self._dentry(key)
         if value is not None:
@@ -200,7 +191,6 @@ class _Change:
             self._drop(parent, _u64_at(value)[0], value[schema.DENTRY_KIND_OFFSET])
 
     def put_inode(self, ino: int, inode: bytes) -> None:
-        self._unpack()
         key = _pack_u64(ino)
         known = self._inode(key)
         if known is None and ino != ROOT_INO:
@@ -209,11 +199,6 @@ class _Change:
             at = schema.INODE_PARENT_OFFSET
             inode = inode[:at] + known[at : at + 8] + inode[at + 8 :]
         self.inodes[key] = inode
-
-    def put_object(self, ino: int, ref: bytes) -> None:
-        self._unpack()
-        self.require(ino, "record an object")
-        self.objects[_pack_u64(ino)] = ref
 
     def _drop(self, parent: int, ino: int, kind: int) -> None:
         """All records of *ino* go (I4); a directory's subtree becomes an orphan (I2)."""
@@ -230,11 +215,6 @@ class _Change:
     def flush(self) -> None:
         """Write every changed row, database by database, in the order of the keys."""
         tables = self._tables
-        for rows in self._pages:
-            self._txn.cursor(tables.inodes).putmulti(rows.inodes)
-            self._txn.cursor(tables.dentries).putmulti(rows.dentries)
-            self._txn.cursor(tables.children).putmulti(rows.children)
-            self._txn.cursor(tables.objects).putmulti(rows.objects)
         for overlay, database in (
             (self.inodes, tables.inodes),
             (self.dentries, tables.dentries),

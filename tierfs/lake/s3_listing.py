@@ -5,10 +5,10 @@ plainly what they say, as nearly all do, at 2 us a key and without making an obj
 others, and all where it is missing, are for the parser here.
 
 botocore walks a tree with the service model and makes a dictionary for each key: 118 us a key. Here
-the standard library makes the tree while the answer arrives, without a line of Python (expat, C),
-and `ObjectInfo` is made of it directly: about 8 us a key, two thirds of what handlers in Python for
-expat took. XML is read as XML: entities, comments, namespaces, CDATA, elements that are not known,
-in any order. A page is held as a tree until it has all been read: some 2 MB for 1,000 keys.
+the standard library makes the tree, without a line of Python (expat, C), and `ObjectInfo` is made
+of it directly: about 8 us a key, two thirds of what handlers in Python for expat took. XML is read
+as XML: entities, comments, namespaces, CDATA, elements that are not known, in any order. A page is
+held as a tree until it has all been read: some 2 MB for 1,000 keys.
 
 Keys are asked for with ``encoding-type=url``, because XML 1.0 cannot spell every key. AWS encodes a
 space as ``+`` then (and ``+`` as ``%2B``); servers that write ``%20`` are read all the same. A

@@ -82,6 +82,15 @@ class NewFiles(NamedTuple):
         if before < len(self.without) and self.without[before] == n:
             return None
         info = self.files.info(n)
-        inode = Inode(Kind.FILE, 0, -1, -1, info.size, info.mtime_ns, self.parent)
-        ref = ObjectRef(info.key, info.version, info.archived, info.has_checksum)
-        return Dentry(self.ino + n - before, Kind.FILE, self.checked_ns), inode, ref
+        dentry = Dentry(self.ino + n - before, Kind.FILE, self.checked_ns)
+        return dentry, inode_of(info, self.parent), ref_of(info)
+
+
+def inode_of(info: ObjectInfo, parent: int) -> Inode:
+    """The record of the file *info* in *parent*, as a listing describes it."""
+    return Inode(Kind.FILE, 0, -1, -1, info.size, info.mtime_ns, parent)
+
+
+def ref_of(info: ObjectInfo) -> ObjectRef:
+    """Where the bytes of *info* are."""
+    return ObjectRef(info.key, info.version, info.archived, info.has_checksum)

@@ -8,11 +8,12 @@ Plain calls: whoever got an answer from the lake makes sure of inode numbers
 from __future__ import annotations
 
 from tierfs.index.journal_inodes import InodeAllocator
-from tierfs.index.records import Dentry, Inode, Kind, ObjectRef
+from tierfs.index.records import Dentry, Inode, Kind
 from tierfs.lake.protocol import ObjectInfo, Version
 from tierfs.namespace.absence import Absences
 from tierfs.namespace.described import Described, Metadata, described
 from tierfs.namespace.entries import Entries, Known
+from tierfs.namespace.packed import inode_of, ref_of
 
 #: A HEAD tells the time in whole seconds (RFC 9110, Last-Modified), some listings in milliseconds:
 #: the first one seen is kept, so that an unchanged file never shows another time.
@@ -83,7 +84,7 @@ class Reconciler:
         it.
         """
         told = described(info.metadata, Kind.FILE)
-        inode = Inode(Kind.FILE, 0, -1, -1, info.size, info.mtime_ns, parent)
+        inode = inode_of(info, parent)
         if told is not None:
             inode = _told(inode, told)
         if (
@@ -113,9 +114,8 @@ class Reconciler:
             elif touch:
                 self._entries.touch(parent, name, before.dentry, checked_ns)
             return
-        ref = ObjectRef(info.key, info.version, info.archived, info.has_checksum)
         dentry = Dentry(self._inodes.next_ino(), inode.kind, checked_ns)
-        self._put(parent, name, Known(dentry, inode, ref), before)
+        self._put(parent, name, Known(dentry, inode, ref_of(info)), before)
 
     def absent(self, parent: int, name: bytes, before: Known | None, checked_ns: int) -> None:
         """*name* is not in the lake."""

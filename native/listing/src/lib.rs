@@ -3,10 +3,11 @@
 //! leaves to it.
 //!
 //! ```text
-//! parse(body) -> page.rs: the answer of S3 -> Page -> rows.rs: rows of the names environment
-//!                 None: it is not plain                 (tables in tierfs/index/schema.py)
+//! parse(body) -> answer.rs: XML -> page.rs: Page -> rows.rs: rows of the names environment
+//!                 None: it is not plain               (tables in tierfs/index/schema.py)
 //! ```
 
+mod answer;
 mod page;
 mod rows;
 

@@ -1,30 +1,21 @@
-//! One page: what the answer says, if it says it plainly.
+//! One page: the objects that an answer has, if it says plainly what they are.
 //!
-//! Plain is what Amazon and its likes send. Everything else (an element with a prefix, a document
-//! type, a comment, a time that is not in UTC, a field that is missing or there twice, an error) is
-//! for the parser in Python, which reads XML as XML and says what is wrong with it.
+//! A time that is not in UTC, a size that is no number, a field that is missing, a key that is not
+//! behind the root: these are for the parser in Python, as is what is not plain XML (`answer.rs`).
 
 use std::borrow::Cow;
 use std::ops::Range;
 
+use percent_encoding::percent_decode_str;
 use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyTuple};
-use quick_xml::Reader;
-use quick_xml::escape::resolve_predefined_entity;
-use quick_xml::events::{BytesStart, Event};
+use time::{Date, Month};
 
+use crate::answer::{Answer, Contents};
 use crate::rows;
 
-const USABLE_CHECKSUMS: [&str; 3] = ["CRC64NVME", "CRC32C", "CRC32"];
 const ARCHIVE_CLASSES: [&str; 2] = ["GLACIER", "DEEP_ARCHIVE"];
-const DECLARATIONS: [&str; 4] = [
-    r#"<?xml version="1.0" encoding="UTF-8"?>"#,
-    r#"<?xml version="1.0" encoding="utf-8"?>"#,
-    r"<?xml version='1.0' encoding='UTF-8'?>",
-    r#"<?xml version="1.0"?>"#,
-];
-const NAMESPACE: &str = "http://s3.amazonaws.com/doc/2006-03-01/";
 const NAME_MAX: usize = 255;
 
 /// One object. Keys and `ETags` are in `Page::text`.
@@ -129,7 +120,6 @@ impl Page {
     /// The rows of all objects but those of *without*, which is ascending, as new files of the
     /// directory *parent*: four lists of keys and values, each in the order of its keys, for
     /// `inodes`, `dentries`, `children` and `objects`. The files get numbers from *ino* on.
-    #[pyo3(signature = (start, parent, ino, checked_ns, without))]
     fn rows<'py>(
         &self,
         py: Python<'py>,
@@ -169,18 +159,7 @@ pub(crate) fn parse(
 }
 
 fn parse_plain(body: &[u8], root: &[u8], asked: Option<&[u8]>) -> Option<Page> {
-    let body = std::str::from_utf8(body).ok()?;
-    // What XML does not take in a text, or changes, is odd enough to be left. (No early end: so all
-    // bytes are looked at many at a time.)
-    let odd = |byte: u8| byte < b' ' && byte != b'\n' && byte != b'\t';
-    let is_odd = body.bytes().fold(false, |found, byte| found | odd(byte));
-    if is_odd || body.contains("]]>") {
-        return None;
-    }
-    if !body.is_ascii() && body.contains(['\u{fffe}', '\u{ffff}']) {
-        return None;
-    }
-    let answer = Answer::read(body)?;
+    let answer = Answer::read(std::str::from_utf8(body).ok()?)?;
     let token = next_token(&answer, asked).ok()?;
     let encoded = match answer.encoding.as_deref() {
         None => false,
@@ -252,42 +231,23 @@ fn next_token(answer: &Answer<'_>, asked: Option<&[u8]>) -> Result<Option<Vec<u8
 
 /// A key behind *root*; None where it is elsewhere.
 fn relative<'a>(raw: &'a str, root: &[u8], encoded: bool) -> Option<Cow<'a, [u8]>> {
-    let mut rest = raw.as_bytes();
-    if !encoded || !rest.iter().any(|byte| matches!(byte, b'%' | b'+')) {
-        return rest.strip_prefix(root).map(Cow::Borrowed);
+    if !encoded || !raw.bytes().any(|byte| matches!(byte, b'%' | b'+')) {
+        return raw.as_bytes().strip_prefix(root).map(Cow::Borrowed);
     }
-    let mut key = Vec::with_capacity(raw.len());
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        key.push(match byte {
-            b'+' if encoded => b' ',
-            b'%' if encoded => match after.get(..2).and_then(hexadecimal) {
-                Some(value) => {
-                    rest = &after[2..];
-                    value
-                }
-                None => b'%',
-            },
-            other => other,
-        });
-    }
+    let key: Vec<u8> = percent_decode_str(&raw.replace('+', " ")).collect();
     key.strip_prefix(root).map(|key| key.to_vec().into())
-}
-
-fn hexadecimal(digits: &[u8]) -> Option<u8> {
-    let digit = |byte: u8| char::from(byte).to_digit(16);
-    u8::try_from(digit(digits[0])? * 16 + digit(digits[1])?).ok()
 }
 
 /// Seconds since the epoch of such as `2024-05-06T07:08:09.000Z`, cut to whole ones.
 fn seconds(text: &str) -> Option<i64> {
     let text = text.strip_suffix('Z')?.as_bytes();
     let (whole, fraction) = text.split_at_checked(19)?;
-    let number = |range: Range<usize>| -> Option<i64> {
+    let number = |range: Range<usize>| -> Option<u16> {
         whole[range].iter().try_fold(0, |value, byte| {
-            byte.is_ascii_digit().then(|| value * 10 + i64::from(byte - b'0'))
+            byte.is_ascii_digit().then(|| value * 10 + u16::from(byte - b'0'))
         })
     };
+    let small = |range| number(range).and_then(|value| u8::try_from(value).ok());
     let fixed = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
     let digits = fraction.strip_prefix(b".").unwrap_or(fraction);
     let fraction_is_good = fraction.is_empty()
@@ -296,218 +256,10 @@ fn seconds(text: &str) -> Option<i64> {
     if fixed.iter().any(|&(at, byte)| whole[at] != byte) || !fraction_is_good {
         return None;
     }
-    let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
-    let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    let days_of = [31, if leap { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
-    let days_in_month = *days_of.get(usize::try_from(month).ok()?.checked_sub(1)?)?;
-    if year == 0 || !(1..=days_in_month).contains(&day) || hour > 23 || minute > 59 || second > 59 {
-        return None;
-    }
-    Some(days_from_civil(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second)
-}
-
-/// Days from 1970-01-01 in the proleptic Gregorian calendar: years begin in March here, so that a
-/// leap day is the last of its year.
-fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let (era, of_era) = (year.div_euclid(400), year.rem_euclid(400));
-    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
-}
-
-// ---- XML -----------------------------------------------------------------------------------------
-
-/// The fields of one object, as they are spelled.
-#[derive(Default)]
-struct Contents<'a> {
-    key: Option<Cow<'a, str>>,
-    size: Option<Cow<'a, str>>,
-    modified: Option<Cow<'a, str>>,
-    etag: Option<Cow<'a, str>>,
-    class: Option<Cow<'a, str>>,
-    kind: Option<Cow<'a, str>>,
-    usable: bool,
-}
-
-/// The fields of the answer.
-#[derive(Default)]
-struct Answer<'a> {
-    contents: Vec<Contents<'a>>,
-    folded: Vec<Cow<'a, str>>,
-    truncated: Option<Cow<'a, str>>,
-    token: Option<Cow<'a, str>>,
-    encoding: Option<Cow<'a, str>>,
-}
-
-/// What can be plainly said in an answer: elements and text.
-enum Piece<'a> {
-    Start(BytesStart<'a>),
-    /// An element without content.
-    Empty(BytesStart<'a>),
-    End,
-    Text(Cow<'a, str>),
-    Eof,
-}
-
-struct Pieces<'a>(Reader<&'a [u8]>);
-
-impl<'a> Pieces<'a> {
-    /// The next one; None where it is not plain.
-    fn next(&mut self) -> Option<Piece<'a>> {
-        match self.0.read_event().ok()? {
-            Event::Start(start) => Some(Piece::Start(start)),
-            Event::Empty(empty) => Some(Piece::Empty(empty)),
-            Event::End(_) => Some(Piece::End),
-            Event::Text(text) => Some(Piece::Text(text.into_inner())),
-            Event::GeneralRef(name) => match name.resolve_char_ref().ok()? {
-                // Which of them XML takes is the other parser's knowledge.
-                Some(char) => {
-                    (' '..'\u{fffe}').contains(&char).then(|| Piece::Text(char.to_string().into()))
-                }
-                None => resolve_predefined_entity(&name).map(|text| Piece::Text(text.into())),
-            },
-            Event::Eof => Some(Piece::Eof),
-            _ => None,
-        }
-    }
-
-    /// The text of the element that has just begun, to its end; None where there is more in it.
-    fn text(&mut self) -> Option<Cow<'a, str>> {
-        let mut found = Cow::Borrowed("");
-        loop {
-            match self.next()? {
-                Piece::Text(text) if found.is_empty() => found = text,
-                Piece::Text(text) => found.to_mut().push_str(&text),
-                Piece::End => return Some(found),
-                _ => return None,
-            }
-        }
-    }
-
-    /// To the end of the element that has just begun, whatever is in it.
-    fn skip(&mut self) -> Option<()> {
-        let mut depth = 1;
-        while depth > 0 {
-            match self.next()? {
-                Piece::Start(_) => depth += 1,
-                Piece::End => depth -= 1,
-                Piece::Eof => return None,
-                _ => {}
-            }
-        }
-        Some(())
-    }
-
-    /// The elements in the one that has just begun, in turn: *field* reads each to its end. An
-    /// empty one has nothing to be read.
-    fn each(&mut self, mut field: impl FnMut(&mut Self, &str, bool) -> Option<()>) -> Option<()> {
-        loop {
-            match self.next()? {
-                Piece::Start(start) => field(self, plain(&start)?, false)?,
-                Piece::Empty(empty) => field(self, plain(&empty)?, true)?,
-                Piece::End => return Some(()),
-                Piece::Text(text) => is_space(&text).then_some(())?,
-                Piece::Eof => return None,
-            }
-        }
-    }
-
-    /// As `text`, for a field that may be there once.
-    fn once(&mut self, field: &mut Option<Cow<'a, str>>, empty: bool) -> Option<()> {
-        let text = if empty { Cow::default() } else { self.text()? };
-        field.replace(text).is_none().then_some(())
-    }
-
-    /// As `skip`, for what may be empty.
-    fn pass(&mut self, empty: bool) -> Option<()> {
-        if empty { Some(()) } else { self.skip() }
-    }
-}
-
-/// Whether there is nothing but what XML takes for space.
-fn is_space(text: &str) -> bool {
-    text.bytes().all(|byte| byte.is_ascii_whitespace())
-}
-
-/// The name of an element without attributes, which is letters alone.
-fn plain<'e>(element: &'e BytesStart<'_>) -> Option<&'e str> {
-    let name = element.name().into_inner();
-    let good = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphabetic());
-    (good && element.attributes_raw().is_empty()).then_some(name)
-}
-
-impl<'a> Answer<'a> {
-    fn read(body: &'a str) -> Option<Self> {
-        // A declaration that is none of these is left, as is one that does not come first.
-        let body = DECLARATIONS.iter().find_map(|&said| body.strip_prefix(said)).unwrap_or(body);
-        let mut pieces = Pieces(Reader::from_str(body));
-        let mut answer = Self::default();
-        loop {
-            match pieces.next()? {
-                Piece::Text(text) if is_space(&text) => {}
-                Piece::Start(root) => {
-                    if root.name().into_inner() != "ListBucketResult" || !is_namespace(&root) {
-                        return None;
-                    }
-                    break;
-                }
-                _ => return None,
-            }
-        }
-        pieces.each(|pieces, name, empty| match name {
-            "Contents" if !empty => {
-                let contents = read_contents(pieces)?;
-                answer.contents.push(contents);
-                Some(())
-            }
-            "CommonPrefixes" if !empty => pieces.each(|pieces, name, empty| match name {
-                "Prefix" if !empty => {
-                    answer.folded.push(pieces.text()?);
-                    Some(())
-                }
-                _ => None,
-            }),
-            "Contents" | "CommonPrefixes" => None,
-            "IsTruncated" => pieces.once(&mut answer.truncated, empty),
-            "NextContinuationToken" => pieces.once(&mut answer.token, empty),
-            "EncodingType" => pieces.once(&mut answer.encoding, empty),
-            _ => pieces.pass(empty),
-        })?;
-        loop {
-            match pieces.next()? {
-                Piece::Text(text) if is_space(&text) => {}
-                Piece::Eof => return Some(answer),
-                _ => return None,
-            }
-        }
-    }
-}
-
-/// Whether an element has no attribute but S3's namespace.
-fn is_namespace(element: &BytesStart<'_>) -> bool {
-    let mut attributes = element.attributes();
-    match (attributes.next(), attributes.next()) {
-        (None, _) => true,
-        (Some(Ok(only)), None) => only.key.into_inner() == "xmlns" && *only.value == *NAMESPACE,
-        _ => false,
-    }
-}
-
-fn read_contents<'a>(pieces: &mut Pieces<'a>) -> Option<Contents<'a>> {
-    let mut found = Contents::default();
-    pieces.each(|pieces, name, empty| match name {
-        "Key" => pieces.once(&mut found.key, empty),
-        "Size" => pieces.once(&mut found.size, empty),
-        "LastModified" => pieces.once(&mut found.modified, empty),
-        "ETag" => pieces.once(&mut found.etag, empty),
-        "StorageClass" => pieces.once(&mut found.class, empty),
-        "ChecksumType" => pieces.once(&mut found.kind, empty),
-        "ChecksumAlgorithm" if !empty => {
-            found.usable |= USABLE_CHECKSUMS.contains(&&*pieces.text()?);
-            Some(())
-        }
-        _ => pieces.pass(empty),
-    })?;
-    Some(found)
+    // Year 0 is none of Python's.
+    let year = number(0..4).filter(|&year| year > 0)?;
+    let month = Month::try_from(small(5..7)?).ok()?;
+    let day = Date::from_calendar_date(year.into(), month, small(8..10)?).ok()?;
+    let moment = day.with_hms(small(11..13)?, small(14..16)?, small(17..19)?).ok()?;
+    Some(moment.assume_utc().unix_timestamp())
 }
