@@ -2,6 +2,7 @@
 index, without an object of Python's for each key. Not there where tierfs was installed without
 Rust."""
 
+from collections.abc import Iterator
 from typing import final
 
 #: What this is; `tierfs.lake.s3_listing` uses no other.
@@ -35,17 +36,19 @@ class Page:
     def open(self, last: bytes) -> list[int]:
         """The objects that a directory may hide which comes after the key *last*."""
 
-    def rows(
-        self, start: int, parent: int, ino: int, checked_ns: int, without: list[int]
-    ) -> tuple[
-        list[tuple[bytes, bytes]],
-        list[tuple[bytes, bytes]],
-        list[tuple[bytes, bytes]],
-        list[tuple[bytes, bytes]],
-    ]:
-        """Rows of ``inodes``, ``dentries``, ``children`` and ``objects`` (`tierfs.index.schema`)
-        for all objects but those of *without* (ascending), as new files of *parent* with inode
-        numbers from *ino* on; each list in the order of its keys."""
+    def rows(self, start: int, parent: int, ino: int, checked_ns: int, without: list[int]) -> Rows:
+        """Rows for all objects but those of *without* (ascending), as new files of *parent* with
+        inode numbers from *ino* on."""
+
+@final
+class Rows:
+    """Rows of the tables of `tierfs.index.schema`, made as they are asked for, each table's in the
+    order of its keys."""
+
+    def inodes(self) -> Iterator[tuple[bytes, bytes]]: ...
+    def dentries(self) -> Iterator[tuple[bytes, bytes]]: ...
+    def children(self) -> Iterator[tuple[bytes, bytes]]: ...
+    def objects(self) -> Iterator[tuple[bytes, bytes]]: ...
 
 def parse(body: bytes, root: bytes, asked: bytes | None) -> Page | None:
     """The page that *body* is, an answer to ListObjectsV2 that was asked for with the token

@@ -254,10 +254,10 @@ def test_rows_are_those_of_python(infos: list[ObjectInfo], data: Any) -> None:
     expected = batch.operations()
     number = [(1000 + n).to_bytes(8, "big") for n in range(len(expected))]
     parent = (77).to_bytes(8, "big")
-    assert rows.inodes == [(key, op[4]) for key, op in zip(number, expected, strict=True)]
-    assert rows.objects == [(key, op[5]) for key, op in zip(number, expected, strict=True)]
-    assert rows.dentries == [(parent + op[2], op[6]) for op in expected]
-    assert rows.children == [
+    assert list(rows.inodes()) == [(key, op[4]) for key, op in zip(number, expected, strict=True)]
+    assert list(rows.objects()) == [(key, op[5]) for key, op in zip(number, expected, strict=True)]
+    assert list(rows.dentries()) == [(parent + op[2], op[6]) for op in expected]
+    assert list(rows.children()) == [
         (parent + key, op[2]) for key, op in zip(number, expected, strict=True)
     ]
 
@@ -314,7 +314,7 @@ async def test_a_packed_page_is_in_the_index(tmp_path: Path) -> None:
     try:
         batch = NamesBatch()
         files = PackedFiles(page.packed, page.objects, b"")
-        batch.put_page(ROOT_INO, files.rows(ROOT_INO, 5_000, 9, [3, 999]))
+        batch.put_page(ROOT_INO, files.rows(ROOT_INO, 5_000, 9, [3, 999]), 998)
         await index.names.commit(batch)
         assert index.names.entry_count() == 998
         rows = index.names.children(ROOT_INO, 0, 2_000)

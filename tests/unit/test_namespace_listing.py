@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from tests.namespaces import WatchedLake, World, names_in, read_all, settle
-from tierfs.errors import CacheError, LakeUnavailable, NotFound
+from tierfs.errors import CacheError, LakeUnavailable, NotADirectory, NotFound
 from tierfs.index.names import NamesBatch
 from tierfs.index.records import ROOT_INO, Kind
 from tierfs.lake.memory import MemoryLake
@@ -324,6 +324,54 @@ async def test_a_failed_commit_is_an_error_and_leaves_nothing_behind(tmp_path: P
         names.commit = commit  # type: ignore[method-assign]
         assert await names_in(namespace, ROOT_INO) == NINE
         assert (await namespace.lookup(ROOT_INO, b"0")).size == 7
+
+
+async def test_a_directory_of_one_page_is_listed_when_that_has_come(tmp_path: Path) -> None:
+    world, lake = world_of(tmp_path, *NINE)
+    async with world.mount() as namespace:
+        assert await namespace.listed(ROOT_INO, 0)
+        assert await namespace.listed(ROOT_INO, 2)
+        assert len(lake.asked) == 1
+        world.clock.advance(61)
+        # Whoever goes on does not list again, and the index is not believed any more.
+        assert not await namespace.listed(ROOT_INO, 2)
+        assert len(lake.asked) == 1
+        assert await namespace.listed(ROOT_INO, 0)
+        assert len(lake.asked) == 2
+        with pytest.raises(NotADirectory):
+            await namespace.listed((await namespace.lookup(ROOT_INO, b"0")).ino, 0)
+        with pytest.raises(NotFound):
+            await namespace.listed(1 << 40, 0)
+
+
+async def test_what_is_never_believed_is_never_listed(tmp_path: Path) -> None:
+    world, _ = world_of(tmp_path, *NINE)
+    async with world.mount(ttl_s=0.0) as namespace:
+        assert not await namespace.listed(ROOT_INO, 0)
+
+
+async def test_a_large_directory_is_not_waited_for(tmp_path: Path) -> None:
+    lake = EndlessLake(5_000)
+    async with World(tmp_path, lake).mount() as namespace:
+        for after in (0, 0, 2):
+            assert not await namespace.listed(ROOT_INO, after)
+            assert lake.pages == 1
+        lake.gate.set()
+        assert len(await names_in(namespace, ROOT_INO)) == 5_000
+        assert await namespace.listed(ROOT_INO, 0)
+
+
+async def test_a_directory_that_cannot_be_listed_is_not(tmp_path: Path) -> None:
+    world, lake = world_of(tmp_path, *NINE)
+
+    def fail(kind: str, key: bytes) -> None:
+        raise LakeUnavailable("list", key)
+
+    lake.before = fail
+    async with world.mount() as namespace:
+        assert not await namespace.listed(ROOT_INO, 0)
+        with pytest.raises(LakeUnavailable):
+            await namespace.readdir(ROOT_INO, 0)
 
 
 async def test_a_directory_that_vanishes_while_it_is_listed(tmp_path: Path) -> None:

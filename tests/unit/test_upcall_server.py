@@ -41,11 +41,11 @@ from tierfs.front.native import EVICT_AT_ONCE, NativeFront
 from tierfs.fs.errno import errno_of
 from tierfs.index.cache import CacheBatch, CacheIndex
 from tierfs.index.index import open_index
-from tierfs.index.records import EXTENT_SIZE, BlockRecord, CachedFile, ObjectRef
+from tierfs.index.records import EXTENT_SIZE, BlockRecord, CachedFile, Kind, ObjectRef
 from tierfs.index.schema import pack_object
 from tierfs.lake.faulty import Fault, FaultKind, FaultyLake
 from tierfs.lake.protocol import ChecksumKind, Lake, ObjectInfo, Source, Version
-from tierfs.namespace import Absent, Namespace
+from tierfs.namespace import Absent, Attributes, Namespace
 from tierfs.readahead.policy import AdaptivePolicy, EvictionPolicy, Incoming
 from tierfs.readahead.rules import Rule
 
@@ -305,6 +305,29 @@ async def test_what_is_no_message_is_logged_and_dropped(
         await scene.played.raw(struct.pack("<HHI", 9, 1, 8) + bytes(56))
         await scene.played.begin()
     assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 2
+
+
+@pytest.mark.parametrize("complete", [False, True])
+async def test_a_front_that_may_look_is_told_that_it_can(tmp_path: Path, complete: bool) -> None:
+    found = Attributes(17, Kind.FILE, 0o644, 0, 0, 5, 0, 60.0)
+
+    async def listed(ino: int, after_ino: int) -> bool:
+        assert (ino, after_ino) == (16, 3)
+        return complete
+
+    async def readdir(ino: int, after_ino: int, limit: int) -> list[tuple[int, bytes, Attributes]]:
+        assert (ino, after_ino, limit) == (16, 3, 9)
+        return [(17, b"name", found)]
+
+    async with serving(tmp_path, listed=listed, readdir=readdir) as scene:
+        await scene.played.begin()
+        place = {"arena_at": 64, "arena_length": 1000}
+        for id_, uid in ((1, 0), (2, wire.MAY_LOOK)):
+            answer = await scene.played.ask(
+                Ask.READDIR, id_, 16, offset=3, size=9, uid=uid, **place
+            )
+            looks = uid and complete
+            assert (answer["errno"], answer["count"]) == (0, wire.LISTED if looks else 1)
 
 
 # ---- bytes -------------------------------------------------------------------------------------

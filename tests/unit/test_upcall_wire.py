@@ -26,6 +26,7 @@ ROOM = Request(Ask.ROOM, 7, 11, 0, 1 << 33, 64, 0, 0, 0, b"")
 ROOM_FOR_A_FILE = Request(Ask.ROOM, 7, 13, 77, 1 << 33, 64, 1, 0, 0, b"")
 GET = Request(Ask.GET, 7, 9, 77, 0, 1 << 20, 1, 65_536, 1 << 20, OBJECT)
 HEAD = Request(Ask.HEAD, 7, 12, 77, 0, 0, 0, 0, 0, OBJECT)
+READDIR = Request(Ask.READDIR, 7, 15, 77, 80, 1000, wire.MAY_LOOK, 65_536, 297_000, b"")
 VICTIMS = [
     Victim(77),
     Victim(78, ((0, EXTENT_SIZE), (1 << 40, (1 << 40) + EXTENT_SIZE))),
@@ -82,6 +83,7 @@ def encoded() -> dict[str, str]:
         "room for a file": wire.pack_request(ROOM_FOR_A_FILE),
         "get": wire.pack_request(GET),
         "head": wire.pack_request(HEAD),
+        "readdir": wire.pack_request(READDIR),
         "getxattr": wire.pack_request(
             Request(Ask.GETXATTR, 7, 10, 77, 0, 0, 1000, 0, 0, b"user.tierfs.etag")
         ),
@@ -100,6 +102,7 @@ def encoded() -> dict[str, str]:
             count=1 << 20,
             tail=wire.pack_checksum(Checksum(ChecksumKind.CRC64NVME, 0x0102030405060708)),
         ),
+        "answer that a directory is listed": wire.pack_answer(READDIR, count=wire.LISTED),
         "done": wire.pack_request(
             Request(Ask.DONE, 7, 4, 0, 0, 5, 0, 0, 0, b"503 Slow Down")  # 5: EIO
         ),
@@ -137,7 +140,7 @@ def test_bytes_are_the_golden_ones() -> None:
     assert golden["messages"] == encoded(), "a changed message needs a new VERSION"
 
 
-@pytest.mark.parametrize("request_", [LOOKUP, ROOM, ROOM_FOR_A_FILE, GET, HEAD])
+@pytest.mark.parametrize("request_", [LOOKUP, ROOM, ROOM_FOR_A_FILE, GET, HEAD, READDIR])
 def test_requests_come_back(request_: Request) -> None:
     assert wire.parse_request(wire.pack_request(request_)) == request_
 

@@ -413,6 +413,10 @@ class UpcallServer:
         self._answer(request, tail=_pack_checksum(info.checksum))
 
     async def _readdir(self, request: Request) -> None:
+        may_look = request.uid == wire.MAY_LOOK
+        if may_look and await self._names.listed(request.ino, request.offset):
+            self._answer(request, count=wire.LISTED)
+            return
         entries = await self._names.readdir(request.ino, request.offset, request.size)
         packed = b"".join(wire.pack_entry(_pack(found), name) for _, name, found in entries)
         self._channel.put(request, packed)

@@ -51,6 +51,10 @@ UNLIMITED = (1 << 64) - 1
 DECLINED = 1
 #: In a request for room, in the place of the uid: what it is for, unless somebody reads it.
 ROOM_AHEAD, ROOM_WARM_UP = 1, 2
+#: In a READDIR, in the place of the uid: the front reads the index if it is told to.
+MAY_LOOK = 1
+#: The count in an answer to that which says: the index has all of the directory.
+LISTED = (1 << 32) - 1
 _ANSWER_BIT = 0x8000
 
 

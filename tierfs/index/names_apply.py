@@ -10,13 +10,14 @@ The invariants I1..I5 of `tierfs.index.names` are kept here.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from tierfs.errors import NotFound
 from tierfs.index import schema
 from tierfs.index.environments import Environment
-from tierfs.index.names_batch import Op, Operation, PageRows
+from tierfs.index.names_batch import Op, Operation, PageRows, Row
 from tierfs.index.records import ROOT_INO, HiddenReason, Kind
 from tierfs.index.writer import Transaction
 
@@ -171,10 +172,18 @@ class _Change:
         """New names and new numbers: nothing of them is in the overlay, and what comes later finds
         them written."""
         self.require(parent, "put directory entries")
-        self._txn.cursor(self._tables.inodes).putmulti(rows.inodes)
-        self._txn.cursor(self._tables.dentries).putmulti(rows.dentries)
-        self._txn.cursor(self._tables.children).putmulti(rows.children)
-        self._txn.cursor(self._tables.objects).putmulti(rows.objects)
+        self._put_new(self._tables.inodes, rows.inodes())
+        self._put_new(self._tables.dentries, rows.dentries())
+        self._put_new(self._tables.children, rows.children())
+        self._put_new(self._tables.objects, rows.objects())
+
+    def _put_new(self, table: _Database, rows: Iterator[Row]) -> None:
+        first = next(rows, None)
+        if first is not None:
+            cursor = self._txn.cursor(table)
+            cursor.put(*first)
+            # What is appended fills its pages; what is put where it belongs leaves them half empty.
+            cursor.putmulti(rows, append=not cursor.next())
 
     def touch(self, parent: int, name: bytes, checked_ns: int) -> None:
         key = _pack_u64(parent) + name

@@ -7,7 +7,8 @@ writing thread.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple, TypeAlias
+from collections.abc import Iterator
+from typing import Final, Protocol, TypeAlias
 
 from tierfs.errors import InvalidRequest
 from tierfs.index import schema
@@ -18,13 +19,13 @@ Operation: TypeAlias = "tuple[int, int, bytes, int, bytes, bytes | None, bytes |
 Row: TypeAlias = "tuple[bytes, bytes]"
 
 
-class PageRows(NamedTuple):
-    """The rows of new files of one directory, each list in the order of its keys."""
+class PageRows(Protocol):
+    """The rows of new files of one directory, each table's in the order of its keys."""
 
-    inodes: list[Row]
-    dentries: list[Row]
-    children: list[Row]
-    objects: list[Row]
+    def inodes(self) -> Iterator[Row]: ...
+    def dentries(self) -> Iterator[Row]: ...
+    def children(self) -> Iterator[Row]: ...
+    def objects(self) -> Iterator[Row]: ...
 
 
 class Op:
@@ -94,11 +95,11 @@ class NamesBatch:
             )
         )
 
-    def put_page(self, parent: int, rows: PageRows) -> None:
-        """*rows* are new entries of *parent*, packed (`tierfs.index.schema`): names that it does
-        not have and inode numbers that nobody has."""
+    def put_page(self, parent: int, rows: PageRows, count: int) -> None:
+        """*rows* are *count* new entries of *parent*, packed (`tierfs.index.schema`): names that it
+        does not have and inode numbers that nobody has."""
         self._operations.append((Op.PUT_PAGE, parent, b"", 0, b"", None, rows))
-        self._packed += len(rows.inodes)
+        self._packed += count
 
     def touch(self, parent: int, name: bytes, checked_ns: int) -> None:
         """The lake confirmed the entry at *checked_ns*. An entry that is not there stays so."""

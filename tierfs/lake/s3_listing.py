@@ -1,7 +1,7 @@
 """Parsers for ListObjectsV2 answers.
 
 Where tierfs was built with Rust, compiled code (`tierfs._listing`) reads the answers that say
-plainly what they say, as nearly all do, at 2 us a key and without making an object for each. The
+plainly what they say, as nearly all do, at 1 us a key and without making an object for each. The
 others, and all where it is missing, are for the parser here.
 
 botocore walks a tree with the service model and makes a dictionary for each key: 118 us a key. Here
@@ -37,7 +37,7 @@ try:
 except ImportError:
     parse = None
 else:
-    if INTERFACE != 1:  # Built from other sources than this.
+    if INTERFACE != 2:  # Built from other sources than this.
         parse = None
 
 _ARCHIVE_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
@@ -82,17 +82,19 @@ class ListingReader:
 
     def __init__(self, root: bytes) -> None:
         self._root = root
-        self._body = bytearray()
+        self._chunks: list[bytes] = []
+        self._bytes = 0
 
     def feed(self, chunk: bytes) -> None:
         """Take the next piece of the body. Raises LakeProtocolError where that is too much."""
-        self._body += chunk
-        if len(self._body) > MOST_BYTES:
+        self._chunks.append(chunk)
+        self._bytes += len(chunk)
+        if self._bytes > MOST_BYTES:
             raise LakeProtocolError("a listing has no end", "", f"{MOST_BYTES} bytes came of it")
 
     def finish(self, asked_token: bytes | None = None) -> ListPage:
         """As `ListingParser.finish`."""
-        body = bytes(self._body)
+        body = b"".join(self._chunks)
         page = None if parse is None else parse(body, self._root, asked_token)
         if page is not None:
             return ListPage(Objects(page), page.prefixes, page.next_token, packed=page)

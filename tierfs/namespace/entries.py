@@ -200,7 +200,7 @@ class Entries:
         """What *new* says is so from now on; nothing was known of these names (`knows_any`)."""
         group = self._count(len(new))
         rows = new.files.rows(new.parent, new.ino, new.checked_ns, new.without)
-        group.batch.put_page(new.parent, rows)
+        group.batch.put_page(new.parent, rows, len(new))
         group.new.append(new)
         self._new.setdefault(new.parent, []).append(new)
         self.changes += len(new)

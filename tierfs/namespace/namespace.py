@@ -215,6 +215,13 @@ class Namespace:
         """
         return await self._reader.readdir(ino, after_ino, limit)
 
+    async def listed(self, ino: int, after_ino: int) -> bool:
+        """Whether the index has all of directory *ino*, and is believed, so that a reader at
+        *after_ino* may go on in it. Lists it as `readdir` does, and waits for the first page of
+        that at most. Raises NotFound and NotADirectory.
+        """
+        return await self._reader.listed(ino, after_ino)
+
     def walk(self, ino: int) -> AsyncIterator[WalkEntry]:
         """Every file below *ino* (or itself, if it is a file), listing as needed; waits for that.
 

@@ -57,7 +57,7 @@ class PackedFiles:
 
     def rows(self, parent: int, ino: int, checked_ns: int, without: list[int]) -> PageRows:
         """The rows of all but *without* (ascending), as new files with numbers from *ino* on."""
-        return PageRows(*self._page.rows(len(self._prefix), parent, ino, checked_ns, without))
+        return self._page.rows(len(self._prefix), parent, ino, checked_ns, without)
 
 
 class NewFiles(NamedTuple):

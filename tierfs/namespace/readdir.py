@@ -43,6 +43,33 @@ class Reader:
         self, directory: int, after_ino: int, limit: int = BATCH
     ) -> list[tuple[int, bytes, Attributes]]:
         """See `Namespace.readdir`."""
+        run = self._begin(directory, after_ino)
+        while True:
+            rows = self._names.children(directory, after_ino, limit)
+            if run is None or run.complete:
+                await trio.lowlevel.checkpoint()
+                return self._show(rows, self._checked_ns(directory, run))
+            confirmed = self._confirmed(run, rows)
+            if confirmed:
+                await trio.lowlevel.checkpoint()
+                return self._show(confirmed, run.begun_ns)
+            if run.error is not None:
+                raise run.error
+            await run.progress()
+
+    async def listed(self, directory: int, after_ino: int) -> bool:
+        """See `Namespace.listed`."""
+        run = self._begin(directory, after_ino)
+        if run is not None and not run.has_pages:
+            await run.progress()
+        await trio.lowlevel.checkpoint()
+        if run is not None and not run.complete:
+            return False
+        checked_ns = self._checked_ns(directory, run)
+        return self._freshness.left_s(checked_ns, self._freshness.now_ns()) > 0.0
+
+    def _begin(self, directory: int, after_ino: int) -> Run | None:
+        """The listing that a reader at *after_ino* goes by; None: the one that the index has."""
         inode = self._entries.inode(directory)
         if inode is None:
             raise NotFound("read a directory", f"inode {directory}")
@@ -51,19 +78,10 @@ class Reader:
         run = self._listings.current(directory)
         if run is None and self._must_list(directory, after_ino):
             run = self._listings.start(directory)
-        while True:
-            rows = self._names.children(directory, after_ino, limit)
-            if run is None or (run.ended and run.error is None):
-                checked_ns = run.begun_ns if run else self._names.listing(directory).checked_ns
-                await trio.lowlevel.checkpoint()
-                return self._show(rows, checked_ns)
-            confirmed = self._confirmed(run, rows)
-            if confirmed:
-                await trio.lowlevel.checkpoint()
-                return self._show(confirmed, run.begun_ns)
-            if run.error is not None:
-                raise run.error
-            await run.progress()
+        return run
+
+    def _checked_ns(self, directory: int, run: Run | None) -> int:
+        return run.begun_ns if run else self._names.listing(directory).checked_ns
 
     def _must_list(self, directory: int, after_ino: int) -> bool:
         """A reader that begins wants a fresh listing, one that goes on wants the one it began

@@ -128,6 +128,16 @@ class Run:
         chain.token, chain.pages, chain.entries = listing.token, listing.pages, listing.entries
 
     @property
+    def has_pages(self) -> bool:
+        """Something was given."""
+        return any(chain.pages for chain in self.chains)
+
+    @property
+    def complete(self) -> bool:
+        """It has ended, and the index has all of it."""
+        return self.ended and self.error is None
+
+    @property
     def listed(self) -> bool:
         """Every range was given."""
         return all(chain.done for chain in self.chains)

@@ -127,6 +127,13 @@ class Union:
                 return sorted(rows, key=lambda row: row[0])
             after_ino = end
 
+    async def listed(self, ino: int, after_ino: int) -> bool:
+        """See `Namespace.listed`; of what the journal knows of, the index has not all."""
+        if self._journal.node(ino) is not None or self._journal.children(ino, 0, 1):
+            await trio.lowlevel.checkpoint()
+            return False
+        return await self._lake.listed(ino, after_ino)
+
     # Attributes.
 
     def attributes(self, ino: int) -> Attributes:

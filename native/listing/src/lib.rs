@@ -18,7 +18,7 @@ mod _listing {
     /// What `tierfs/lake/s3_listing.py` has to be written for. It counts the changes of what is in
     /// `tierfs/_listing.pyi`, and of the rows.
     #[pymodule_export]
-    const INTERFACE: u32 = 1;
+    const INTERFACE: u32 = 2;
     #[pymodule_export]
     use crate::page::{Page, parse};
 }

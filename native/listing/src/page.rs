@@ -13,7 +13,7 @@ use pyo3::types::{PyBytes, PyList, PyTuple};
 use time::{Date, Month};
 
 use crate::answer::{Answer, Contents};
-use crate::rows;
+use crate::rows::Rows;
 
 const ARCHIVE_CLASSES: [&str; 2] = ["GLACIER", "DEEP_ARCHIVE"];
 const NAME_MAX: usize = 255;
@@ -32,7 +32,7 @@ pub(crate) struct Object {
 #[pyclass(frozen, module = "tierfs._listing")]
 pub(crate) struct Page {
     text: Vec<u8>,
-    objects: Vec<Object>,
+    pub(crate) objects: Vec<Object>,
     prefixes: Vec<Vec<u8>>,
     token: Option<Vec<u8>>,
 }
@@ -118,20 +118,16 @@ impl Page {
     }
 
     /// The rows of all objects but those of *without*, which is ascending, as new files of the
-    /// directory *parent*: four lists of keys and values, each in the order of its keys, for
-    /// `inodes`, `dentries`, `children` and `objects`. The files get numbers from *ino* on.
-    fn rows<'py>(
-        &self,
-        py: Python<'py>,
+    /// directory *parent*. The files get numbers from *ino* on.
+    fn rows(
+        slf: Py<Self>,
         start: usize,
         parent: u64,
         ino: u64,
         checked_ns: i64,
         without: Vec<usize>,
-    ) -> PyResult<[Bound<'py, PyList>; 4]> {
-        let mut left = without.into_iter().peekable();
-        let new = (0..self.objects.len()).filter(|n| left.next_if_eq(n).is_none());
-        rows::pack(py, self, new.map(|n| &self.objects[n]), start, parent, ino, checked_ns)
+    ) -> Rows {
+        Rows { page: slf, start, parent, ino, checked_ns, without }
     }
 }
 
@@ -187,6 +183,10 @@ impl Page {
         let mtime_ns = seconds(contents.modified.as_deref()?.trim())?.checked_mul(1_000_000_000)?;
         let etag = contents.etag.as_deref()?.trim();
         if !etag.is_ascii() {
+            return None;
+        }
+        // As long as a record may say that they are.
+        if key.len().max(etag.len() + 2) > usize::from(u16::MAX) {
             return None;
         }
         if key.is_empty() {

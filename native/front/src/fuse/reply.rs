@@ -56,14 +56,6 @@ pub fn attr_out(found: &Attributes, ttl: Ttl) -> AttrOut {
     AttrOut { attr_valid, attr_valid_nsec, attr: attr(found), ..Default::default() }
 }
 
-/// What READDIR or READDIRPLUS asks for: entries behind `offset`, up to `size` bytes of them.
-#[derive(Clone, Copy, Debug)]
-pub struct DirectoryRequest {
-    pub offset: u64,
-    pub size: u32,
-    pub plus: bool,
-}
-
 /// An answer to READDIR or READDIRPLUS, filled up to the size that the kernel asked for.
 pub struct Directory {
     bytes: Vec<u8>,

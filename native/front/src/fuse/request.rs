@@ -17,6 +17,14 @@ pub struct Request<'a> {
     pub body: &'a [u8],
 }
 
+/// What READDIR or READDIRPLUS asks for: entries behind `offset`, up to `size` bytes of them.
+#[derive(Clone, Copy, Debug)]
+pub struct DirectoryRequest {
+    pub offset: u64,
+    pub size: u32,
+    pub plus: bool,
+}
+
 /// What is asked of inode `header.nodeid`.
 #[derive(Debug)]
 pub enum Operation<'a> {
@@ -44,11 +52,7 @@ pub enum Operation<'a> {
         size: u32,
     },
     Opendir,
-    Readdir {
-        offset: u64,
-        size: u32,
-        plus: bool,
-    },
+    Readdir(DirectoryRequest),
     Lseek(LseekIn),
     /// FLUSH, FSYNC.
     Flush {
@@ -108,7 +112,7 @@ impl<'a> Operation<'a> {
             opcode::READDIR | opcode::READDIRPLUS => {
                 let (read, _) = ReadIn::read_from_prefix(body).ok()?;
                 let plus = code == opcode::READDIRPLUS;
-                Self::Readdir { offset: read.offset, size: read.size, plus }
+                Self::Readdir(DirectoryRequest { offset: read.offset, size: read.size, plus })
             }
             opcode::LSEEK => Self::Lseek(LseekIn::read_from_prefix(body).ok()?.0),
             opcode::FLUSH => Self::Flush { fh: FlushIn::read_from_prefix(body).ok()?.0.fh },

@@ -25,6 +25,7 @@ mod write;
 
 use std::sync::Arc;
 
+use names::Unlisted;
 use read::Reading;
 use write::{after_change, hand_over};
 use zerocopy::IntoBytes;
@@ -34,7 +35,7 @@ use crate::cache::flight::{Flight, Until, Waiting};
 use crate::cache::table::Held;
 use crate::front::Front;
 use crate::fuse::abi::{InHeader, OpenOut, ROOT_ID, init_flag};
-use crate::fuse::request::{Operation, Request};
+use crate::fuse::request::{DirectoryRequest, Operation, Request};
 use crate::fuse::{init, reply};
 use crate::index::cache::CacheReader;
 use crate::index::journal::{Journal, JournalReader};
@@ -66,7 +67,7 @@ pub enum Then {
     Made,
     /// A link's target.
     Target,
-    Readdir(reply::DirectoryRequest),
+    Readdir(DirectoryRequest),
     Xattr {
         size: u32,
     },
@@ -268,9 +269,7 @@ impl Worker {
             &Operation::Getxattr { name, size } => self.getxattr(header, name, size),
             &Operation::Listxattr { size } => self.listxattr(unique, ino, size),
             Operation::Opendir => self.answer(unique, &[OpenOut::default().as_bytes()]),
-            &Operation::Readdir { offset, size, plus } => {
-                self.readdir(unique, ino, offset, size, plus)
-            }
+            &Operation::Readdir(asked) => self.readdir(unique, ino, asked, Unlisted::MayComeToBe),
             Operation::Lseek(lseek) => self.lseek(unique, ino, lseek),
             &Operation::Flush { fh } => self.flush(request, fh),
             Operation::Fallocate(asked) => self.allocate(request, asked),

@@ -8,6 +8,7 @@ use super::{Then, Worker};
 use crate::attributes::{Attributes, Ttl};
 use crate::fuse::abi::{GetxattrOut, InHeader, StatfsOut};
 use crate::fuse::reply;
+use crate::fuse::request::DirectoryRequest;
 use crate::index::journal::Whose;
 use crate::index::names::Lookup;
 use crate::upcall::wire::{self, Answer, Ask, Space};
@@ -25,6 +26,15 @@ const STATFS_BYTES: u64 = 1 << 50;
 const MOST_ENTRIES: u32 = 1000;
 /// Attributes, the length of a name, and the longest name.
 const LONGEST_ENTRY: u64 = 40 + 2 + 255;
+
+/// What is to be done about a directory of which the index has not all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unlisted {
+    /// The control plane lists it. What takes it a page is then read from the index.
+    MayComeToBe,
+    /// The control plane says what is in it.
+    IsTold,
+}
 
 impl Worker {
     pub(super) fn lookup(&mut self, unique: u64, parent: u64, name: &[u8]) -> Outcome {
@@ -88,11 +98,11 @@ impl Worker {
         &mut self,
         unique: u64,
         ino: u64,
-        offset: u64,
-        size: u32,
-        plus: bool,
+        asked: DirectoryRequest,
+        unlisted: Unlisted,
     ) -> Outcome {
         let front = self.front.clone();
+        let DirectoryRequest { offset, size, plus } = asked;
         let mut directory = reply::Directory::new(size, plus);
         let journals = self.journal.as_mut().is_some_and(|journal| journal.has_entries(ino));
         if offset < DOT_DOT {
@@ -112,13 +122,14 @@ impl Worker {
             return self.answer(unique, &[directory.bytes()]);
         }
         let most = directory.most_left().min(MOST_ENTRIES);
+        let may_look = unlisted == Unlisted::MayComeToBe && !journals;
         let request = wire::Request {
             offset: after,
             size: most,
+            uid: if may_look { wire::MAY_LOOK } else { 0 },
             arena_length: u64::from(most) * LONGEST_ENTRY,
             ..wire::Request::of(ino)
         };
-        let asked = reply::DirectoryRequest { offset, size, plus };
         Upcall(Ask::Readdir, request, Then::Readdir(asked))
     }
 
@@ -174,10 +185,13 @@ impl Worker {
         &mut self,
         unique: u64,
         ino: u64,
-        asked: reply::DirectoryRequest,
+        asked: DirectoryRequest,
         answer: &Answer<'_>,
         mut bytes: &[u8],
     ) -> Outcome {
+        if answer.count == wire::LISTED {
+            return self.readdir(unique, ino, asked, Unlisted::IsTold);
+        }
         let front = self.front.clone();
         let mut directory = reply::Directory::new(asked.size, asked.plus);
         if asked.offset < DOT_DOT

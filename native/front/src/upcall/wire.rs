@@ -19,7 +19,8 @@
 //! GET       6  offset, size, arena; uid: 1 if this is all of   -> count: bytes in the arena;
 //!              the object; tail: its record in names/objects      tail: checksum, if it has one
 //! HEAD      7  tail: a record in names/objects                 -> tail: checksum, if it has one
-//! READDIR   8  offset: the last ino seen; size: most entries   -> count: entries in the arena, ttl
+//! READDIR   8  offset: the last ino seen; size: most entries;  -> count: entries in the arena, ttl;
+//!              uid: 1 if the index may be looked at instead       all ones: the index has them
 //! GETXATTR  9  uid; tail: name                                 -> tail: value
 //! CHANGE   10  a request of the kernel's; size: its opcode;    -> attributes and ttl of what was
 //!              offset: its unique; uid; tail: 0 4 gid             made or changed (CREATE, MKDIR,
@@ -95,6 +96,10 @@ pub const DECLINED: u32 = 1;
 /// In a request for room, in the place of the uid: what it is for, unless somebody reads it.
 pub const ROOM_AHEAD: u32 = 1;
 pub const ROOM_WARM_UP: u32 = 2;
+/// In a READDIR, in the place of the uid: the index is read if the answer says so.
+pub const MAY_LOOK: u32 = 1;
+/// The count in an answer to that which says: the index has all of the directory.
+pub const LISTED: u32 = u32::MAX;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]

@@ -31,6 +31,15 @@ fn requests() {
     assert_eq!(room.encode(Ask::Room, 7, 11), golden("room"));
     let room = Request { ino: 77, uid: 1, ..room };
     assert_eq!(room.encode(Ask::Room, 7, 13), golden("room for a file"));
+    let readdir = Request {
+        offset: 80,
+        size: 1000,
+        uid: MAY_LOOK,
+        arena_at: 65_536,
+        arena_length: 297_000,
+        ..Request::of(77)
+    };
+    assert_eq!(readdir.encode(Ask::Readdir, 7, 15), golden("readdir"));
     let xattr = Request { uid: 1000, tail: b"user.tierfs.etag".to_vec(), ..Request::of(77) };
     assert_eq!(xattr.encode(Ask::Getxattr, 7, 10), golden("getxattr"));
     let change = Request {
@@ -83,6 +92,9 @@ fn answers() {
     let bytes = golden("answer that a file is not worth it");
     let What::Answer(answer) = Incoming::parse(&bytes).unwrap().what else { panic!() };
     assert_eq!((answer.count, victims(answer.tail)), (DECLINED, Some(Vec::new())));
+    let bytes = golden("answer that a directory is listed");
+    let What::Answer(answer) = Incoming::parse(&bytes).unwrap().what else { panic!() };
+    assert_eq!((answer.errno, answer.count), (0, LISTED));
     let bytes = golden("entry");
     let (found, name, rest) = entry(&bytes).unwrap();
     assert_eq!((found, name, rest), (expected, &b"a\xff"[..], &[][..]));
