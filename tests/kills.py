@@ -216,16 +216,19 @@ class Images:
         """After `stop`."""
         self.running.add(self)
         self._lake.point = self.take
-        run, commit, write = Workers.run, Writer._commit_group, Environment.write
+        commit, write = Writer._commit_group, Environment.write
         sweep = Store._sweep
         still, images = self._still, self
 
-        async def quiet_run(workers: Workers, fn: Callable[[], Any]) -> Any:
-            def work() -> Any:
-                with still:
-                    return fn()
+        def quiet(run: Callable[..., Any]) -> Callable[..., Any]:
+            async def quiet_run(workers: Workers, fn: Callable[[], Any]) -> Any:
+                def work() -> Any:
+                    with still:
+                        return fn()
 
-            return await run(workers, work)
+                return await run(workers, work)
+
+            return quiet_run
 
         def quiet_commit(writer: Writer, group: list[Any]) -> bool:
             with still:
@@ -240,7 +243,8 @@ class Images:
             images.take("after a commit")
             return value
 
-        self._patch.setattr(Workers, "run", quiet_run)
+        for name in ("run", "run_together"):
+            self._patch.setattr(Workers, name, quiet(getattr(Workers, name)))
         self._patch.setattr(Store, "_sweep", quiet_sweep)
         self._patch.setattr(Writer, "_commit_group", quiet_commit)
         self._patch.setattr(Environment, "write", seen_write)

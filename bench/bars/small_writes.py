@@ -2,7 +2,8 @@
 lake?
 
 Sixteen writers, 4 KiB a file, in sixteen write-back directories (the kernel has one file at a time
-made in each) with a journal that is synced before each answer. The rates at which the lake gets
+made in each) with a journal that is synced before each answer, in each round on a file system that
+has just been made. The rates at which the lake gets
 them, in either order, are of the first `DRAIN_S` seconds: one change after the other takes a round
 trip each.
 """
@@ -17,7 +18,7 @@ from bench.bars.harness import Result, Tierfs, front_names, median, spread
 from bench.lab import Lab
 from bench.lakesim import lakesim
 from bench.loadgen import File, Loadgen
-from bench.workspace import workspace
+from bench.workspace import fresh_disk
 from tierfs.writeback.rule import BY_MARKERS, STRICT
 
 WRITERS, SIZE = 16, 4096
@@ -26,6 +27,7 @@ BARS = {"native": 3000, "python": 800}
 FILES = {"native": 6000, "python": 1600}
 ROUNDS = 3
 DRAIN_S = 10.0
+DISK_BYTES = 4 << 30
 
 
 def run() -> list[Result]:
@@ -58,7 +60,7 @@ def run() -> list[Result]:
 def _round(front: str, order: str, turn: int) -> tuple[float, float, float]:
     """Files created a second, the 99th percentile of one in us, and files that came to the lake a
     second."""
-    with workspace() as work, lakesim(seed=1 + turn) as server:
+    with fresh_disk(DISK_BYTES) as work, lakesim(seed=1 + turn) as server:
         lab = Lab(work, server, Loadgen(), "standard", False, 1)
         lab.create_bucket()
         bucket = lab.bucket("small/")

@@ -7,7 +7,8 @@ import contextlib
 import errno
 import os
 import struct
-from collections.abc import AsyncIterator, Collection
+import threading
+from collections.abc import AsyncIterator, Collection, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +29,7 @@ from tierfs.index.records import ROOT_INO
 from tierfs.lake.protocol import ChecksumKind
 from tierfs.lake.writing import Written
 from tierfs.writeback import by_front, contents, journal, passed, publisher
+from tierfs.writeback.holds import Holds
 from tierfs.writeback.journal import Work
 from tierfs.writeback.passed import PassedThrough
 from tierfs.writeback.reading import OpenHandle
@@ -41,14 +43,13 @@ RW = os.O_RDWR
 class Kernel:
     """Requests and bytes of one mount. Numbers of requests are even, as the kernel's are."""
 
-    def __init__(self, world: World, mount: bytes, nursery: trio.Nursery) -> None:
+    def __init__(self, world: World, mount: bytes) -> None:
         files = world.files
         assert isinstance(files, PassedThrough)
         self.world, self.files = world, files
         view = View(files.union, world.front, lambda ino: None)
         changes = Changes(files, view)
         self.handed = HandedOver(files, world.service.journal, changes, mount)
-        self._nursery = nursery
 
     def path(self, ino: int) -> Path:
         return self.files.staging.path(ino)
@@ -56,7 +57,7 @@ class Kernel:
     async def ask(self, opcode: int, unique: int, ino: int, body: bytes) -> Answer:
         tail = wire.CALLER.pack(GID, 4242) + body
         request = Request(Ask.CHANGE, 1, 1, ino, unique, opcode, UID, 0, 0, tail)
-        return await self.handed.act(request, self._nursery)
+        return await self.handed.act(request)
 
     async def mkdir(self, unique: int, name: bytes) -> Answer:
         return await self.ask(9, unique, ROOT_INO, struct.pack("=II", 0o755, 0) + name + b"\0")
@@ -80,7 +81,15 @@ class Kernel:
 
     async def close(self, unique: int, ino: int, *, flush: int = 1000) -> None:
         await self.ask(25, unique + flush, ino, b"")
-        await self.handed.released(unique)
+        await self.released(unique)
+
+    async def released(self, unique: int) -> None:
+        left = self.handed.released(unique)
+        if left is not None:
+            await left()
+
+    async def unlink(self, unique: int, name: bytes) -> Answer:
+        return await self.ask(10, unique, ROOT_INO, name + b"\0")
 
     async def save(self, unique: int, name: bytes, data: bytes) -> int:
         ino = await self.create(unique, name, data)
@@ -97,14 +106,10 @@ async def kernel(
     in_use: Collection[int] = (),
     **how: Any,
 ) -> AsyncIterator[Kernel]:
-    async with (
-        world(
-            directory, lake, *rules, directories=PassedThrough, mount=mount, in_use=in_use, **how
-        ) as made,
-        trio.open_nursery() as nursery,
-    ):
-        yield Kernel(made, mount, nursery)
-        nursery.cancel_scope.cancel()
+    async with world(
+        directory, lake, *rules, directories=PassedThrough, mount=mount, in_use=in_use, **how
+    ) as made:
+        yield Kernel(made, mount)
 
 
 async def test_what_is_written_past_us_is_published_at_its_close(tmp_path: Path) -> None:
@@ -274,8 +279,8 @@ async def test_a_close_that_is_a_commit_point_does_not_fail_for_the_copy_after_i
         k.files.committed = lambda ino, since_ns: told.append(ino)
         assert (await k.ask(25, 6, ino, b"")).errno == 0
         assert told == [ino]
-        await k.handed.released(4)
-        await k.handed.released(2)
+        await k.released(4)
+        await k.released(2)
         assert await k.world.flush()
     assert lake.contents()[b"a"] == b"one"
 
@@ -305,7 +310,7 @@ async def test_a_reader_goes_on_with_its_file_and_an_upload_with_what_was_closed
             await k.save(8, b"after", b"")
             go_on.set()
             await k.close(6, ino)
-            await k.handed.released(4)
+            await k.released(4)
         assert await k.world.flush()
     first, second = [content for key, content in lake.history if key == b"large"]
     assert first == large
@@ -611,6 +616,118 @@ async def test_a_request_is_acted_on_once(tmp_path: Path) -> None:
         assert [answer.errno for answer in answers] == [0, 0, 0]
         assert len({answer.tail for answer in answers}) == 1
         assert (await k.mkdir(4, b"d")).errno == errno.EEXIST
+
+
+async def test_who_goes_away_does_not_take_back_what_was_begun(tmp_path: Path) -> None:
+    """U9; and is not answered."""
+    async with kernel(tmp_path, Lake(), publish=False) as k:
+        answers: list[Answer] = []
+
+        async def ask() -> None:
+            answers.append(await k.mkdir(2, b"d"))
+
+        with held() as hold:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(k.files.journal.change, hold)
+                nursery.start_soon(ask)
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.cancel_scope.cancel()
+                hold.go_on.set()
+        assert not answers
+        await ask()
+        assert (answers[0].errno, await k.world.names(b"")) == (0, [b"d"])
+
+
+class Hold:
+    """A change that does nothing until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def __call__(self, work: Work) -> None:
+        self.begun.set()
+        assert self.go_on.wait(PATIENCE_S)
+
+    async def is_reached(self) -> None:
+        assert await trio.to_thread.run_sync(self.begun.wait, PATIENCE_S)
+
+
+@contextlib.contextmanager
+def held() -> Iterator[Hold]:
+    hold = Hold()
+    try:
+        yield hold
+    finally:
+        hold.go_on.set()
+
+
+async def test_a_close_is_over_when_it_is_told(tmp_path: Path) -> None:
+    """So that room is free for whoever removes the file right after it."""
+    async with kernel(tmp_path, Lake(), publish=False) as k:
+        ino = await k.create(2, b"a", b"one")
+        await k.ask(25, 1002, ino, b"")
+        assert k.handed.released(2) is None
+        assert not k.files.in_use(ino)
+        assert k.handed.released(2) is None  # Told again.
+        await k.unlink(4, b"a")
+        assert not k.path(ino).exists()
+
+
+async def test_a_close_that_is_a_commit_point_comes_before_what_is_asked_next(
+    tmp_path: Path,
+) -> None:
+    async with kernel(tmp_path, Lake(), publish=False) as k:
+        ino = await k.create(2, b"a", b"one")
+        left = k.handed.released(2)
+        assert left is not None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(k.unlink, 4, b"a")
+            await trio.testing.wait_all_tasks_blocked()
+            assert k.files.in_use(ino)
+            await left()
+            assert k.files.state_of(ino) == b"closed"
+        assert not k.path(ino).exists()
+
+
+async def test_a_close_that_is_a_commit_point_is_left_to_be_done(tmp_path: Path) -> None:
+    async with kernel(tmp_path, Lake(), publish=False) as k:
+        ino = await k.create(2, b"a", b"one")
+        left = k.handed.released(2)
+        assert left is not None
+        assert k.files.in_use(ino)
+        await left()
+        assert not k.files.in_use(ino)
+        assert k.files.state_of(ino) == b"closed"
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_what_was_decided_because_a_file_was_open_is_seen_by_who_closes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: bool
+) -> None:
+    """Decided, and not committed yet. Sabotage: closed without a look at who holds it, the file
+    stays for ever."""
+    if not waits:
+        monkeypatch.setattr(Holds, "is_held", lambda self, key: False)
+    async with kernel(tmp_path, Lake(), publish=False) as k:
+        ino = await k.create(2, b"a", b"one")
+        await k.ask(25, 1002, ino, b"")
+        change = k.files.journal.change
+        with held() as before, held() as after:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(change, before)
+                await before.is_reached()
+                nursery.start_soon(k.unlink, 4, b"a")
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.start_soon(change, after)
+                await trio.testing.wait_all_tasks_blocked()
+                before.go_on.set()
+                await after.is_reached()
+                left = k.handed.released(2)
+                after.go_on.set()
+                if left is not None:
+                    await left()
+        assert (k.files.journal.node(ino) is None) == waits
+        assert k.path(ino).exists() != waits
 
 
 async def test_a_request_that_waits_is_not_forgotten_for_those_after_it(

@@ -10,7 +10,8 @@ U7. A request is acted on once, by its number on this mount, though a front that
     remembered for as long as it may be asked for.
 U8. What a dead control plane had done is in its journal, in the transaction that did it
     (`Decisions.decide`); the next one answers from there. Everything else may be done twice.
-U9. Who goes away does not take back what was begun: a change runs to its end in a task of its own.
+U9. Who goes away does not take back what was begun: a change runs to its end, whatever becomes of
+    the upcall that it came with.
 """
 
 from __future__ import annotations
@@ -53,6 +54,10 @@ _ATIME_NOW, _MTIME_NOW, _KILL_IDS = 1 << 7, 1 << 8, 1 << 11
 _FSYNC_DATA_ONLY = 1
 _OPEN_KILL_IDS = 1
 _XATTR_CREATE, _XATTR_REPLACE = 1, 2
+#: How long a kernel may believe what it is told of a file that was just made: it would ask at once,
+#: to see whether who made it may open it. What is written since changes that for the kernel, too;
+#: only stores through a mapping are not seen by it.
+CREATED_TTL_S = 0.1
 #: Counts in the answer to OPEN; see ``native/front/src/upcall/wire.rs``.
 _LAKES, _STAGED, _LAKES_AS_TOLD = 0, 1, 2
 
@@ -113,8 +118,8 @@ class HandedOver:
             45: self._rename2,
         }
 
-    async def act(self, request: Request, spawn: trio.Nursery) -> Answer:
-        """Act on *request*, if nobody has; its answer (U7)."""
+    async def act(self, request: Request) -> Answer:
+        """Act on *request*, if nobody has; its answer (U7). Cancelling does not end it (U9)."""
         unique = request.offset
         once = self._asked.get(unique)
         if once is None:
@@ -122,8 +127,10 @@ class HandedOver:
             self._under_way.add(unique)
             if len(self._asked) > MOST_REPLIES:
                 self._forget_oldest()
-            spawn.start_soon(self._act, request, once)
-        await once.done.wait()
+            await self._act(request, once)
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            await once.done.wait()
         return once.answer
 
     def _forget_oldest(self) -> None:
@@ -134,11 +141,12 @@ class HandedOver:
                 return
 
     async def _act(self, request: Request, once: _Once) -> None:
-        asked.set(Asked(self._mount, request.offset))
+        token = asked.set(Asked(self._mount, request.offset))
         try:
             with trio.CancelScope(shield=True):
                 once.answer = await self._answer(request)
         finally:
+            asked.reset(token)
             self._under_way.discard(request.offset)
             once.done.set()
 
@@ -172,7 +180,7 @@ class HandedOver:
             attributes, _ = await self._directories.create(
                 request.ino, name, mode & ~umask, flags, request.uid, gid, fh=request.offset
             )
-        return _of(attributes, count=_STAGED)
+        return _of(attributes._replace(ttl_s=CREATED_TTL_S), count=_STAGED)
 
     async def _open(self, request: Request, body: bytes) -> Answer:
         flags, open_flags = _TWO.unpack_from(body)
@@ -202,12 +210,10 @@ class HandedOver:
         await self._directories.sync_file(request.ino, data_only=data_only)
         return _DONE
 
-    async def released(self, unique: int) -> None:
-        """The front has closed the handle that the request *unique* opened."""
-        try:
-            await self._directories.release(unique)
-        except Exception:
-            log.exception("a handle is closed with an error")
+    def released(self, unique: int) -> Callable[[], Awaitable[None]] | None:
+        """The front has closed the handle that the request *unique* opened. What is left to be
+        done for that, if anything is."""
+        return self._directories.release_at_once(unique)
 
     async def restore(self, handles: list[OpenHandle]) -> None:
         """Take up what an earlier control plane gave out."""

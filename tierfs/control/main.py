@@ -18,6 +18,7 @@ import argparse
 import logging
 import os
 import signal
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -54,6 +55,9 @@ log = logging.getLogger(__name__)
 ALIVE_INTERVAL_S = 2.0
 #: How often it is looked whether heaps can be trimmed.
 TRIM_INTERVAL_S = 5.0
+#: How long a thread waits for the interpreter before whoever has it is told to let go. That of the
+#: journal gives it up with each row that it touches, and would wait 5 ms for the loop each time.
+SWITCH_INTERVAL_S = 0.001
 
 
 def main(argv: list[str]) -> int:
@@ -73,6 +77,7 @@ def main(argv: list[str]) -> int:
     reporter = Reporter(arguments.report_fd)
     if arguments.standby_fd is not None and not _stand_by(arguments.standby_fd):
         return 0
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     set_up_heaps(config.memory)
     raise_open_files()
     try:

@@ -215,7 +215,7 @@ class UpcallServer:
         elif request.ask is Ask.DONE:
             self._channel.done(request)
         elif request.ask is Ask.RELEASED:
-            nursery.start_soon(self._released, request.offset)
+            self._take_released(request.offset, nursery)
         elif request.ask is Ask.HANDLES:
             self._handles += wire.handles(request.tail)
             if request.size:
@@ -327,16 +327,37 @@ class UpcallServer:
                 told = now
             await trio.sleep(SPACE_INTERVAL_S)
 
+    def _take_released(self, unique: int, nursery: trio.Nursery) -> None:
+        """At once, as far as it goes: whoever asks for something next finds it closed."""
+        if not self._ready.is_set():
+            nursery.start_soon(self._released, unique)
+        elif (left := self._release(unique)) is not None:
+            nursery.start_soon(self._finish, left)
+
     async def _released(self, unique: int) -> None:
         await self._ready.wait()
-        if self._handed is not None:
-            await self._handed.released(unique)
+        left = self._release(unique)
+        if left is not None:
+            await self._finish(left)
+
+    def _release(self, unique: int) -> Callable[[], Awaitable[None]] | None:
+        try:
+            return None if self._handed is None else self._handed.released(unique)
+        except Exception:
+            log.exception("a handle is closed with an error")
+            return None
+
+    async def _finish(self, release: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await release()
+        except Exception:
+            log.exception("a handle is closed with an error")
 
     async def _change(self, request: Request) -> None:
-        if self._handed is None or self._nursery is None:
+        if self._handed is None:
             self._view.refuse_change(request.ino, _CHANGES.get(request.size, "change"))
             return
-        answer = await self._handed.act(request, self._nursery)
+        answer = await self._handed.act(request)
         self._answer(
             request, errno=answer.errno, count=answer.count, ttl_s=answer.ttl_s, tail=answer.tail
         )

@@ -91,12 +91,15 @@ class Contents:
         self.close(lsn)
         await self._uploads.start_over(lsn)
 
-    async def tidy_up(self) -> bool:
-        """Let go of what was begun for changes that were taken back, or given up; whether that is
-        all of it."""
+    def let_go(self) -> None:
+        """Close what was opened for changes that were taken back, or given up: the room that it
+        takes is free then."""
         for lsn in list(self._open):
             if self._entry(lsn) is None:
                 self.close(lsn)
+
+    async def tidy_up(self) -> bool:
+        """Let the lake forget what was begun for such changes; whether that is all of it."""
         return await self._uploads.abort_abandoned()
 
     # ---- parts -----------------------------------------------------------------------------------

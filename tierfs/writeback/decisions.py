@@ -190,7 +190,8 @@ class Decisions:
                     await self._namespace.touched(ino)
 
     async def _new_ino(self) -> int:
-        await self._inodes.ensure(1)
+        if not self._inodes.available:
+            await self._inodes.ensure(1)
         return self._inodes.next_ino()
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import cast
 
 import trio
@@ -155,21 +156,62 @@ class Handles(Lending):
                 del self._reading[handle.ino]
             await self._front.release(handle.front_fh)
             return
-        live.writers -= handle.writer
-        if not live.writers:
-            live.idle.set()
+        self._closed(live, writer=handle.writer)
         try:
             if handle.writer and self._has_changed(live):
                 # Written through a mapping after its close, or never closed by who was killed.
                 await self._commit(live)
         finally:
-            live.handles -= 1
-            if live.handles == 0:
-                del self._live[live.ino]
-                self.staging.let_go(live)
+            self._leave(live)
         if live.handles == 0:
-            await self._forget(live.ino)
+            if not self._is_settled(live.ino):
+                await self._forget(live.ino)
             self.changed()
+
+    def release_at_once(self, fh: int) -> Callable[[], Awaitable[None]] | None:
+        """As `release`, as far as that need not wait; what is left to be done, if anything is. If
+        nobody holds the file, that comes before whatever begins after this."""
+        handle = self._handles.get(fh)
+        if handle is None:
+            return None
+        ino, live = handle.ino, handle.live
+        if live is None or self._holds.is_held(ino):
+            return partial(self.release, fh)
+        last = live.handles == 1
+        changed = handle.writer and self._has_changed(live)
+        if changed or (last and not self._is_settled(ino)):
+            self._holds.take_at_once(ino)
+            return partial(self._release_held, fh, ino)
+        del self._handles[fh]
+        self._closed(live, writer=handle.writer)
+        self._leave(live)
+        if last:
+            self.changed()
+        return None
+
+    async def _release_held(self, fh: int, ino: int) -> None:
+        try:
+            await self._drop_handle(fh)
+        finally:
+            self._holds.give(ino)
+
+    def _closed(self, live: Live, *, writer: bool) -> None:
+        live.writers -= writer
+        if not live.writers:
+            live.idle.set()
+
+    def _leave(self, live: Live) -> None:
+        live.handles -= 1
+        if live.handles == 0:
+            del self._live[live.ino]
+            self.staging.let_go(live)
+
+    def _is_settled(self, ino: int) -> bool:
+        """Whether there is nothing to `_forget` of *ino*, which nobody has open any more. Who makes
+        something of it because it is open holds it until that is committed (D2)."""
+        node = self.journal.node(ino)
+        passing = Flag.UNLINKED | Flag.LOST
+        return node is not None and not node.flags & passing and not node.is_copy
 
     async def _forget(self, ino: int) -> None:
         """Nobody has *ino* open any more."""

@@ -32,7 +32,6 @@ from tierfs.index.schema import WRITE_BACK_DATABASES
 from tierfs.index.writer import Transaction
 from tierfs.writeback.records import (
     Entry,
-    Flag,
     Node,
     Op,
     State,
@@ -154,7 +153,7 @@ class Work:
         for key, value in self._txn.cursor(self._dbs["nodes"]).iternext():
             yield _U64_KEY.unpack(key)[0], unpack_node(value)
 
-    def flagged(self, flag: Flag, after_ino: int, rows: int) -> tuple[list[int], int | None]:
+    def flagged(self, flag: int, after_ino: int, rows: int) -> tuple[list[int], int | None]:
         """Of the next *rows* nodes with inode numbers over *after_ino* those that have *flag*, and
         the number of the last one looked at; None where there are no more."""
         found: list[int] = []

@@ -65,6 +65,8 @@ from tierfs.writeback.watch import Watch
 
 _log = logging.getLogger(__name__)
 
+#: How often it is looked for what is not to be sent any more, where there is always something new.
+TIDY_S = 0.1
 #: Pauses between attempts, in seconds: doubling from the first to the last.
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.5, 30.0
 #: Files whose parts go up before their turn.
@@ -135,6 +137,7 @@ class Publisher:
         """Publish for ever."""
         self._restore_frozen()
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._let_go)
             nursery.start_soon(self._tidy_up)
             for root in self.roots.values():
                 nursery.start_soon(self._run_root, root, nursery)
@@ -239,6 +242,12 @@ class Publisher:
         root.schedule.done(lsn)
         self.kick()
 
+    async def _let_go(self) -> None:
+        while True:
+            news = self._news
+            self._contents.let_go()
+            await news.wait()
+
     async def _tidy_up(self) -> None:
         pause_s = FIRST_PAUSE_S
         while True:
@@ -246,6 +255,7 @@ class Publisher:
             if await self._contents.tidy_up():
                 pause_s = FIRST_PAUSE_S
                 await news.wait()
+                await trio.sleep(TIDY_S)
                 continue
             # The lake did not answer: it is asked again, whether or not there is anything new.
             with trio.move_on_after(pause_s):

@@ -46,33 +46,34 @@ Databases of ``journal/``, beside ``reservations`` (`tierfs.index.schema` has th
 from __future__ import annotations
 
 import enum
+import functools
 from struct import Struct
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from tierfs.index.records import Kind
 
 
-class Flag(enum.IntFlag):
-    """What is special about a node."""
+class Flag:
+    """What is special about a node. Plain numbers: every decision looks at some."""
 
-    NONE = 0
+    NONE: Final = 0
     #: It has no name any more, and goes when the last handle does.
-    UNLINKED = 1
+    UNLINKED: Final = 1
     #: Its name, or that of a directory above it, is temporary: closed, and in no log.
-    HELD = 2
+    HELD: Final = 2
     #: A directory of which the lake knows nothing that the journal does not.
-    FRESH = 4
+    FRESH: Final = 4
     #: Its bytes are an object of the lake (key and etag), not a staging file.
-    REMOTE = 8
+    REMOTE: Final = 8
     #: All that the journal knows of it is in the lake.
-    PUBLISHED = 16
+    PUBLISHED: Final = 16
     #: Its content was known to be on the disk when it was closed.
-    SYNCED = 32
+    SYNCED: Final = 32
     #: It was not, and the machine was started anew since: its content may not be what was closed.
-    DOUBTFUL = 64
+    DOUBTFUL: Final = 64
     #: Another writer's version is in its place. Somebody has it open, and it goes when the last
     #: handle does, unless it is closed with something new before that.
-    LOST = 128
+    LOST: Final = 128
 
 
 class Node(NamedTuple):
@@ -82,7 +83,7 @@ class Node(NamedTuple):
     name."""
 
     kind: Kind
-    flags: Flag
+    flags: int
     mode: int
     uid: int
     gid: int
@@ -103,11 +104,11 @@ class Node(NamedTuple):
         closed since with anything new."""
         return bool(self.etag) and not self.lsn and not self.flags & Flag.REMOTE
 
-    def marked(self, flag: Flag) -> Node:
+    def marked(self, flag: int) -> Node:
         """With *flag*."""
         return self._replace(flags=self.flags | flag)
 
-    def unmarked(self, flag: Flag) -> Node:
+    def unmarked(self, flag: int) -> Node:
         """Without *flag*."""
         return self._replace(flags=self.flags & ~flag)
 
@@ -204,11 +205,13 @@ def flags_of(value: bytes) -> int:
     return value[1]
 
 
+@functools.lru_cache(maxsize=4096)
 def unpack_node(value: bytes) -> Node:
-    """``nodes`` value back."""
+    """``nodes`` value back. Of directories in which something is made, the same ones again and
+    again."""
     kind, flags, mode, uid, gid, *numbers = _NODE.unpack_from(value)
     tails = _tails(value, _NODE.size, *numbers[-4:])
-    return Node(_KINDS[kind], Flag(flags), mode, uid, gid, *numbers[:-4], *tails)
+    return Node(_KINDS[kind], flags, mode, uid, gid, *numbers[:-4], *tails)
 
 
 def pack_entry(entry: Entry) -> bytes:

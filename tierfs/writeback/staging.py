@@ -27,7 +27,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,6 +35,7 @@ import trio
 
 from tierfs.cache.workers import Workers, with_own
 from tierfs.errors import CacheError, StagingFull
+from tierfs.writeback.holds import Lock
 from tierfs.writeback.room import Room
 
 T = TypeVar("T")
@@ -82,7 +83,7 @@ class Live:
         #: Set while there are no writers, or somebody waits until the lake has it.
         self.idle = trio.Event()
         #: Held while a commit point or a freeze is under way: nobody writes.
-        self.lock = trio.Lock()
+        self.lock = Lock()
 
 
 class Staging:
@@ -95,12 +96,15 @@ class Staging:
         self._root = directory / "staging"
         self._root.mkdir(mode=0o750, parents=True, exist_ok=True)
         self._workers = Workers(THREADS)
+        #: Where files are made: in one directory, which is locked for each.
+        self._makers = Workers(1)
         #: Whether a copy takes no room of its own.
         self._clones = self._can_clone()
 
     def close(self) -> None:
         """Let the worker threads end."""
         self._workers.close()
+        self._makers.close()
 
     # Names.
 
@@ -155,7 +159,10 @@ class Staging:
     async def create(self, ino: int) -> int:
         """A descriptor of a new, empty file of *ino*."""
         flags = _FLAGS | os.O_CREAT | os.O_EXCL
-        return await self._run("create a file", ino, lambda: os.open(self.path(ino), flags, _MODE))
+        path = self.path(ino)
+        return await self._run(
+            "create a file", ino, lambda: os.open(path, flags, _MODE), self._makers.run_together
+        )
 
     def open(self, ino: int) -> int:
         """A descriptor of the present content of *ino*. Raises OSError."""
@@ -321,11 +328,17 @@ class Staging:
     async def _with_own(self, op: str, live: Live, function: Callable[[int], T]) -> T:
         return await with_own(live.fd, function, lambda work: self._run(op, live.ino, work))
 
-    async def _run(self, op: str, ino: int, function: Callable[[], T]) -> T:
+    async def _run(
+        self,
+        op: str,
+        ino: int,
+        function: Callable[[], T],
+        run: Callable[[Callable[[], T]], Awaitable[T]] | None = None,
+    ) -> T:
         # Whoever is cancelled meanwhile still sees it through: half a write is no answer.
         try:
             with trio.CancelScope(shield=True):
-                return await self._workers.run(function)
+                return await (run or self._workers.run)(function)
         except OSError as error:
             raise self._translated(op, ino, error) from error
         raise AssertionError("unreachable: the scope is shielded")

@@ -31,7 +31,7 @@ impl Ttl {
     pub const ZERO: Self = Self(0);
     pub const FOREVER: Self = Self(u64::MAX);
 
-    pub fn from_ns(ns: u64) -> Self {
+    pub const fn from_ns(ns: u64) -> Self {
         Self(ns)
     }
 

@@ -1,15 +1,16 @@
 //! What `journal/` decides: names and inodes of write-back directories, which are the control
 //! plane's to speak of.
 //!
-//! Only whether it decides is read here, and of directories whether the lake knows anything of
-//! them: `tierfs/writeback/records.py` has the tables. What cannot be read is taken to be decided
-//! there, so that the control plane is asked.
+//! Only whether it decides is read here, and of directories what they are and whether the lake knows
+//! anything of them: `tierfs/writeback/records.py` has the tables. What cannot be read is taken to be
+//! decided there, so that the control plane is asked.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use super::lmdb::{Database, Environment, Error, Reader, Snapshot};
-use super::records::{dentry_key, ino_key};
+use super::records::{Kind, dentry_key, ino_key, u16_at, u32_at, u64_at};
+use crate::attributes::Attributes;
 
 /// `Flag.FRESH`: a directory of which the lake knows nothing.
 const FRESH: u8 = 4;
@@ -76,6 +77,13 @@ impl JournalReader {
         self.view(|snapshot| snapshot.get(nodes, &ino_key(ino)).is_some()).unwrap_or(true)
     }
 
+    /// What the directory `ino` is; `None`: it is the lake's, or no directory. The kernel asks after
+    /// each change in it.
+    pub fn directory(&mut self, ino: u64) -> Option<Attributes> {
+        let nodes = self.nodes;
+        self.view(|snapshot| directory(ino, snapshot.get(nodes, &ino_key(ino))?))?
+    }
+
     /// Whether it decides about any name in the directory `parent`, or knows the directory itself.
     pub fn has_entries(&mut self, parent: u64) -> bool {
         let (nodes, entries) = (self.nodes, self.entries);
@@ -90,5 +98,48 @@ impl JournalReader {
 
     fn view<T>(&mut self, ask: impl FnOnce(&Snapshot<'_>) -> T) -> Option<T> {
         Some(ask(&self.reader.snapshot().ok()?))
+    }
+}
+
+/// The directory that a record of `nodes` is. One that is open and has lost its name has no record.
+fn directory(ino: u64, node: &[u8]) -> Option<Attributes> {
+    if Kind::from_byte(*node.first()?)? != Kind::Directory {
+        return None;
+    }
+    Some(Attributes {
+        ino,
+        mode: libc::S_IFDIR | u32::from(u16_at(node, 2)?),
+        uid: u32_at(node, 4)?,
+        gid: u32_at(node, 8)?,
+        size: u64_at(node, 16)?,
+        mtime_ns: u64_at(node, 24)?.cast_signed(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn golden(name: &str) -> Vec<u8> {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/journal/records.json");
+        let text = std::fs::read_to_string(path).unwrap();
+        let golden: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let text = golden["records"][name].as_str().unwrap_or_else(|| panic!("no {name}"));
+        let byte = |at| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
+        (0..text.len()).step_by(2).map(byte).collect()
+    }
+
+    #[test]
+    fn a_directory_is_what_its_record_says() {
+        let record = golden("nodes value, directory");
+        let expected =
+            Attributes { ino: 77, mode: 0o040_755, uid: 0, gid: 0, size: 0, mtime_ns: -1 };
+        assert_eq!(directory(77, &record), Some(expected));
+        for length in 0..32 {
+            assert_eq!(directory(77, &record[..length]), None);
+        }
+        for other in ["nodes value, file", "nodes value, link", "nodes value, zeros"] {
+            assert_eq!(directory(77, &golden(other)), None);
+        }
     }
 }

@@ -17,7 +17,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn from_byte(byte: u8) -> Option<Self> {
+    pub(super) fn from_byte(byte: u8) -> Option<Self> {
         match byte {
             1 => Some(Self::Directory),
             2 => Some(Self::File),
@@ -293,15 +293,15 @@ pub fn block_number(ino: u64, key: &[u8]) -> Option<u32> {
     (owner == ino_key(ino)).then(|| Some(u32::from_be_bytes(number.try_into().ok()?)))?
 }
 
-fn u16_at(value: &[u8], at: usize) -> Option<u16> {
+pub(super) fn u16_at(value: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_le_bytes(value.get(at..at + 2)?.try_into().ok()?))
 }
 
-fn u32_at(value: &[u8], at: usize) -> Option<u32> {
+pub(super) fn u32_at(value: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(value.get(at..at + 4)?.try_into().ok()?))
 }
 
-fn u64_at(value: &[u8], at: usize) -> Option<u64> {
+pub(super) fn u64_at(value: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(value.get(at..at + 8)?.try_into().ok()?))
 }
 

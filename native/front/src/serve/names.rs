@@ -22,6 +22,9 @@ const LONGEST_NAME: usize = 255;
 const STATFS_BLOCK: u64 = 4096;
 /// The lake has no capacity: `df` shows 1 PiB, all of it free.
 const STATFS_BYTES: u64 = 1 << 50;
+/// How long what the journal says of a directory is believed: `TTL_S` of
+/// `tierfs/writeback/union.py`.
+const OWN_TTL: Ttl = Ttl::from_ns(1_000_000_000);
 /// Entries in one answer of the control plane.
 const MOST_ENTRIES: u32 = 1000;
 /// Attributes, the length of a name, and the longest name.
@@ -80,6 +83,9 @@ impl Worker {
 
     pub(super) fn getattr(&mut self, unique: u64, ino: u64) -> Outcome {
         let front = self.front.clone();
+        if let Some(own) = self.journal.as_mut().and_then(|journal| journal.directory(ino)) {
+            return self.answer(unique, &[reply::attr_out(&own, OWN_TTL).as_bytes()]);
+        }
         if self.is_journals(ino) {
             return Upcall(Ask::Getattr, wire::Request::of(ino), Then::Attributes);
         }
