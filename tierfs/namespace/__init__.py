@@ -21,6 +21,7 @@ and what they are made of::
     described.py   what whoever wrote an object noted with it: modes, owners, times, links
     absence.py     names the lake does not have        flights.py   one question at a time
     run.py         what one listing has seen           split.py     where to cut a range of names
+    ahead.py       what a reader of a tree reads next
     refresh.py     past all TTLs                       walk.py      all files of a tree
 
 Invariants:

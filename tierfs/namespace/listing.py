@@ -112,6 +112,23 @@ class Listings:
         self._spawn.start_soon(self._run_in_background, run)
         return True
 
+    async def look_into(self, directory: int) -> None:
+        """List the first page of *directory*, if nothing is known of it, or that was all and is not
+        believed any more, and nobody lists it; wait for that page. What is wrong is for who comes
+        to read it."""
+        if directory in self._running or not self._is_unknown(directory):
+            return
+        run = self._running[directory] = self._begin(directory, False)
+        run.peeks = True
+        self._spawn.start_soon(self._run, run)
+        await run.progress()
+
+    def _is_unknown(self, directory: int) -> bool:
+        record = self._names.listing(directory)
+        if record.state is ListingState.COMPLETE and record.pages <= 1:
+            return self._freshness.left_s(record.checked_ns, self._freshness.now_ns()) <= 0.0
+        return record.state is ListingState.NONE
+
     async def run(self, directory: int, *, since_now: bool = False) -> None:
         """List *directory* and wait for the end; raises what ended it.
 

@@ -32,6 +32,7 @@ from tierfs.index.records import (
 from tierfs.lake.protocol import Lake
 from tierfs.namespace import keys
 from tierfs.namespace.absence import Absences
+from tierfs.namespace.ahead import Ahead
 from tierfs.namespace.attributes import Attributes, Freshness, Presenter
 from tierfs.namespace.chains import POLICY, Policy
 from tierfs.namespace.described import Describer
@@ -115,7 +116,12 @@ class Namespace:
             relist_pages,
         )
         self._reader = Reader(
-            names, self._entries, self._listings, self._freshness, self._presenter
+            names,
+            self._entries,
+            self._listings,
+            self._freshness,
+            self._presenter,
+            Ahead(names, self._listings, spawn),
         )
         self._refresher = Refresher(
             names, self._entries, self._listings, self._lookups, absences, describer

@@ -13,6 +13,7 @@ import trio
 from tierfs.errors import NotADirectory, NotFound
 from tierfs.index.names import Names
 from tierfs.index.records import Inode, Kind, ListingState
+from tierfs.namespace.ahead import Ahead
 from tierfs.namespace.attributes import Attributes, Freshness, Presenter
 from tierfs.namespace.entries import Entries
 from tierfs.namespace.listing import Listings
@@ -32,12 +33,14 @@ class Reader:
         listings: Listings,
         freshness: Freshness,
         presenter: Presenter,
+        ahead: Ahead,
     ) -> None:
         self._names = names
         self._entries = entries
         self._listings = listings
         self._freshness = freshness
         self._presenter = presenter
+        self._ahead = ahead
 
     async def readdir(
         self, directory: int, after_ino: int, limit: int = BATCH
@@ -78,6 +81,8 @@ class Reader:
         run = self._listings.current(directory)
         if run is None and self._must_list(directory, after_ino):
             run = self._listings.start(directory)
+        if run is not None and not after_ino:
+            self._ahead.reads(directory, inode.parent)
         return run
 
     def _checked_ns(self, directory: int, run: Run | None) -> int:

@@ -1,4 +1,5 @@
-//! Walks a tree, as find and every indexer does.
+//! Walks a tree, as find and every indexer does: each directory's own ones in the order in which it
+//! shows them, with all below the first before the second.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -54,6 +55,7 @@ fn walk(top: PathBuf, stat: bool) -> Result<Count, Failure> {
     while let Some(directory) = pending.pop() {
         let failed = |path: &Path, error| Failure::Io { path: path.display().to_string(), error };
         count.directories += 1;
+        let mut below = Vec::new();
         for entry in fs::read_dir(&directory).map_err(|error| failed(&directory, error))? {
             let entry = entry.map_err(|error| failed(&directory, error))?;
             count.entries += 1;
@@ -65,9 +67,10 @@ fn walk(top: PathBuf, stat: bool) -> Result<Count, Failure> {
             }
             // Comes with readdir where the file system tells, which costs nothing.
             if entry.file_type().map_err(|error| failed(&entry.path(), error))?.is_dir() {
-                pending.push(entry.path());
+                below.push(entry.path());
             }
         }
+        pending.extend(below.into_iter().rev());
     }
     Ok(count)
 }
