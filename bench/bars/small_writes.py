@@ -3,9 +3,8 @@ lake?
 
 Sixteen writers, 4 KiB a file, in sixteen write-back directories (the kernel has one file at a time
 made in each) with a journal that is synced before each answer, in each round on a file system that
-has just been made. The rates at which the lake gets
-them, in either order, are of the first `DRAIN_S` seconds: one change after the other takes a round
-trip each.
+has just been made. The rates at which the lake gets them, in either order, are of the first
+`DRAIN_S` seconds: one change after the other takes a round trip each.
 """
 
 from __future__ import annotations

@@ -210,8 +210,7 @@ class Handles(Lending):
         """Whether there is nothing to `_forget` of *ino*, which nobody has open any more. Who makes
         something of it because it is open holds it until that is committed (D2)."""
         node = self.journal.node(ino)
-        passing = Flag.UNLINKED | Flag.LOST
-        return node is not None and not node.flags & passing and not node.is_copy
+        return node is not None and not node.is_passing and not node.is_copy
 
     async def _forget(self, ino: int) -> None:
         """Nobody has *ino* open any more."""

@@ -7,6 +7,7 @@ either. What is let go of is given to who has waited longest.
 
 from __future__ import annotations
 
+import abc
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 
@@ -53,7 +54,24 @@ class Holds:
             del self._held[key]
 
 
-class _Hold(AbstractAsyncContextManager[None]):
+class _LetsGo(AbstractAsyncContextManager[None]):
+    """What lets go of what it has, however its body ends."""
+
+    __slots__ = ()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._let_go()
+
+    @abc.abstractmethod
+    def _let_go(self) -> None: ...
+
+
+class _Hold(_LetsGo):
     __slots__ = ("_holds", "_keys", "_taken")
 
     def __init__(self, holds: Holds, keys: list[object] | tuple[object, ...]) -> None:
@@ -70,21 +88,13 @@ class _Hold(AbstractAsyncContextManager[None]):
             self._let_go()
             raise
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._let_go()
-
     def _let_go(self) -> None:
         for key in self._keys[: self._taken]:
             self._holds.give(key)
         self._taken = 0
 
 
-class Lock(AbstractAsyncContextManager[None]):
+class Lock(_LetsGo):
     """One lock, as those of `Holds`."""
 
     __slots__ = ("_holds",)
@@ -95,10 +105,5 @@ class Lock(AbstractAsyncContextManager[None]):
     async def __aenter__(self) -> None:
         await self._holds.take(None)
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def _let_go(self) -> None:
         self._holds.give(None)

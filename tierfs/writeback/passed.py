@@ -175,11 +175,10 @@ class PassedThrough(WriteBack):
         have come before the process that had said so died. Under that number it is as it was
         copied: what is open is in use, and a close that follows a change is a commit point, which
         waits to be one."""
-        passing = Flag.UNLINKED | Flag.LOST
         copied = [
             ino
             for ino, node in self.journal.read(lambda work: list(work.nodes()))
-            if node.kind is Kind.FILE and node.is_copy and not node.flags & passing
+            if node.kind is Kind.FILE and node.is_copy and not node.is_passing
         ]
         self._copied |= dict.fromkeys(copied, time.monotonic())
         return copied

@@ -104,6 +104,11 @@ class Node(NamedTuple):
         closed since with anything new."""
         return bool(self.etag) and not self.lsn and not self.flags & Flag.REMOTE
 
+    @property
+    def is_passing(self) -> bool:
+        """Whether it goes when nobody has it open any more."""
+        return bool(self.flags & (Flag.UNLINKED | Flag.LOST))
+
     def marked(self, flag: int) -> Node:
         """With *flag*."""
         return self._replace(flags=self.flags | flag)

@@ -64,16 +64,14 @@ async def recover(
 async def _recover(
     journal: Journal, staging: Staging, boot: bytes, in_use: Collection[int]
 ) -> list[int]:
-    passing = Flag.UNLINKED | Flag.LOST
-
     def forget(work: Work) -> None:
         for ino, node in list(work.nodes()):
-            if node.flags & passing and ino not in in_use:
+            if node.is_passing and ino not in in_use:
                 if not node.flags & Flag.UNLINKED:
                     work.unlink(node.parent, node.name)
                 work.drop_node(ino)
 
-    if journal.read(lambda work: any(node.flags & passing for _, node in work.nodes())):
+    if journal.read(lambda work: any(node.is_passing for _, node in work.nodes())):
         await journal.change(forget, rows=1_000)
     for path in staging.half_made():
         path.unlink()

@@ -34,6 +34,8 @@ pub mod front;
 pub mod fuse;
 pub mod fuzzing;
 pub mod gate;
+#[cfg(test)]
+mod golden;
 pub mod health;
 pub mod index;
 pub mod lake;

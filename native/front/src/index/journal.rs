@@ -119,14 +119,10 @@ fn directory(ino: u64, node: &[u8]) -> Option<Attributes> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::golden;
 
     fn golden(name: &str) -> Vec<u8> {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/journal/records.json");
-        let text = std::fs::read_to_string(path).unwrap();
-        let golden: serde_json::Value = serde_json::from_str(&text).unwrap();
-        let text = golden["records"][name].as_str().unwrap_or_else(|| panic!("no {name}"));
-        let byte = |at| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
-        (0..text.len()).step_by(2).map(byte).collect()
+        golden::bytes(&golden::file("journal/records.json"), "records", name)
     }
 
     #[test]

@@ -308,15 +308,11 @@ pub(super) fn u64_at(value: &[u8], at: usize) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::golden;
 
     /// Hexadecimal text of the golden records, by name.
     fn golden(name: &str) -> Vec<u8> {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/index/records.json");
-        let text = std::fs::read_to_string(path).unwrap();
-        let golden: serde_json::Value = serde_json::from_str(&text).unwrap();
-        let text = golden["records"][name].as_str().unwrap_or_else(|| panic!("no {name}"));
-        let byte = |at| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
-        (0..text.len()).step_by(2).map(byte).collect()
+        golden::bytes(&golden::file("index/records.json"), "records", name)
     }
 
     #[test]

@@ -1,15 +1,12 @@
 use super::*;
+use crate::golden;
 use crate::index::records::ObjectRef;
 use crate::lake::Source;
 
 fn golden(name: &str) -> Vec<u8> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/upcalls/messages.json");
-    let text = std::fs::read_to_string(path).unwrap();
-    let golden: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let golden = golden::file("upcalls/messages.json");
     assert_eq!(golden["version"], VERSION);
-    let text = golden["messages"][name].as_str().unwrap_or_else(|| panic!("no {name}"));
-    let byte = |at| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
-    (0..text.len()).step_by(2).map(byte).collect()
+    golden::bytes(&golden, "messages", name)
 }
 
 #[test]
