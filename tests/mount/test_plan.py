@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,16 +25,26 @@ def fill(lake: Path, content: Content) -> list[str]:
     return [f"train/{n:03}" for n in range(FILES)]
 
 
-def read(made: Mount, lake: Path, names: Sequence[str]) -> None:
-    """Read at the speed of a trainer, so that fetching ahead can keep up."""
-    for n, name in enumerate(names):
-        if n % 8 == 0:
-            wait_until(lambda: idle(made), "what is fetched ahead")
-        with (made.directory / name).open("rb", buffering=0) as file:
-            assert file.read() == (lake / name).read_bytes()
+def read(
+    made: Mount, lake: Path, names: Sequence[str], ready: Callable[[Mount, Sequence[str]], bool]
+) -> None:
+    """Read at the speed of a trainer: the next eight of *names* when they are *ready*."""
+    for n in range(0, len(names), 8):
+        batch = names[n : n + 8]
+        wait_until(lambda batch=batch: ready(made, batch), "what is fetched ahead")
+        for name in batch:
+            with (made.directory / name).open("rb", buffering=0) as file:
+                assert file.read() == (lake / name).read_bytes()
 
 
-def idle(made: Mount) -> bool:
+def fetched(made: Mount, names: Sequence[str]) -> bool:
+    """Whether all of them are in the cache: the order is followed."""
+    states = (os.getxattr(made.directory / name, "user.tierfs.state") for name in names)
+    return all(state == b"cached" for state in states)
+
+
+def idle(made: Mount, names: Sequence[str]) -> bool:
+    """Whether nothing is fetched."""
     return bool(made.status()["cache"]["in_flight"] == 0)
 
 
@@ -60,7 +71,7 @@ def test_an_order_that_is_told_is_fetched_ahead_and_hardly_a_read_misses(
             lambda: made.status()["reading"]["ahead_files"] >= FILES // 10, "the first files"
         )
         for order in orders:
-            read(made, lake, order)
+            read(made, lake, order, fetched)
         # A native front tells of the last reads a moment later.
         wait_until(lambda: plan(made)["hits"] == 2 * FILES, "all reads to be known")
         status = made.status()
@@ -80,7 +91,7 @@ def test_a_wrong_order_changes_no_byte_and_is_given_up(
     with mount("--cache-size", f"{FILES * SIZE // 4 // MIB}M") as made:
         assert plan(made, file)["believed"]
         for seed in range(2, 5):
-            read(made, lake, random.Random(seed).sample(names, FILES))
+            read(made, lake, random.Random(seed).sample(names, FILES), idle)
         assert not plan(made)["believed"]
         assert plan(made, "--clear")["entries"] == 0
 
@@ -106,7 +117,7 @@ def test_a_sampler_tells_its_order_in_each_epoch(mount: Make, lake: Path, conten
             indices = iter(sampler)
             first = next(indices)
             assert plan(made)["entries"] == epoch * FILES
-            read(made, lake, [names[n] for n in (first, *indices)])
+            read(made, lake, [names[n] for n in (first, *indices)], fetched)
         wait_until(lambda: plan(made)["position"] == 2 * FILES, "all reads to be known")
         assert plan(made)["unknown"] == 0
         status = made.status()["reading"]

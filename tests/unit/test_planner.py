@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -14,6 +14,7 @@ import trio
 from tests.namespaces import World
 from tierfs.cache.eviction import Victim
 from tierfs.control import planner
+from tierfs.control.data_set import DataSet
 from tierfs.control.planner import Planner
 from tierfs.errors import LakeUnavailable
 from tierfs.front.port import FileState, FrontPort
@@ -38,6 +39,8 @@ class Front:
         self.missed = 0
         self.policy = AdaptivePolicy(self, rng=random.Random(1))
         self.error: Exception | None = None
+        #: Called when files were filled, before that is told.
+        self.after_fill: Callable[[list[int]], Awaitable[None]] | None = None
 
     # As a source of samples.
 
@@ -92,6 +95,8 @@ class Front:
             raise self.error
         kept = [ino for ino, _, _ in files if self.keep(ino, ahead=True)]
         self.filled += kept
+        if self.after_fill is not None:
+            await self.after_fill(kept)
         return len(files) - len(kept)
 
 
@@ -229,6 +234,27 @@ async def test_trouble_with_the_lake_ends_nothing(tmp_path: Path) -> None:
         assert s.front.policy.ahead.all.waiting == 0
         s.front.error = None
         await s.read(order(s.inos, 2))
+
+
+async def test_what_was_read_and_left_before_its_batch_is_over_is_no_reason_to_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[DataSet] = []
+    monkeypatch.setattr(DataSet, "pause", lambda data_set: pauses.append(data_set))
+    async with scene(tmp_path) as s:
+
+        async def read_all(inos: list[int]) -> None:
+            for ino in inos:
+                s.plans.accessed(ino, 0)
+                del s.front.cached[ino]
+
+        s.front.after_fill = read_all
+        await s.read(order(s.inos, 1)[:100])
+        assert len(s.front.filled) > FIRST_FILES
+        assert not pauses
+        s.front.error = LakeUnavailable("read", "data", "try later")
+        await s.read(order(s.inos, 1)[100:])
+        assert pauses
 
 
 async def test_only_the_data_set_is_fetched(tmp_path: Path) -> None:

@@ -225,7 +225,9 @@ class Planner:
             log.debug("fetch ahead: %s", error)
         finally:
             slots.release()
-            left = [e for e in batch if not self._front.file_state(e.ino).cached_bytes]
+            # What is not cached and does not wait has been read and has left again.
+            waiting = (entry for entry in batch if entry.ino in ahead)
+            left = [e for e in waiting if not self._front.file_state(e.ino).cached_bytes]
             for entry in left:
                 ahead.not_kept(entry.ino, entry.size)
         if left:
