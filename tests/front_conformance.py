@@ -15,9 +15,8 @@ import trio.testing
 
 from tests.caching import MIB, Request, Rig, noise
 from tierfs.cache.budget import Priority
-from tierfs.cache.space import FILE_BYTES
 from tierfs.errors import CacheFull, InvalidRequest, LakeUnavailable, StaleVersion
-from tierfs.index.records import EXTENT_SIZE
+from tierfs.index.records import EXTENT_SIZE, overhead_bytes
 
 SMALL = 110_000
 
@@ -342,7 +341,7 @@ class FrontConformance(abc.ABC):
     ) -> None:
         files, size = 120, 30_000
         data = {ino: noise(size, ino) for ino in range(16, 16 + files)}
-        async with self.rig(tmp_path, cache_size=files // 2 * (size + FILE_BYTES)) as r:
+        async with self.rig(tmp_path, cache_size=files // 2 * (size + overhead_bytes(size))) as r:
             for ino, content in data.items():
                 r.put(ino, content)
             fetched = []

@@ -80,9 +80,13 @@ def cache_findings(env: Environment) -> list[str]:
         for key, file in files.items()
         if file.present_bytes != present[key]
     ]
-    value = rows["totals"].get(schema.TOTALS_KEY, bytes(16))
+    value = rows["totals"].get(schema.TOTALS_KEY, bytes(schema.TOTALS.size))
     totals = schema.TOTALS.unpack(value)
-    sums = (len(files), sum(file.present_bytes for file in files.values()))
+    sums = (
+        len(files),
+        sum(file.present_bytes for file in files.values()),
+        sum(file.overhead_bytes for file in files.values()),
+    )
     if totals != sums:
         findings.append(f"I8: totals say {totals}, the sums are {sums}")
     return findings

@@ -224,7 +224,7 @@ async def test_a_truncated_index_starts_empty(tmp_path: Path) -> None:
         truncate(tmp_path / name / damage.DATA_FILE)
     index = await Index.open(tmp_path, LAKE)
     assert index.names.entry_count() == 0
-    assert index.cache.totals() == (0, 0)
+    assert index.cache.totals() == (0, 0, 0)
     await index.inodes.ensure(1)
     assert index.inodes.next_ino() > 20_000
     await index.aclose()
@@ -260,7 +260,7 @@ async def test_garbage_instead_of_meta_pages(tmp_path: Path) -> None:
     data = tmp_path / "cache" / damage.DATA_FILE
     data.write_bytes(b"\xa5" * 8192 + data.read_bytes()[8192:])
     index = await Index.open(tmp_path, LAKE)
-    assert index.cache.totals() == (0, 0)
+    assert index.cache.totals() == (0, 0, 0)
     await index.aclose()
 
 

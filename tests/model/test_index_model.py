@@ -312,6 +312,7 @@ class CacheMachine(RuleBasedStateMachine):
         assert self.cache.totals() == (
             len(expected),
             sum(file.present_bytes for file in expected.values()),
+            sum(file.overhead_bytes for file in expected.values()),
         )
         sample = self.cache.sample_files(random.Random(seed), 3)
         assert all(expected[ino] == file for ino, file in sample)

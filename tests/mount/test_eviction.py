@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.mount.mounting import Mount, tierfs, wait_until
+from tierfs.index.records import overhead_bytes
 
 MIB = 1 << 20
 Make = Callable[..., Mount]
@@ -34,7 +35,9 @@ def cached_bytes(path: Path) -> int:
 def idle(made: Mount) -> bool:
     """Nothing is on its way, and all that came is recorded."""
     cache = made.status()["cache"]
-    recorded = cache["cached_bytes"] + 4096 * cache["cached_files"] == cache["used_bytes"]
+    # All files are of whole pages here.
+    overhead = overhead_bytes(MIB) * cache["cached_files"]
+    recorded = cache["cached_bytes"] + overhead == cache["used_bytes"]
     return bool(recorded and not cache["in_flight"] and not cache["open_handles"])
 
 

@@ -14,7 +14,6 @@ import trio.testing
 from tests.caching import MIB, Request, Rig, noise, rig
 from tests.front_conformance import FrontConformance
 from tierfs.cache.budget import Priority
-from tierfs.cache.space import FILE_BYTES
 from tierfs.errors import LakeArchived, StaleVersion
 from tierfs.lake.protocol import ChecksumKind
 
@@ -244,7 +243,7 @@ async def test_a_block_that_the_comparison_finds_bad_gives_its_room_back(tmp_pat
         file = r.front._index.file(16)
         assert file is not None
         assert file.present_bytes < len(data)
-        assert r.front._capacity.used_bytes == file.present_bytes + FILE_BYTES
+        assert r.front._capacity.used_bytes == file.present_bytes + file.overhead_bytes
         r.lake.before = None
         assert await r.read(16) == data
 

@@ -15,6 +15,7 @@ from tierfs.index.environments import Environment
 from tierfs.index.records import BLOCK_SIZE, EXTENT_SIZE, BlockRecord, CachedFile
 
 FILE = CachedFile(b"i" * 16, 3 * BLOCK_SIZE, 0, False, False, bytes(8), 0, 0, 5)
+OVERHEAD = FILE.overhead_bytes
 BLOCK = BlockRecord(BLOCK_SIZE, 1, 2)
 
 
@@ -42,14 +43,14 @@ async def test_a_file_and_its_blocks(cache: CacheIndex, env: Environment) -> Non
     assert cache.file(20) is None
     assert cache.block(20, 0) is None
     assert cache.blocks(20) == {}
-    assert cache.totals() == (0, 0)
+    assert cache.totals() == (0, 0, 0)
     await fill(cache, [20, 21])
     held = BLOCK_SIZE + 10
     assert cache.file(20) == FILE._replace(present_bytes=held)
     assert cache.block(20, 2) == BLOCK._replace(length=10)
     assert cache.block(20, 1) is None
     assert cache.blocks(20) == {0: BLOCK, 2: BLOCK._replace(length=10)}
-    assert cache.totals() == (2, 2 * held)
+    assert cache.totals() == (2, 2 * held, 2 * OVERHEAD)
     assert cache.last_ino() == 21
     assert cache_findings(env) == []
 
@@ -76,7 +77,7 @@ async def test_dropping(cache: CacheIndex, env: Environment) -> None:
     assert cache.blocks(20) == {2: BLOCK._replace(length=10)}
     assert cache.file(21) is None
     assert cache.blocks(21) == {}
-    assert cache.totals() == (2, BLOCK_SIZE + 20)
+    assert cache.totals() == (2, BLOCK_SIZE + 20, 2 * OVERHEAD)
     assert cache_findings(env) == []
 
 
@@ -88,12 +89,27 @@ async def test_late_blocks_do_not_undo_a_drop(cache: CacheIndex, env: Environmen
     batch.touch(20, 99)
     await cache.commit(batch)
     assert cache.blocks(20) == {}
-    assert cache.totals() == (0, 0)
+    assert cache.totals() == (0, 0, 0)
     batch = CacheBatch()
     batch.put_file(20, FILE)
     await cache.commit(batch)
-    assert cache.totals() == (1, 0)
+    assert cache.totals() == (1, 0, OVERHEAD)
     assert cache_findings(env) == []
+
+
+async def test_a_file_of_another_size_has_another_overhead(
+    cache: CacheIndex, env: Environment
+) -> None:
+    sizes = {20: 1, 21: 4096, 22: 4097}
+    for added in (0, 2):
+        batch = CacheBatch()
+        for ino, size in sizes.items():
+            batch.put_file(ino, FILE._replace(size=size + added))
+        await cache.commit(batch)
+        assert cache.totals().disk_bytes == sum(
+            -(size + added) % 4096 + 512 for size in sizes.values()
+        )
+        assert cache_findings(env) == []
 
 
 async def test_touch_only_moves_forward(cache: CacheIndex) -> None:

@@ -696,11 +696,11 @@ def no_python(directory: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 def another_version(directory: Path, patch: pytest.MonkeyPatch) -> None:
-    rewrite_meta(directory, "journal", schema.FORMAT_VERSION + 1)
+    rewrite_meta(directory, "journal", schema.FORMAT_VERSIONS["journal"] + 1)
 
 
 def another_name(directory: Path, patch: pytest.MonkeyPatch) -> None:
-    rewrite_meta(directory, "cache", schema.FORMAT_VERSION)
+    rewrite_meta(directory, "cache", schema.FORMAT_VERSIONS["journal"])
 
 
 def rewrite_meta(directory: Path, name: str, version: int) -> None:

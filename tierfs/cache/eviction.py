@@ -26,7 +26,7 @@ import trio
 
 from tierfs.cache.blocks import block_count, whole_blocks
 from tierfs.cache.hot import HotBlocks
-from tierfs.cache.space import FILE_BYTES, Capacity, Health
+from tierfs.cache.space import Capacity, Health
 from tierfs.cache.store import Store
 from tierfs.cache.table import ObjectTable
 from tierfs.index.cache import CacheBatch, CacheIndex
@@ -206,8 +206,9 @@ class Evictor:
         except Exception as error:
             self._health.failed("evict", error)
             return freed
-        self._capacity.freed(len(gone) * FILE_BYTES)
-        return freed + len(gone) * FILE_BYTES
+        overhead = sum(files[ino].overhead_bytes for ino in gone)
+        self._capacity.freed(overhead)
+        return freed + overhead
 
     async def _empty(self, files: Mapping[int, CachedFile]) -> None:
         batch = CacheBatch()

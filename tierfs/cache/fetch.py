@@ -30,7 +30,6 @@ from tierfs.cache.budget import Budget, Priority, Ticket
 from tierfs.cache.hot import HotBlocks
 from tierfs.cache.objects import CachedObject
 from tierfs.cache.space import (
-    FILE_BYTES,
     Capacity,
     Claim,
     Health,
@@ -48,7 +47,7 @@ from tierfs.errors import (
     TierfsError,
     show,
 )
-from tierfs.index.records import BLOCK_SIZE, BlockRecord
+from tierfs.index.records import BLOCK_SIZE, BlockRecord, overhead_bytes
 from tierfs.lake.protocol import Body, ChecksumKind, Lake
 
 #: An object up to this size is fetched in one request, whose answer carries its checksum.
@@ -396,7 +395,7 @@ class Fetcher:
             await self._table.recorder.announce(o)
         if not o.accounted:
             o.accounted = True
-            self._capacity.spend(reservation, FILE_BYTES)
+            self._capacity.spend(reservation, overhead_bytes(o.size))
         if o.life != flight.life:
             return None
         o.fd, records = await self._store.create(o.ino, pieces)
@@ -424,7 +423,7 @@ def _block_bytes(o: CachedObject, flight: Flight) -> int:
 
 def _room_bytes(o: CachedObject, flight: Flight) -> int:
     """What its blocks take of the disk, with their file if it is new."""
-    return _block_bytes(o, flight) + FILE_BYTES
+    return _block_bytes(o, flight) + overhead_bytes(o.size)
 
 
 def _check_length(o: CachedObject, data: Body, length: int) -> None:

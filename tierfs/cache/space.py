@@ -4,8 +4,7 @@ disk.
 Bytes are reserved before they are written (C5). A reservation turns into used bytes block by block
 (`Capacity.spend`) and what is left of it is given back. What is not worth the eviction of anything
 gets no reservation, and is not kept (`NotWorthKeeping`). Each cached file is counted with
-`FILE_BYTES` more than its blocks, for the rounding of its last block and its inode, so that the
-limit holds for ``du`` too.
+its `overhead_bytes` more than its blocks, so that the limit holds for ``du`` too.
 
 Where files are written, too (`tierfs.writeback.room`), this is the one account of their disk. What
 is written comes before what is cached: `Capacity.give_way` evicts for it, whatever that costs. A
@@ -27,8 +26,6 @@ import trio
 from tierfs.cache.budget import Priority
 from tierfs.errors import CacheFull
 
-#: What a file costs beyond its blocks: at most one file system block of rounding.
-FILE_BYTES = 4096
 #: How old the disk's own account may be. Others write to that disk too.
 STATVFS_INTERVAL_S = 2.0
 #: After an eviction that found no room, the next attempt waits this long: everything is in use.

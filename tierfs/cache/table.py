@@ -119,7 +119,9 @@ class ObjectTable:
         o = restore(ino, ref, size, file)
         if file.identity != o.identity or file.size != size:
             _log.warning("the cached copy is of another version, dropped: %s", show(ref.key))
-            return self._start_over(o, file.present_bytes)
+            # Its record stays, and is of the other size.
+            overhead = file.overhead_bytes - overhead_bytes(size)
+            return self._start_over(o, file.present_bytes + overhead)
         if file.present_bytes == 0:
             return o
         if not o.whole:
@@ -131,9 +133,9 @@ class ObjectTable:
             return self._start_over(o, file.present_bytes)
         return o
 
-    def _start_over(self, o: CachedObject, present_bytes: int) -> CachedObject:
+    def _start_over(self, o: CachedObject, bytes_: int) -> CachedObject:
         o.remove_all()
-        self._freed(present_bytes)
+        self._freed(bytes_)
         self.recorder.mark(o)
         return o
 

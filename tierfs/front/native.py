@@ -23,7 +23,6 @@ from tierfs.cache.blocks import identity_of
 from tierfs.cache.budget import Priority
 from tierfs.cache.eviction import EVICT_PAGE, Victim
 from tierfs.cache.fetch import WHOLE_OBJECT_BYTES
-from tierfs.cache.space import FILE_BYTES
 from tierfs.cache.store import cache_path
 from tierfs.front.accesses import AccessLog, OnAccess
 from tierfs.front.port import FileState
@@ -281,8 +280,7 @@ class NativeFront:
 
     def cached_bytes(self) -> int:
         """What is on the disk and could be evicted, by the index: some are in use."""
-        files, cached = self._index.totals()
-        return cached + files * FILE_BYTES
+        return self._index.totals().disk_bytes
 
     def pin(self, ino: int) -> None:
         """See `FrontPort.pin`."""
@@ -337,10 +335,10 @@ class NativeFront:
 
     def stats(self) -> dict[str, Any]:
         """See `FrontPort.stats`: what the front said last, and what the index says."""
-        files, cached_bytes = self._index.totals()
+        cached = self._index.totals()
         return {
-            "cached_files": files,
-            "cached_bytes": cached_bytes,
+            "cached_files": cached.files,
+            "cached_bytes": cached.present_bytes,
             "limit_bytes": self.limit_bytes,
             "hits": self._said("hits")
             + self._said("opens_passed_through")

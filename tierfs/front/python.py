@@ -23,7 +23,7 @@ from tierfs.cache.fetch import WHOLE_OBJECT_BYTES, Fetcher
 from tierfs.cache.hot import HotBlocks
 from tierfs.cache.objects import CachedObject
 from tierfs.cache.reader import Reader
-from tierfs.cache.space import FILE_BYTES, Capacity, Claim, Health, disk_space_of
+from tierfs.cache.space import Capacity, Claim, Health, disk_space_of
 from tierfs.cache.store import DISK_THREADS, Store
 from tierfs.cache.table import ObjectTable
 from tierfs.clock import Clock, SystemClock
@@ -32,7 +32,14 @@ from tierfs.front.accesses import AccessLog, OnAccess
 from tierfs.front.filling import bring, fill
 from tierfs.front.port import FileState
 from tierfs.index.cache import CacheBatch, CacheIndex
-from tierfs.index.records import BLOCK_SIZE, BlockRecord, CachedFile, Extent, ObjectRef
+from tierfs.index.records import (
+    BLOCK_SIZE,
+    BlockRecord,
+    CachedFile,
+    Extent,
+    ObjectRef,
+    overhead_bytes,
+)
 from tierfs.lake.protocol import Lake, LakeCounters
 from tierfs.readahead.policy import AdaptivePolicy, EvictionPolicy, Incoming
 from tierfs.readahead.streams import (
@@ -105,14 +112,14 @@ class PythonFront:
         self._streams = OpenStreams(self._window_bytes)
         self._health = Health()
         self._store = Store(directory)
-        files, cached_bytes = index.totals()
-        if files == 0:
+        cached = index.totals()
+        if cached.files == 0:
             self._store.start_over()
         root = os.fsencode(directory)
         self._capacity = Capacity(
             cache_size,
             min_free,
-            cached_bytes + files * FILE_BYTES,
+            cached.disk_bytes,
             disk=lambda: disk_space_of(root),
             evict=self._make_room,
         )
@@ -327,7 +334,8 @@ class PythonFront:
             return False
         try:
             claim = Claim(ino, Priority.WARM_UP)
-            reservation = await self._capacity.reserve(size + FILE_BYTES, claim, written=True)
+            needed = size + overhead_bytes(size)
+            reservation = await self._capacity.reserve(needed, claim, written=True)
         except CacheFull:
             return False
         try:
@@ -350,8 +358,8 @@ class PythonFront:
                     await self._store.unlink([ino])
                     raise
                 if old is not None:
-                    self._capacity.freed(old.present_bytes + FILE_BYTES)
-                self._capacity.spend(reservation, size + FILE_BYTES)
+                    self._capacity.freed(old.present_bytes + old.overhead_bytes)
+                self._capacity.spend(reservation, needed)
                 return True
         finally:
             self._capacity.release(reservation)
@@ -439,11 +447,11 @@ class PythonFront:
 
     def stats(self) -> dict[str, Any]:
         """See `FrontPort.stats`."""
-        files, cached_bytes = self._index.totals()
+        cached = self._index.totals()
         reader, fetcher, evictor = self._reader, self._fetcher, self._evictor
         return {
-            "cached_files": files,
-            "cached_bytes": cached_bytes,
+            "cached_files": cached.files,
+            "cached_bytes": cached.present_bytes,
             "limit_bytes": self.limit_bytes,
             "used_bytes": self._capacity.used_bytes,
             "reserved_bytes": self._capacity.reserved_bytes,

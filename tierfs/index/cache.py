@@ -9,7 +9,8 @@ Invariants, true after every commit:
 
 I7. ``present_bytes`` of a file is the sum of the lengths of its block records: the index keeps it,
     and a caller's value is not used. So two fills of one file need not know of each other.
-I8. ``totals`` is the number of file records and the sum of their ``present_bytes``.
+I8. ``totals`` is the number of file records and the sums of their ``present_bytes`` and their
+    ``overhead_bytes``.
 I9. A block record exists only under a file record: blocks that arrive after the file was dropped
     are not recorded, so that an eviction is never undone by a late fill.
 """
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from tierfs.index import schema
 from tierfs.index.environments import Environment
-from tierfs.index.records import BLOCK_SIZE, EXTENT_SIZE, BlockRecord, CachedFile, Extent
+from tierfs.index.records import BLOCK_SIZE, EXTENT_SIZE, BlockRecord, CachedFile, Extent, Totals, overhead_bytes
 from tierfs.index.writer import Transaction
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ _pack_u64 = schema.pack_u64_key
 _pack_block_key = schema.pack_block_key
 _u32_at = schema.BLOCK.unpack_from
 
+_SIZE_AT = 16
 _PRESENT_AT = 24
 _LAST_USED_AT = 56
 #: How far a random probe may walk on from where it landed: gaps between inode numbers would
@@ -164,8 +166,8 @@ class CacheIndex:
             min(int.from_bytes(after[8:], "big"), end) if after.startswith(owner) else end,
         )
 
-    def totals(self) -> tuple[int, int]:
-        """``(files, bytes)`` in the cache (I8)."""
+    def totals(self) -> Totals:
+        """What is in the cache, together (I8)."""
         with self._env.read() as txn:
             return _totals(txn, self._totals)
 
@@ -226,13 +228,14 @@ class CacheIndex:
             self._env.write_soon(lambda txn: self._apply(txn, operations), rows=_rows(operations))
 
     def _apply(self, txn: Transaction, operations: tuple[Operation, ...]) -> None:
-        files, total = before = _totals(txn, self._totals)
+        files, present, overhead = before = _totals(txn, self._totals)
         for what, ino, record, rows, last_used_s in operations:
             known = txn.get(ino, db=self._files)
             if what == _PUT_FILE:
-                present = 0 if known is None else _present(known)
+                held = 0 if known is None else _present(known)
                 files += known is None
-                txn.put(ino, _patch(record, _PRESENT_AT, present), db=self._files)
+                overhead += _overhead(record) - (0 if known is None else _overhead(known))
+                txn.put(ino, _patch(record, _PRESENT_AT, held), db=self._files)
             elif known is None:
                 continue
             elif what == _TOUCH:
@@ -240,18 +243,20 @@ class CacheIndex:
                     txn.put(ino, _patch(known, _LAST_USED_AT, last_used_s), db=self._files)
             elif what == _DROP_FILE:
                 files -= 1
-                total -= _present(known)
+                present -= _present(known)
+                overhead -= _overhead(known)
                 for key in [key for key, _ in _blocks_of(txn, self._blocks, ino)]:
                     txn.delete(key, db=self._blocks)
                 txn.delete(ino, db=self._files)
             else:
                 change = self._change_blocks(txn, what, rows)
                 if change:
-                    total += change
+                    present += change
                     known = _patch(known, _PRESENT_AT, _present(known) + change)
                     txn.put(ino, known, db=self._files)
-        if (files, total) != before:
-            txn.put(schema.TOTALS_KEY, schema.TOTALS.pack(files, total), db=self._totals)
+        after = Totals(files, present, overhead)
+        if after != before:
+            txn.put(schema.TOTALS_KEY, schema.TOTALS.pack(*after), db=self._totals)
 
     def _change_blocks(
         self, txn: Transaction, what: int, rows: tuple[tuple[bytes, bytes], ...]
@@ -280,17 +285,19 @@ def _blocks_of(
             yield key, value
 
 
-def _totals(txn: Transaction, database: _Database) -> tuple[int, int]:
+def _totals(txn: Transaction, database: _Database) -> Totals:
     value = txn.get(schema.TOTALS_KEY, db=database)
-    if value is None:
-        return 0, 0
-    files, total = schema.TOTALS.unpack(value)
-    return files, total
+    return Totals(0, 0, 0) if value is None else Totals._make(schema.TOTALS.unpack(value))
 
 
 def _present(record: bytes) -> int:
     (present,) = schema.U64.unpack_from(record, _PRESENT_AT)
     return int(present)
+
+
+def _overhead(record: bytes) -> int:
+    (size,) = schema.U64.unpack_from(record, _SIZE_AT)
+    return overhead_bytes(size)
 
 
 def _patch(record: bytes, at: int, value: int) -> bytes:

@@ -216,18 +216,19 @@ class Environment:
         if record is None:
             raise self._refusal("it does not say whose it is")
         version, name, owner, _ = schema.unpack_meta(record)
-        if version != schema.FORMAT_VERSION:
-            raise OtherVersion(
-                "open an index",
-                str(self.path),
-                f"it has format version {version}, this tierfs reads {schema.FORMAT_VERSION}",
-            )
         if (name, owner) != (self.name, lake):
             raise ForeignIndex(
                 "open an index",
                 str(self.path),
                 f"it is {name!r} of {owner}, not {self.name!r} of {lake}; "
                 "use another cache directory, or remove this one",
+            )
+        readable = schema.FORMAT_VERSIONS[self.name]
+        if version != readable:
+            raise OtherVersion(
+                "open an index",
+                str(self.path),
+                f"it has format version {version}, this tierfs reads {readable}",
             )
 
     def _refusal(self, hint: str) -> IndexDamaged:

@@ -114,6 +114,34 @@ class CachedFile(NamedTuple):
     verified_ctime_ns: int
     last_used_s: int
 
+    @property
+    def overhead_bytes(self) -> int:
+        """See `overhead_bytes`."""
+        return overhead_bytes(self.size)
+
+
+#: The pages of the cache's file system, and about what an inode takes of it.
+_PAGE_BYTES, _INODE_BYTES = 4096, 512
+
+
+def overhead_bytes(size: int) -> int:
+    """What a cache file for *size* bytes takes of the disk beyond them: the rest of the last page,
+    and its inode. It is counted as long as the file has a record, whatever is present of it."""
+    return -size % _PAGE_BYTES + _INODE_BYTES
+
+
+class Totals(NamedTuple):
+    """``cache/totals``: of all files together."""
+
+    files: int
+    present_bytes: int
+    overhead_bytes: int
+
+    @property
+    def disk_bytes(self) -> int:
+        """What they take of the disk."""
+        return self.present_bytes + self.overhead_bytes
+
 
 class BlockRecord(NamedTuple):
     """``cache/blocks``: (ino, block number) -> this. *length* is BLOCK_SIZE but for the last

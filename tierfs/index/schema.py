@@ -4,7 +4,7 @@ them.
 Keys are big-endian, so that LMDB's byte order is numeric order; values are little-endian and, but
 for the tails named below, of fixed width, with eight-byte fields on eight-byte offsets. Reserved
 bytes are written as zeros and not read. Times are nanoseconds since the Unix epoch unless named
-``_s``. A change to any table raises FORMAT_VERSION; ``tests/golden/index`` holds readers and
+``_s``. A change to any table raises its environment's FORMAT_VERSIONS; ``tests/golden/index`` holds readers and
 writers in every language to these bytes.
 
 Every environment: database ``meta``, key ``environment``::
@@ -45,7 +45,7 @@ Every environment: database ``meta``, key ``environment``::
     blocks     key 0 8 ino   8 4 block number
                0  4  length     4  4  reserved   8  8  xxh3-64     16 8  crc64nvme
     totals     key "totals"
-               0  8  files      8  8  bytes
+               0  8  files      8  8  bytes       16 8  overhead bytes
 
 ``journal/``::
 
@@ -75,7 +75,8 @@ from tierfs.index.records import (
 )
 from tierfs.lake.protocol import Version
 
-FORMAT_VERSION = 1
+#: Of each environment, the version of its tables.
+FORMAT_VERSIONS = {"names": 1, "cache": 2, "journal": 1}
 MAGIC = b"TIERFSIX"
 
 #: Databases of ``journal/`` whose content is `tierfs.writeback`'s matter.
@@ -95,7 +96,7 @@ KEY_U64 = Struct(">Q")
 KEY_PAIR = Struct(">QQ")
 KEY_BLOCK = Struct(">QI")
 U64 = Struct("<Q")
-TOTALS = Struct("<QQ")
+TOTALS = Struct("<QQQ")
 META = Struct("<8sIHHq")
 INODE = Struct("<BxHII4xQqQ")
 DENTRY = Struct("<QqB7x")
@@ -125,10 +126,11 @@ _new_inode = Inode._make
 _new_dentry = Dentry._make
 
 
-def pack_meta(name: str, lake: str, created_ns: int, *, version: int = FORMAT_VERSION) -> bytes:
-    """The record that says whose environment this is."""
+def pack_meta(name: str, lake: str, created_ns: int, *, version: int | None = None) -> bytes:
+    """The record that says whose environment this is, and of which version if not the latest."""
     name_bytes = name.encode()
     lake_bytes = lake.encode("utf-8", "surrogateescape")
+    version = FORMAT_VERSIONS[name] if version is None else version
     head = META.pack(MAGIC, version, len(name_bytes), len(lake_bytes), created_ns)
     return head + name_bytes + lake_bytes
 

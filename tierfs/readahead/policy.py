@@ -74,8 +74,8 @@ class FileSource(Protocol):
         """The first extents of a file that hold anything, until together they hold *bytes_* or
         there are *most*."""
 
-    def totals(self) -> tuple[int, int]:
-        """``(files, bytes)`` in the cache."""
+    def totals(self) -> tuple[int, ...]:
+        """How many files are in the cache, and other sums of them."""
 
 
 class Incoming(NamedTuple):

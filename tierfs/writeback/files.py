@@ -11,7 +11,6 @@ import os
 
 import trio
 
-from tierfs.cache.space import FILE_BYTES
 from tierfs.errors import (
     AlreadyExists,
     CacheError,
@@ -20,7 +19,7 @@ from tierfs.errors import (
     StaleVersion,
     TierfsError,
 )
-from tierfs.index.records import Kind, ObjectRef
+from tierfs.index.records import Kind, ObjectRef, overhead_bytes
 from tierfs.namespace import Attributes
 from tierfs.writeback.decisions import new_node
 from tierfs.writeback.handles import (
@@ -49,7 +48,7 @@ class Files(Handles):
     ) -> tuple[Attributes, int]:
         """A new file, open; or, without O_EXCL, the one that is there by now. The handle is *fh*,
         if that is not 0."""
-        await self.staging.room.wait(FILE_BYTES)
+        await self.staging.room.wait(overhead_bytes(1))
         async with self._holds.hold((parent, name)):
             try:
                 return await self._create(parent, name, mode, uid, gid, fh)

@@ -3,8 +3,8 @@
 //!
 //! Bytes are reserved before they are written (C5). A reservation turns into used bytes block by
 //! block (`Capacity::spend`), and what is left of it is given back (`Capacity::release`). Each
-//! cached file is counted with `FILE_BYTES` more than its blocks, for the rounding of its last
-//! block and its inode, so that the limit holds for `du` too.
+//! cached file is counted with its `overhead_bytes` more than its blocks, so that the limit holds for
+//! `du` too.
 //!
 //! Whom to evict, others decide, and may decline: what is to come is not worth what would have to
 //! go. That says nothing about the next one who needs room, who asks again; that nothing can go,
@@ -17,8 +17,6 @@ use std::time::{Duration, Instant};
 
 use crate::sys::file::{self, Space};
 
-/// What a file costs beyond its blocks: at most one file system block of rounding.
-pub const FILE_BYTES: u64 = 4096;
 /// How old the disk's own account may be. Others write to that disk too.
 const STATVFS_INTERVAL: Duration = Duration::from_secs(2);
 /// After an eviction that found no room, the next attempt waits this long: everything is in use.

@@ -12,8 +12,8 @@ use super::record::Committed;
 use crate::attributes::now_s;
 use crate::checksum;
 use crate::index::cache::{CacheReader, Change};
-use crate::index::records::{BLOCK_SIZE, Block, CachedFile, Stamp};
-use crate::space::{Evicted, FILE_BYTES, Need};
+use crate::index::records::{BLOCK_SIZE, Block, CachedFile, Stamp, overhead_bytes};
+use crate::space::{Evicted, Need};
 use crate::sys::file;
 
 /// Block records in one commit.
@@ -50,14 +50,14 @@ impl Cache {
         }
         let blocks = self.sealed(asked)?;
         let mut make_room = make_room;
-        let reserved =
-            self.capacity.reserve_written(size + FILE_BYTES, |need| make_room(index, need));
+        let needed = size + overhead_bytes(size);
+        let reserved = self.capacity.reserve_written(needed, |need| make_room(index, need));
         let Ok(mut reservation) = reserved else {
             return Err((libc::ENOSPC, "there is no room for it".into()));
         };
         let taken = self.take_in(index, asked, &blocks);
         if taken.is_ok() {
-            self.capacity.spend(&mut reservation, size + FILE_BYTES);
+            self.capacity.spend(&mut reservation, needed);
         }
         self.capacity.release(reservation);
         taken
@@ -125,7 +125,7 @@ impl Cache {
             self.recorder.commit(vec![Change::DropFile(ino), Change::PutFile(ino, incomplete)]),
         )?;
         if let Some(known) = known {
-            self.capacity.freed(known.present_bytes + FILE_BYTES);
+            self.capacity.freed(known.present_bytes + known.overhead_bytes());
         }
         self.hot.forget(ino);
         let taken = self.fill_in(ino, incomplete, blocks);

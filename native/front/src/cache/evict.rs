@@ -24,7 +24,6 @@ use super::objects::{block_count, whole_blocks};
 use super::table::Leaving;
 use crate::index::cache::{CacheReader, Change};
 use crate::index::records::{BLOCK_SIZE, CachedFile};
-use crate::space::FILE_BYTES;
 
 /// What is evicted at once of an incomplete file.
 pub const EXTENT_SIZE: u64 = 8 << 20;
@@ -201,6 +200,7 @@ impl Cache {
             return freed;
         }
         let mut gone = Vec::new();
+        let mut overhead = 0;
         for going in files {
             let ino = going.ino();
             self.linger(ino, going.file.present_bytes);
@@ -209,7 +209,8 @@ impl Cache {
                     self.hot.forget(ino);
                     freed.files += 1;
                     let lingering = self.lingering(ino);
-                    freed.bytes += self.gone(ino, lingering) + FILE_BYTES;
+                    overhead += going.file.overhead_bytes();
+                    freed.bytes += self.gone(ino, lingering) + going.file.overhead_bytes();
                     gone.push(Change::DropFile(ino));
                 }
                 Err(error) => self.health.failed("evict", &error),
@@ -217,7 +218,7 @@ impl Cache {
         }
         self.stats.evicted_files.fetch_add(freed.files, Ordering::Relaxed);
         match self.recorder.commit(gone) {
-            Ok(()) => self.capacity.freed(freed.files * FILE_BYTES),
+            Ok(()) => self.capacity.freed(overhead),
             Err(error) => self.index_failed("evict", &error),
         }
         freed

@@ -19,12 +19,12 @@ use crate::checksum::{self, Checksum};
 use crate::front::Front;
 use crate::gate::Gate;
 use crate::health::Part;
-use crate::index::records::{Block, ObjectRef};
+use crate::index::records::{Block, ObjectRef, overhead_bytes};
 use crate::lake::Failure;
 use crate::log;
 use crate::queue::Priority;
 use crate::serve::Worker;
-use crate::space::{FILE_BYTES, NoRoom, Reservation};
+use crate::space::{NoRoom, Reservation};
 use crate::stats::Stats;
 use crate::upcall::wire;
 
@@ -196,7 +196,7 @@ fn is_recorded(
     }
     let mut state = flight.object.state();
     if state.announced && !std::mem::replace(&mut state.accounted, true) {
-        cache.capacity.spend(reservation, FILE_BYTES);
+        cache.capacity.spend(reservation, overhead_bytes(flight.object.size));
     }
     true
 }

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::buffers::Buffer;
 use super::table::Held;
+use crate::index::records::overhead_bytes;
 use crate::queue::{Id, Priority};
 use crate::serve::Worker;
 
@@ -109,6 +110,11 @@ impl Flight {
             hi - lo
         });
         lengths.sum()
+    }
+
+    /// What its blocks take of the disk, with their file if it is new.
+    pub fn room_bytes(&self) -> u64 {
+        self.block_bytes() + overhead_bytes(self.object.size)
     }
 
     fn progress(&self) -> std::sync::MutexGuard<'_, Progress> {

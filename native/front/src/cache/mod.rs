@@ -82,9 +82,10 @@ use crate::attributes::now_s;
 use crate::health::{Health, Part};
 use crate::index::cache::{CacheIndex, CacheReader};
 use crate::index::lmdb;
+use crate::index::records::overhead_bytes;
 use crate::log;
 use crate::queue::Queue;
-use crate::space::{Capacity, FILE_BYTES};
+use crate::space::Capacity;
 use crate::stats::Stats;
 use crate::streams::MAX_WINDOW_BYTES;
 use crate::sys::file;
@@ -160,9 +161,8 @@ impl Cache {
         let files = Files::new(lake_directory, file::boot_id()?);
         let health = Health::default();
         let totals = index.reader().totals();
-        let (count, bytes) =
-            totals.ok_or_else(|| lmdb::Error::record("read the index's totals"))?;
-        if count == 0
+        let totals = totals.ok_or_else(|| lmdb::Error::record("read the index's totals"))?;
+        if totals.files == 0
             && let Err(error) = files.start_over()
         {
             health.failed("put old cache files aside", &error);
@@ -172,12 +172,11 @@ impl Cache {
         let (left, left_receiver) = channel();
         let (filled, filled_receiver) = channel();
         let disk = files.directory().to_owned();
-        let used = bytes + count * FILE_BYTES;
         let cache = Self {
             index,
             table: Table::new(left),
             recorder: Recorder::default(),
-            capacity: Capacity::new(disk, limits.cache, limits.min_free, used),
+            capacity: Capacity::new(disk, limits.cache, limits.min_free, totals.disk_bytes()),
             health,
             queue: Queue::new(budget, limits.max_requests),
             hot,
@@ -245,7 +244,9 @@ impl Cache {
             object.restore(state, &known, Some(Vec::new()));
             object.remove_all(state);
             self.hot.forget(object.ino);
+            // Its record stays, and is of the other size.
             self.capacity.freed(known.present_bytes);
+            self.capacity.adjust(known.overhead_bytes(), overhead_bytes(object.size));
             return;
         }
         let numbers = (!whole && known.present_bytes > 0).then(|| index.numbers(object.ino));

@@ -22,7 +22,7 @@ use super::flight::Flight;
 use crate::front::Front;
 use crate::queue::Priority;
 use crate::serve::Worker;
-use crate::space::{FILE_BYTES, NoRoom, Reservation};
+use crate::space::{NoRoom, Reservation};
 use crate::stats::Stats;
 
 /// Room for the blocks of the flight if nothing has to go for it, or that there is none. `None`:
@@ -34,7 +34,7 @@ pub fn at_hand(cache: &Cache, flight: &Flight) -> Option<Result<Reservation, NoR
     let found = if flight.object.state().bypass || cache.health.streaming() {
         Some(Err(NoRoom::Full))
     } else {
-        cache.capacity.at_hand(flight.block_bytes() + FILE_BYTES)
+        cache.capacity.at_hand(flight.room_bytes())
     };
     if let Some(found) = &found {
         note_passing(cache, flight, found.is_err());
@@ -55,7 +55,7 @@ pub fn reserve(
     }
     let bytes = flight.block_bytes();
     let newcomer = newcomer(flight);
-    let found = cache.capacity.reserve(bytes + FILE_BYTES, |need| {
+    let found = cache.capacity.reserve(flight.room_bytes(), |need| {
         let newcomer = (!need.over).then_some(newcomer);
         front.make_room(worker.cache_reader(), need.bytes, newcomer)
     });

@@ -4,7 +4,8 @@
 //!
 //! - I7. `present_bytes` of a file is the sum of the lengths of its block records: the index keeps
 //!   it, and a caller's value is not used. So two fills of one file need not know of each other.
-//! - I8. The totals are the number of file records and the sum of their `present_bytes`.
+//! - I8. The totals are the number of file records and the sums of their `present_bytes` and their
+//!   `overhead_bytes`.
 //! - I9. A block record exists only under a file record: blocks that arrive after the file was
 //!   dropped are not recorded, so that an eviction is never undone by a late fill.
 
@@ -94,13 +95,12 @@ impl CacheReader {
         Block::parse(snapshot.get(self.tables.blocks, &block_key(ino, number))?)
     }
 
-    /// How many files, and how many bytes of them, are in the cache (I8); `None` if that cannot be
-    /// read.
-    pub fn totals(&mut self) -> Option<(u64, u64)> {
+    /// What is in the cache, together (I8); `None` if that cannot be read.
+    pub fn totals(&mut self) -> Option<Totals> {
         let snapshot = self.reader.snapshot().ok()?;
         match snapshot.get(self.tables.totals, Totals::KEY) {
-            Some(value) => Totals::parse(value).map(|totals| (totals.files, totals.bytes)),
-            None => (snapshot.entries(self.tables.files) == 0).then_some((0, 0)),
+            Some(value) => Totals::parse(value),
+            None => (snapshot.entries(self.tables.files) == 0).then(Totals::default),
         }
     }
 
@@ -206,6 +206,9 @@ impl<'e> Update<'e> {
         if let Change::PutFile(_, file) = change {
             let present_bytes = known.map_or(0, |known| known.present_bytes); // I7
             self.totals.files += u64::from(known.is_none());
+            let counted = known.map_or(0, |known| known.overhead_bytes());
+            let overhead_bytes = self.totals.overhead_bytes.checked_sub(counted);
+            self.totals.overhead_bytes = parsed(overhead_bytes)? + file.overhead_bytes();
             return self.put_file(ino, &CachedFile { present_bytes, ..*file });
         }
         let Some(known) = known else { return Ok(()) }; // I9
@@ -259,7 +262,7 @@ impl<'e> Update<'e> {
             return Ok(());
         }
         let present_bytes = parsed(known.present_bytes.checked_add_signed(bytes))?;
-        self.totals.bytes = parsed(self.totals.bytes.checked_add_signed(bytes))?;
+        self.totals.present_bytes = parsed(self.totals.present_bytes.checked_add_signed(bytes))?;
         self.put_file(ino, &CachedFile { present_bytes, ..known })
     }
 
@@ -274,8 +277,12 @@ impl<'e> Update<'e> {
             self.txn.delete(self.tables.blocks, &key)?;
         }
         self.txn.delete(self.tables.files, &owner)?;
-        self.totals.files = parsed(self.totals.files.checked_sub(1))?;
-        self.totals.bytes = parsed(self.totals.bytes.checked_sub(known.present_bytes))?;
+        let Totals { files, present_bytes, overhead_bytes } = self.totals;
+        self.totals = Totals {
+            files: parsed(files.checked_sub(1))?,
+            present_bytes: parsed(present_bytes.checked_sub(known.present_bytes))?,
+            overhead_bytes: parsed(overhead_bytes.checked_sub(known.overhead_bytes()))?,
+        };
         Ok(())
     }
 }
@@ -295,6 +302,12 @@ mod tests {
     const BLOCK: Block = Block { length: FULL, xxh3: 1, crc64nvme: 2 };
     const SHORT: Block = Block { length: 10, ..BLOCK };
     const HELD: u64 = BLOCK_SIZE + 10;
+    const NOTHING: Totals = Totals { files: 0, present_bytes: 0, overhead_bytes: 0 };
+
+    fn totals(files: u64, present_bytes: u64) -> Totals {
+        Totals { files, present_bytes, overhead_bytes: files * FILE.overhead_bytes() }
+    }
+
     const FILE: CachedFile = CachedFile {
         identity: *b"iiiiiiiiiiiiiiii",
         size: 3 * BLOCK_SIZE,
@@ -349,10 +362,11 @@ mod tests {
             }
             let mut totals = Totals::default();
             for (key, value) in snapshot.from(tables.files, b"").unwrap() {
-                let present_bytes = CachedFile::parse(value).unwrap().present_bytes;
-                assert_eq!(present_bytes, held.remove(key).unwrap_or(0), "I7");
+                let file = CachedFile::parse(value).unwrap();
+                assert_eq!(file.present_bytes, held.remove(key).unwrap_or(0), "I7");
                 totals.files += 1;
-                totals.bytes += present_bytes;
+                totals.present_bytes += file.present_bytes;
+                totals.overhead_bytes += file.overhead_bytes();
             }
             let value = snapshot.get(tables.totals, Totals::KEY);
             assert_eq!(value.and_then(Totals::parse).unwrap_or_default(), totals, "I8");
@@ -366,7 +380,7 @@ mod tests {
         let mut world = World::new();
         assert_eq!(world.reader.file(20), None);
         assert_eq!(world.reader.block(20, 0), None);
-        assert_eq!(world.reader.totals(), Some((0, 0)));
+        assert_eq!(world.reader.totals(), Some(NOTHING));
         world.commit(&[]);
         world.fill(&[20, 21]);
         let expected = CachedFile { present_bytes: HELD, ..FILE };
@@ -377,7 +391,7 @@ mod tests {
         assert_eq!(world.reader.block(20, 3), None);
         assert_eq!(world.reader.numbers(20), [0, 2]);
         assert!(world.reader.numbers(22).is_empty());
-        assert_eq!(world.reader.totals(), Some((2, 2 * HELD)));
+        assert_eq!(world.reader.totals(), Some(totals(2, 2 * HELD)));
     }
 
     #[test]
@@ -390,7 +404,7 @@ mod tests {
         let expected = CachedFile { present_bytes: 2 * BLOCK_SIZE + 10, ..file };
         assert_eq!(world.reader.file(20), Some(expected));
         world.commit(&[Change::PutBlocks(20, vec![(0, SHORT)])]);
-        assert_eq!(world.reader.totals(), Some((1, BLOCK_SIZE + 20)));
+        assert_eq!(world.reader.totals(), Some(totals(1, BLOCK_SIZE + 20)));
     }
 
     #[test]
@@ -405,7 +419,7 @@ mod tests {
         assert_eq!(world.reader.numbers(20), [2]);
         assert_eq!(world.reader.file(21), None);
         assert!(world.reader.numbers(21).is_empty());
-        assert_eq!(world.reader.totals(), Some((2, BLOCK_SIZE + 20)));
+        assert_eq!(world.reader.totals(), Some(totals(2, BLOCK_SIZE + 20)));
     }
 
     #[test]
@@ -419,9 +433,9 @@ mod tests {
             Change::Touch(20, 99),
         ]);
         assert!(world.reader.numbers(20).is_empty());
-        assert_eq!(world.reader.totals(), Some((0, 0)));
+        assert_eq!(world.reader.totals(), Some(NOTHING));
         world.commit(&[Change::PutFile(20, CachedFile { present_bytes: 7, ..FILE })]);
-        assert_eq!(world.reader.totals(), Some((1, 0)));
+        assert_eq!(world.reader.totals(), Some(totals(1, 0)));
     }
 
     #[test]
@@ -479,7 +493,7 @@ mod tests {
         let changes = [Change::DropFile(20), Change::Touch(21, 9)];
         assert!(world.writer.commit(&changes).unwrap_err().is_damage());
         assert_eq!(world.reader.numbers(20), [0, 2]);
-        assert_eq!(world.reader.totals(), Some((1, HELD)));
+        assert_eq!(world.reader.totals(), Some(totals(1, HELD)));
     }
 
     #[test]

@@ -178,7 +178,22 @@ impl Stamp {
     pub const NEVER: Self = Self { boot: [0; 8], size: 0, ctime_ns: 0 };
 }
 
+/// The pages of the cache's file system, and about what an inode takes of it.
+const PAGE_BYTES: u64 = 4096;
+const INODE_BYTES: u64 = 512;
+
+/// What a cache file for `size` bytes takes of the disk beyond them: the rest of the last page, and
+/// its inode. It is counted as long as the file has a record, whatever is present of it.
+pub fn overhead_bytes(size: u64) -> u64 {
+    size.wrapping_neg() % PAGE_BYTES + INODE_BYTES
+}
+
 impl CachedFile {
+    /// See `overhead_bytes`.
+    pub fn overhead_bytes(&self) -> u64 {
+        overhead_bytes(self.size)
+    }
+
     pub fn parse(value: &[u8]) -> Option<Self> {
         let value: &[u8; 72] = value.try_into().ok()?;
         let flags = u32_at(value, 64)?;
@@ -238,26 +253,37 @@ impl Block {
     }
 }
 
-/// `cache/totals`, of which there is one record.
+/// `cache/totals`, of which there is one record: the sums over all files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     pub files: u64,
-    pub bytes: u64,
+    pub present_bytes: u64,
+    pub overhead_bytes: u64,
 }
 
 impl Totals {
     pub const KEY: &[u8] = b"totals";
 
     pub fn parse(value: &[u8]) -> Option<Self> {
-        let value: &[u8; 16] = value.try_into().ok()?;
-        Some(Self { files: u64_at(value, 0)?, bytes: u64_at(value, 8)? })
+        let value: &[u8; 24] = value.try_into().ok()?;
+        Some(Self {
+            files: u64_at(value, 0)?,
+            present_bytes: u64_at(value, 8)?,
+            overhead_bytes: u64_at(value, 16)?,
+        })
     }
 
-    pub fn encode(&self) -> [u8; 16] {
-        let mut value = [0; 16];
+    pub fn encode(&self) -> [u8; 24] {
+        let mut value = [0; 24];
         value[..8].copy_from_slice(&self.files.to_le_bytes());
-        value[8..].copy_from_slice(&self.bytes.to_le_bytes());
+        value[8..16].copy_from_slice(&self.present_bytes.to_le_bytes());
+        value[16..].copy_from_slice(&self.overhead_bytes.to_le_bytes());
         value
+    }
+
+    /// What they take of the disk.
+    pub fn disk_bytes(&self) -> u64 {
+        self.present_bytes + self.overhead_bytes
     }
 }
 
@@ -391,7 +417,10 @@ mod tests {
         let (xxh3, crc64nvme) = (0x0123_4567_89AB_CDEF, 0xFEDC_BA98_7654_3210);
         assert_eq!(last, Block { length: 1, xxh3, crc64nvme });
         let totals = Totals::parse(&golden("totals value")).unwrap();
-        assert_eq!(totals, Totals { files: 3, bytes: (1 << 40) + 1 });
+        assert_eq!(
+            totals,
+            Totals { files: 3, present_bytes: (1 << 40) + 1, overhead_bytes: 3 * 512 }
+        );
     }
 
     #[test]

@@ -129,7 +129,7 @@ fn room_that_others_take_first_is_made_anew() {
 fn a_little_more_is_evicted_than_a_small_file_needs() {
     let world = World::new(5 * GIB);
     let capacity = world.capacity(Some(GIB), GIB);
-    assert!(world.reserve(&capacity, FILE_BYTES).is_ok());
+    assert!(world.reserve(&capacity, 4096).is_ok());
     assert_eq!(world.asked(), [4 * MIB]);
 }
 
