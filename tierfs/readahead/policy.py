@@ -41,6 +41,7 @@ from tierfs.readahead.rules import (
     LEARNT,
     MARGIN,
     NEVER_READ,
+    SHARED_AHEAD_MARGIN,
     WARM_DENSITY,
     Rule,
     Worth,
@@ -59,6 +60,8 @@ PATIENCE = 8
 #: Files that are spent and are remembered, and that are looked at for one choice.
 MOST_SPENT = 16384
 LOOK_BACK = 64
+#: Of these, that may not go now.
+MOST_KEPT = 8
 
 
 class FileSource(Protocol):
@@ -198,7 +201,7 @@ class AdaptivePolicy:
         if incoming is not None and rule is Rule.PLAN:
             limit = worth(incoming.ino)  # Known, not expected: there is nothing to be careful of.
         elif incoming is not None and rule is not Rule.LRU:
-            limit = worth(incoming.ino) / (AHEAD_MARGIN if incoming.ahead else MARGIN)
+            limit = worth(incoming.ino) / self._margin(incoming)
         chosen: dict[int, Victim] = {}
         missing = bytes_
         if incoming is not None and rule is Rule.EPOCHS and self._is_due(incoming):
@@ -232,6 +235,12 @@ class AdaptivePolicy:
         for ino in chosen:
             self.ahead.evicted(ino)
         return list(chosen.values())
+
+    def _margin(self, incoming: Incoming) -> float:
+        """How much more than its victim *incoming* has to be worth."""
+        if not incoming.ahead:
+            return MARGIN
+        return SHARED_AHEAD_MARGIN if self.jobs.several else AHEAD_MARGIN
 
     def _worth_when_warm(self, ino: int) -> float:
         density = self.jobs.density(ino)
@@ -274,16 +283,21 @@ class AdaptivePolicy:
         chosen: dict[int, Victim],
     ) -> int:
         """Choose whole files of those that are spent and worth less than *limit*; their bytes."""
-        found = 0
+        found = kept = 0
         for _ in range(min(len(self._spent), LOOK_BACK)):
-            if found >= bytes_ or len(chosen) == most:
+            if found >= bytes_ or len(chosen) == most or kept == MOST_KEPT:
                 break
             ino = self._spent.popleft()
-            if in_use(ino):
+            if ino in chosen or not self.jobs.is_spent(ino):
+                continue
+            file = self._source.file(ino)
+            if file is None or file.present_bytes < file.size:
+                continue
+            if self.jobs.density(ino) < limit and not in_use(ino):
+                chosen[ino] = Victim(ino)
+                found += max(file.present_bytes, 1)
+            else:
+                # Later, or for something that is worth more.
                 self._spent.append(ino)
-            elif ino not in chosen and self.jobs.is_spent(ino) and self.jobs.density(ino) < limit:
-                file = self._source.file(ino)
-                if file is not None and file.present_bytes == file.size:
-                    chosen[ino] = Victim(ino)
-                    found += max(file.present_bytes, 1)
+                kept += 1
         return found
