@@ -83,6 +83,18 @@ class FrontConformance(abc.ABC):
             await r.settle()
             assert r.front.opened(16) is None
 
+    async def test_a_copy_of_another_version_is_not_served_and_counted_no_more(
+        self, tmp_path: Path
+    ) -> None:
+        async with self.rig(tmp_path) as r:
+            for size in (5000, 100, 3 * MIB + 1, 7):
+                data = noise(size, size)
+                r.put(16, data)
+                assert await r.read(16) == data
+                await r.settle()
+                assert r.account_is_right()
+            assert r.front.stats()["cached_files"] == 1
+
     async def test_one_inode_is_not_two_versions(self, tmp_path: Path) -> None:
         async with self.rig(tmp_path) as r:
             r.put(16, b"old")

@@ -108,13 +108,6 @@ async def test_what_is_not_worth_keeping_is_no_reason_to_rest() -> None:
     assert len(disk.asked) == 3
 
 
-async def test_what_was_evicted_may_be_enough_though_there_might_have_been_more() -> None:
-    disk = Disk(evictable=5 * GIB, precious=5 * GIB - MIB)
-    capacity = disk.capacity(GIB, used=GIB)
-    await capacity.reserve(MIB, CLAIM)
-    assert disk.asked == [4 * MIB]
-
-
 @pytest.mark.mockclock
 async def test_what_others_write_to_the_disk_costs_even_what_is_precious() -> None:
     disk = Disk(free_bytes=11 * GIB, evictable=8 * MIB, precious=8 * MIB)

@@ -281,6 +281,26 @@ async def test_what_is_fetched_ahead_and_not_kept_comes_once_for_all_who_read_in
         assert not r.front._hot.passing
 
 
+async def test_who_comes_to_the_end_of_what_is_cached_in_a_full_cache_asks_for_what_memory_holds(
+    tmp_path: Path,
+) -> None:
+    """Nothing of the object was declined yet, but most of it will be."""
+    size, cached = 64 * MIB, 16 * MIB
+    async with rig(tmp_path, cache_size=cached + MIB, memory=256 * MIB, policy=Miser()) as r:
+        r.put(16, noise(size))
+        await r.fetch(16, (0, cached))
+        await r.settle()
+        window = r.front._hot.window_bytes
+        assert 2 * window < r.front._window_bytes
+        fh = await r.open(16)
+        r.lake.requests.clear()
+        for at in range(0, cached, 128 * KIB):
+            await r.front.read(fh, at, 128 * KIB)
+            await trio.testing.wait_all_tasks_blocked()
+        assert 0 < sum(length for _, length in r.lake.ranges()) <= window + MIB
+        await r.front.release(fh)
+
+
 async def test_who_opens_a_file_is_known_by_its_process(tmp_path: Path) -> None:
     miser = Miser()
     async with rig(tmp_path, policy=miser) as r:

@@ -10,8 +10,9 @@ import pytest
 
 from tierfs.cache.eviction import Victim
 from tierfs.index.records import EXTENT_SIZE, CachedFile, Extent
+from tierfs.readahead import jobs
 from tierfs.readahead.epochs import Class
-from tierfs.readahead.policy import AdaptivePolicy, Incoming
+from tierfs.readahead.policy import BATCH_SHARE, AdaptivePolicy, Incoming
 from tierfs.readahead.rules import LEARNT, Rule
 
 FIRST = 16
@@ -101,6 +102,29 @@ def test_nothing_to_choose_is_found_out_soon() -> None:
         assert policy(files).choose_victims(1, 64, lambda _: True, incoming) == []
         assert files.samples < 20
         assert policy(Files({})).choose_victims(1, 64, nobody, incoming) == []
+
+
+def test_a_few_more_go_in_one_go_than_a_small_file_needs() -> None:
+    files = Files({n: file(n) for n in range(1024)})
+    chosen = lru(files).choose_victims(1, 64, nobody)
+    assert chosen is not None
+    assert len(chosen) == 1024 // BATCH_SHARE
+
+
+def test_where_several_jobs_read_no_more_goes_than_is_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(jobs, "BUSY_READS", 8)
+    inos = range(FIRST, FIRST + 1024)
+    several = policy(Files({n: file(n) for n in inos}), Rule.EPOCHS)
+    for seed in range(3):
+        for one, other in zip(shuffled(inos, seed), shuffled(inos, seed + 9), strict=True):
+            several.accessed(one, 1)
+            several.accessed(other, 2)
+    assert several.jobs.several
+    chosen = several.choose_victims(1, 64, nobody)
+    assert chosen is not None
+    assert len(chosen) == 1
 
 
 def test_no_more_than_asked_for_in_one_go() -> None:

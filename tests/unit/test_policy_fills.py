@@ -13,7 +13,7 @@ from bench.policy.traces import Trace
 from tierfs.readahead import policy
 from tierfs.readahead.epochs import Class
 from tierfs.readahead.policy import AdaptivePolicy, Incoming, Read
-from tierfs.readahead.rules import Rule
+from tierfs.readahead.rules import AHEAD_MARGIN, Rule
 
 OBJECTS = 2048
 SHARE = 0.5
@@ -75,8 +75,30 @@ def test_what_is_fetched_ahead_of_one_of_two_jobs_is_not_fetched_again_for_the_o
     assert with_it.fetched < without.fetched + 0.01
     assert with_it.missed < without.missed - 0.03
     # One job needs no such margin: whatever goes for its sake it has read in this epoch.
-    monkeypatch.setattr(policy, "SHARED_AHEAD_MARGIN", policy.AHEAD_MARGIN)
+    monkeypatch.setattr(policy, "SHARED_AHEAD_MARGIN", AHEAD_MARGIN)
     assert cost(trace, ahead=True).fetched > without.fetched + 0.03
+
+
+def test_the_first_fetched_ahead_in_an_epoch_take_the_place_of_what_was_just_read() -> None:
+    """Whatever lies between them and the many that earlier epochs have read."""
+    trace = traces.permutations(OBJECTS, 1)
+    files = Files()
+    watched = Watched(files, rng=random.Random(1))
+    node = Simulator(trace.capacity(SHARE), files, watched)
+    began = 0
+    for n, ino in enumerate(trace.reads):
+        node.read(ino, 1)
+        epochs = watched.last.epochs
+        began = n if watched.last.began else began
+        if epochs is None or epochs.ended < 4 or n < began + 16:
+            continue
+        hits = [ino for ino in trace.reads[began:n] if ino in files]
+        due = next(ino for ino in trace.reads[n:] if ino not in files)
+        assert hits
+        assert epochs.class_of(due) is Class.DUE
+        assert node.keep(1, Incoming(due, ahead=True))
+        return
+    raise AssertionError("five epochs were not told apart")
 
 
 def test_what_is_declined_leaves_what_is_spent_to_others(monkeypatch: pytest.MonkeyPatch) -> None:

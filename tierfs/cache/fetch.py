@@ -251,6 +251,11 @@ class Fetcher:
     async def _room(self, o: CachedObject, flight: Flight) -> Reservation | None:
         """Room on disk for the blocks of the flight, made if need be, or None: then they are
         streamed."""
+        reservation = await self._make_room(o, flight)
+        o.is_kept = reservation is not None
+        return reservation
+
+    async def _make_room(self, o: CachedObject, flight: Flight) -> Reservation | None:
         flight.declined = False
         while self._may_be_kept(o, flight):
             priority = flight.priority

@@ -36,7 +36,8 @@ class CachedObject:
 
     __slots__ = (
         "accounted", "announced", "asked", "bypass", "checksum_ok", "complete", "completing",
-        "doomed", "failure", "fd", "flights", "fresh", "identity", "ino", "last_used_s", "life",
+        "doomed", "failure", "fd", "flights", "fresh", "identity", "ino", "is_kept", "last_used_s",
+        "life",
         "making", "mismatches", "partial_flights", "present", "present_bytes", "purge", "recording",
         "ref", "restored", "size", "stale", "told_of_damage", "unread", "unrecorded", "users",
         "verified", "whole",
@@ -70,6 +71,8 @@ class CachedObject:
         self.making: trio.Event | None = None
         #: The cache file could not be opened: leave it alone and stream.
         self.bypass = False
+        #: For the last of it that needed that, room was made.
+        self.is_kept = False
         #: Blocks come from an earlier use of the cache.
         self.restored = False
         #: Records not handed to the index yet; None: to be dropped there.

@@ -30,8 +30,6 @@ from tierfs.errors import CacheFull
 STATVFS_INTERVAL_S = 2.0
 #: After an eviction that found no room, the next attempt waits this long: everything is in use.
 RETRY_S = 1.0
-#: Evicting a little more than asked for spares a commit for each small file.
-EVICT_AT_LEAST_BYTES = 8 << 20
 
 _log = logging.getLogger(__name__)
 
@@ -151,6 +149,10 @@ class Capacity:
         self._written_bytes += bytes_ if written else 0
         return Reservation(bytes_, written=written)
 
+    def has_room(self, bytes_: int) -> bool:
+        """Whether there is room for *bytes_* without an eviction."""
+        return self._missing(bytes_) <= 0
+
     async def reserve(self, bytes_: int, claim: Claim, *, written: bool = False) -> Reservation:
         """Reserve, evicting if need be; *written*: for what is on the disk already. Raises
         NotWorthKeeping if what would have to go is worth more, and another CacheFull if there is
@@ -167,8 +169,7 @@ class Capacity:
             # Others may have made room meanwhile, or taken what was made here.
             while (reservation := self.try_reserve(bytes_, written=written)) is None and worth_it:
                 freed_bytes = self._freed_bytes
-                missing = self._missing(bytes_, written=written)
-                worth_it = await self._evict(max(missing, self._batch_bytes()), claim)
+                worth_it = await self._evict(self._missing(bytes_, written=written), claim)
                 self.disk_changed()
                 if self._freed_bytes == freed_bytes:
                     reservation = self.try_reserve(bytes_, written=written)
@@ -245,7 +246,7 @@ class Capacity:
         try:
             missing = self._over_reserve(bytes_)
             if missing > 0:
-                await self._evict(max(missing, self._batch_bytes()), None)
+                await self._evict(missing, None)
                 self.disk_changed()
                 missing = self._over_reserve(bytes_)
         finally:
@@ -278,11 +279,6 @@ class Capacity:
 
     def _too_large(self, bytes_: int) -> bool:
         return self.limit_bytes is not None and bytes_ > self.limit_bytes
-
-    def _batch_bytes(self) -> int:
-        if self.limit_bytes is None:
-            return EVICT_AT_LEAST_BYTES
-        return min(EVICT_AT_LEAST_BYTES, self.limit_bytes // 256)
 
 
 def disk_space_of(path: bytes) -> DiskSpace:

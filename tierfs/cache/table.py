@@ -26,7 +26,7 @@ from tierfs.cache.space import Health
 from tierfs.cache.store import Store
 from tierfs.errors import show
 from tierfs.index.cache import CacheIndex
-from tierfs.index.records import ObjectRef
+from tierfs.index.records import ObjectRef, overhead_bytes
 
 _log = logging.getLogger(__name__)
 

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 #: A batch is at most so many files and, unless it is one, bytes; so many are under way.
 BATCH_FILES = 32
 BATCH_BYTES = 16 << 20
-WIDTH = 4
+WIDTH = 8
 #: Where several want something it is the next one's turn after so many.
 TURN_BATCHES = 8
 #: While a plan is in charge it is looked whether there is work after so many reads.

@@ -263,14 +263,20 @@ class PythonFront:
         """What a read is, after what is to come beside it was sent for."""
         if handle.streams is None:
             return RANDOM
-        o, passing = handle.object, self._hot.passing
-        handle.streams.keep_within(
-            self._hot.window_bytes if o.ino in passing else self._window_bytes
-        )
+        o = handle.object
+        handle.streams.keep_within(self._window_of(o))
         advice = handle.streams.note(offset, length)
         if advice.ahead_hi > advice.ahead_lo:
             self._read_ahead(o, advice.ahead_lo, advice.ahead_hi, advice.part_bytes)
         return advice
+
+    def _window_of(self, o: CachedObject) -> int:
+        """How far ahead of who reads *o* in order may be fetched. Whether it will be kept is not
+        known before some of it has come; while there is no room, most is not."""
+        passes = o.ino in self._hot.passing
+        if passes or not (o.is_kept or self._capacity.has_room(self._window_bytes)):
+            return min(self._window_bytes, self._hot.window_bytes)
+        return self._window_bytes
 
     async def release(self, fh: int) -> None:
         """Close a handle; an unknown one is a no-op. Does not wait."""

@@ -24,7 +24,15 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from tierfs.index import schema
 from tierfs.index.environments import Environment
-from tierfs.index.records import BLOCK_SIZE, EXTENT_SIZE, BlockRecord, CachedFile, Extent, Totals, overhead_bytes
+from tierfs.index.records import (
+    BLOCK_SIZE,
+    EXTENT_SIZE,
+    BlockRecord,
+    CachedFile,
+    Extent,
+    Totals,
+    overhead_bytes,
+)
 from tierfs.index.writer import Transaction
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ them.
 Keys are big-endian, so that LMDB's byte order is numeric order; values are little-endian and, but
 for the tails named below, of fixed width, with eight-byte fields on eight-byte offsets. Reserved
 bytes are written as zeros and not read. Times are nanoseconds since the Unix epoch unless named
-``_s``. A change to any table raises its environment's FORMAT_VERSIONS; ``tests/golden/index`` holds readers and
-writers in every language to these bytes.
+``_s``. A change to any table raises its environment's version (FORMAT_VERSIONS);
+``tests/golden/index`` holds readers and writers in every language to these bytes.
 
 Every environment: database ``meta``, key ``environment``::
 

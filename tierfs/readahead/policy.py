@@ -57,6 +57,11 @@ SAMPLES = 8
 SEARCH_SAMPLES = 2
 #: Samples without a single usable victim, after which everything is taken to be in use.
 PATIENCE = 8
+#: More than asked for goes in one go, to spare a commit for each small file: so many bytes, but at
+#: most this part of what is cached. Not where several jobs read: whoever takes that room has not
+#: shown to be worth what went for it (two jobs: 0.46 fetched in place of 0.37).
+BATCH_BYTES = 8 << 20
+BATCH_SHARE = 256
 #: Files that are spent and are remembered, and that are looked at for one choice.
 MOST_SPENT = 16384
 LOOK_BACK = 64
@@ -78,7 +83,7 @@ class FileSource(Protocol):
         there are *most*."""
 
     def totals(self) -> tuple[int, ...]:
-        """How many files are in the cache, and other sums of them."""
+        """How many files are in the cache, their bytes, and other sums of them."""
 
 
 class Incoming(NamedTuple):
@@ -114,7 +119,7 @@ class EvictionPolicy(Protocol):
     ) -> list[Victim] | None:
         """Victims of together at least *bytes_* bytes whose eviction costs least, or less if there
         is no more: distinct files, whole or extents of them, together at most *most*. None for
-        which *in_use* says true.
+        which *in_use* says true. They may be a few more than needed.
 
         With *incoming* only what is worth less than that, and None if there is nothing like that
         to be found: it is not to be kept. To a warm-up all is worth less but what warm-ups have
@@ -163,6 +168,10 @@ class AdaptivePolicy:
 
     def accessed(self, ino: int, job: int = 0) -> Read:
         epochs, began = self.jobs.read(ino, job)
+        if began:
+            # Nearly all of that is due again. Looked at one by one it would be in the way of the
+            # first that are fetched ahead in this epoch.
+            self._spent = deque(filter(self.jobs.is_spent, self._spent), MOST_SPENT)
         if self._ghosts.watches(ino):
             self._ghosts.read(ino, self._source.totals()[0], self.jobs.epoch_reads)
         if not self.jobs.several or self.jobs.is_spent(ino):
@@ -204,6 +213,8 @@ class AdaptivePolicy:
             limit = worth(incoming.ino) / self._margin(incoming)
         chosen: dict[int, Victim] = {}
         missing = bytes_
+        if rule is not Rule.EPOCHS or not self.jobs.several:
+            missing = max(missing, self._batch_bytes())
         if incoming is not None and rule is Rule.EPOCHS and self._is_due(incoming):
             missing -= self._choose_spent(missing, most, in_use, limit, chosen)
         vain = self._vain.get(rule)
@@ -235,6 +246,10 @@ class AdaptivePolicy:
         for ino in chosen:
             self.ahead.evicted(ino)
         return list(chosen.values())
+
+    def _batch_bytes(self) -> int:
+        _, present_bytes, *_ = self._source.totals()
+        return min(BATCH_BYTES, present_bytes // BATCH_SHARE)
 
     def _margin(self, incoming: Incoming) -> float:
         """How much more than its victim *incoming* has to be worth."""

@@ -32,9 +32,9 @@ from tierfs.readahead.plan import Plan
 MARGIN = 1.05
 AHEAD_MARGIN = 1.5
 #: And where several jobs read. What is fetched ahead of one is fetched for a read that would have
-#: fetched it anyway, and what goes for it is fetched again for another job's: with 1.5 two jobs in a
-#: cache of half their data fetch 0.47 of what they read, with 5 the 0.37 that they do without any
-#: fetching ahead, and stall on 0.32.
+#: fetched it anyway, and what goes for it is fetched again for another job's: with 1.5 two jobs in
+#: a cache of half their data fetch 0.47 of what they read, with 5 the 0.37 that they do without
+#: any fetching ahead, and stall on 0.32.
 SHARED_AHEAD_MARGIN = 5.0
 #: What a file is worth at least, in reads for each epoch, that a warm-up asked for: one read, soon.
 WARM_DENSITY = 1.0

@@ -33,6 +33,8 @@ use crate::upcall::wire::{self, Ask, Hello, OpenHandle, Space};
 const ROOM_PATIENCE: Duration = Duration::from_secs(2);
 /// Files and extents evicted in one go.
 const EVICT_AT_ONCE: u32 = 64;
+/// Choices none of which could leave, after which everything is taken to be in use.
+const MOST_IN_VAIN: u32 = 4;
 
 /// To the threads that work beside requests.
 pub struct Senders {
@@ -226,6 +228,7 @@ impl Front {
         newcomer: Option<Newcomer>,
     ) -> Evicted {
         let mut freed = 0;
+        let mut in_vain = 0;
         while freed < bytes {
             let request = wire::Request {
                 ino: newcomer.map_or(0, |newcomer| newcomer.ino),
@@ -253,7 +256,11 @@ impl Front {
             let victims = wire::victims(&reply.tail).unwrap_or_default();
             let got = self.evict(index, &victims, false).bytes;
             if got == 0 {
-                break;
+                // What was chosen may have come into use meanwhile, which says nothing of the rest.
+                if victims.is_empty() || in_vain == MOST_IN_VAIN {
+                    break;
+                }
+                in_vain += 1;
             }
             freed += got;
         }

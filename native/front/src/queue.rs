@@ -7,13 +7,19 @@
 //! - Q1. Demand goes before read-ahead, read-ahead before warm-up, warm-up before fill; first come,
 //!   first served within each. An item that is promoted goes behind those that were there before.
 //! - Q2. Read-ahead, warm-up and fill may fill a share of the budget only, all that is held counted,
-//!   and make up a share of the requests, so that demand finds room and connections.
+//!   and make up a share of the requests, so that demand finds room and connections. Fill's grows
+//!   while the link has more to give (`link`).
 //! - Q3. Nothing overtakes a waiting item of a higher priority, even if it would fit.
 //! - Q4. An item larger than the budget is let through when it is alone. The budget is never an
 //!   error.
 
+mod link;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use link::Link;
 
 /// Who waits for the bytes. Smaller goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,7 +35,7 @@ pub enum Priority {
 const SHARES: [u64; 4] = [100, 75, 50, 40];
 /// The part of the requests, in percent, that each priority may make up. Demand is never held back
 /// by their number: the limit on connections is behind it.
-const REQUEST_SHARES: [Option<u64>; 4] = [None, Some(85), Some(75), Some(50)];
+const REQUEST_SHARES: [Option<u64>; 3] = [None, Some(85), Some(75)];
 /// What a request costs at least: its connection and headers are not free.
 const LEAST_BYTES: u64 = 64 << 10;
 
@@ -60,6 +66,7 @@ struct State<T> {
     next: u64,
     used_bytes: u64,
     holders: u64,
+    link: Link,
     closed: bool,
 }
 
@@ -83,6 +90,7 @@ impl<T> Queue<T> {
             next: 0,
             used_bytes: 0,
             holders: 0,
+            link: Link::new(),
             closed: false,
         };
         Self {
@@ -132,6 +140,11 @@ impl<T> Queue<T> {
         state.used_bytes = state.used_bytes.saturating_sub(grant.bytes);
         state.holders = state.holders.saturating_sub(1);
         self.wake(&state);
+    }
+
+    /// The answer to a request for a block at most took so long.
+    pub fn answered(&self, time: Duration) {
+        self.lock().link.answered(time.as_secs_f64() * 1e6);
     }
 
     /// Count on none of the items that have begun: they may never end. Those that do end after all
@@ -205,7 +218,11 @@ impl<T> Queue<T> {
     }
 
     fn fits(&self, state: &State<T>, priority: Priority, bytes: u64) -> bool {
-        let (share, requests) = (SHARES[priority as usize], REQUEST_SHARES[priority as usize]);
+        let share = SHARES[priority as usize];
+        let requests = match priority {
+            Priority::Fill => Some(state.link.share()),
+            _ => REQUEST_SHARES[priority as usize],
+        };
         let used_bytes = state.used_bytes.saturating_add(bytes);
         percent(used_bytes, 100) <= percent(self.total_bytes, share)
             && requests

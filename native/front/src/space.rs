@@ -21,8 +21,6 @@ use crate::sys::file::{self, Space};
 const STATVFS_INTERVAL: Duration = Duration::from_secs(2);
 /// After an eviction that found no room, the next attempt waits this long: everything is in use.
 const RETRY: Duration = Duration::from_secs(1);
-/// Evicting a little more than asked for spares a commit for each small file.
-const EVICT_AT_LEAST_BYTES: u64 = 8 << 20;
 
 /// What an eviction came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,6 +150,11 @@ impl Capacity {
         Some(Reservation { bytes, written })
     }
 
+    /// Whether there is room for `bytes` without an eviction.
+    pub fn has_room(&self, bytes: u64) -> bool {
+        self.missing(&mut self.lock(), bytes, false) == 0
+    }
+
     /// Room that is there, or that there is no point in evicting for any; `None`: something may have
     /// to go.
     pub fn at_hand(&self, bytes: u64) -> Option<Result<Reservation, NoRoom>> {
@@ -221,8 +224,7 @@ impl Capacity {
         if over > 0 {
             return Need { bytes: over, over: true };
         }
-        let bytes = self.missing(&mut account, bytes, written).max(account.batch_bytes());
-        Need { bytes, over: false }
+        Need { bytes: self.missing(&mut account, bytes, written), over: false }
     }
 
     /// `bytes` of the reservation were written and recorded.
@@ -308,10 +310,6 @@ impl Account {
         reservation.bytes -= bytes;
         self.reserved_bytes -= bytes;
         self.written_bytes -= if reservation.written { bytes } else { 0 };
-    }
-
-    fn batch_bytes(&self) -> u64 {
-        self.limit_bytes.map_or(EVICT_AT_LEAST_BYTES, |limit| EVICT_AT_LEAST_BYTES.min(limit / 256))
     }
 }
 

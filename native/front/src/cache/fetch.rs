@@ -19,7 +19,7 @@ use crate::checksum::{self, Checksum};
 use crate::front::Front;
 use crate::gate::Gate;
 use crate::health::Part;
-use crate::index::records::{Block, ObjectRef, overhead_bytes};
+use crate::index::records::{BLOCK_SIZE, Block, ObjectRef, overhead_bytes};
 use crate::lake::Failure;
 use crate::log;
 use crate::queue::Priority;
@@ -107,6 +107,9 @@ fn fly(front: &Arc<Front>, worker: &mut Worker, flight: &Arc<Flight>) {
     let begun = Instant::now();
     let got = get(front, flight);
     cache.took(begun.elapsed());
+    if got.is_ok() && flight.hi - flight.lo <= BLOCK_SIZE {
+        cache.queue.answered(begun.elapsed());
+    }
     let outcome: Outcome = match &got {
         Ok((buffer, _)) => Ok(buffer.clone()),
         Err(code) => Err(*code),

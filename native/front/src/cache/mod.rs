@@ -140,7 +140,7 @@ pub struct Cache {
     /// Bytes without records that are still on the disk, by inode (`evict`).
     lingering: Mutex<HashMap<u64, u64>>,
     /// The longest window of read-ahead.
-    pub window: u64,
+    max_window: u64,
 }
 
 /// What a cache has for others to do.
@@ -190,7 +190,7 @@ impl Cache {
             comparing: AtomicU64::new(0),
             completed: Mutex::new(filled),
             lingering: Mutex::default(),
-            window: MAX_WINDOW_BYTES.min(budget / WINDOW_SHARE),
+            max_window: MAX_WINDOW_BYTES.min(budget / WINDOW_SHARE),
             files,
         };
         Ok((cache, Waiting { left: left_receiver, filled: filled_receiver }))
@@ -208,7 +208,7 @@ impl Cache {
     ) -> Option<Held> {
         let mut started_over = false;
         let held = self.table.acquire(ino, || {
-            let object = Object::new(ino, size, identity, record.into(), self.window);
+            let object = Object::new(ino, size, identity, record.into(), self.max_window);
             let mut state = object.state();
             self.load(index, &object, &mut state);
             state.last_used_s = now_s(); // Whoever chooses what goes takes it for the newest.

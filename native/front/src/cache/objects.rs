@@ -99,6 +99,8 @@ pub struct State {
     pub streams: Option<StreamDetector>,
     /// What was fetched of it last is not kept.
     pub passing: Option<Passing>,
+    /// For the last of it that needed that, room was made.
+    pub is_kept: bool,
 }
 
 impl Object {
@@ -283,6 +285,7 @@ impl State {
             unread: HashMap::new(),
             streams,
             passing: None,
+            is_kept: false,
         }
     }
 

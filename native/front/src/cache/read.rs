@@ -167,6 +167,17 @@ impl Cache {
         flights
     }
 
+    /// How far ahead of who reads an object in order may be fetched. Whether it will be kept is not
+    /// known before some of it has come; while there is no room, most is not.
+    pub fn window(&self, state: &State) -> u64 {
+        let passes = state.passing.is_some();
+        if passes || !(state.is_kept || self.capacity.has_room(self.max_window)) {
+            self.max_window.min(self.hot.window())
+        } else {
+            self.max_window
+        }
+    }
+
     /// The end of the missing blocks from `number` on, as far as the read and one part go.
     fn end_of_gap(&self, state: &State, object: &Object, number: u32, hi: u64) -> u32 {
         let mut end = number + 1;

@@ -65,6 +65,7 @@ pub fn reserve(
         Stats::count(&cache.stats.declined);
         cache.stats.declined_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
+    flight.object.state().is_kept = found.is_ok();
     note_passing(cache, flight, found.is_err());
     found
 }

@@ -203,7 +203,7 @@ fn read_ahead(front: &Front, object: &Held, lo: u64, hi: u64) -> bool {
     let cache = &front.cache;
     let advice = {
         let mut state = object.state();
-        let window = if state.passing.is_some() { cache.hot.window() } else { cache.window };
+        let window = cache.window(&state);
         let Some(streams) = &mut state.streams else { return false };
         streams.keep_within(window);
         streams.note(lo, hi - lo)

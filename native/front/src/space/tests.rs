@@ -126,14 +126,6 @@ fn room_that_others_take_first_is_made_anew() {
 }
 
 #[test]
-fn a_little_more_is_evicted_than_a_small_file_needs() {
-    let world = World::new(5 * GIB);
-    let capacity = world.capacity(Some(GIB), GIB);
-    assert!(world.reserve(&capacity, 4096).is_ok());
-    assert_eq!(world.asked(), [4 * MIB]);
-}
-
-#[test]
 fn nothing_to_evict_is_said_at_once_and_not_tried_all_the_time() {
     let world = World::new(0);
     let capacity = world.capacity(Some(10 * MIB), 10 * MIB);
@@ -168,7 +160,7 @@ fn what_was_found_before_it_was_declined_is_enough_for_a_small_one() {
     let world = World::new(0);
     let capacity = world.capacity(Some(4 * GIB), 4 * GIB);
     let evict = |need: Need| {
-        assert_eq!(need, Need { bytes: EVICT_AT_LEAST_BYTES, over: false });
+        assert_eq!(need, Need { bytes: MIB, over: false });
         capacity.freed(2 * MIB);
         Evicted::Declined
     };
@@ -203,7 +195,7 @@ fn what_is_over_the_bounds_goes_whatever_is_to_come() {
     let capacity = world.capacity(None, 10 * MIB);
     assert_eq!(world.decline(&capacity, MIB), Err(NoRoom::Declined));
     // Others have filled the disk: the share that is theirs is given back first.
-    assert_eq!(world.asked(), [3 * MIB, EVICT_AT_LEAST_BYTES]);
+    assert_eq!(world.asked(), [3 * MIB, MIB]);
     assert_eq!(capacity.used_bytes(), 7 * MIB);
 }
 
