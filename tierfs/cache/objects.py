@@ -37,10 +37,9 @@ class CachedObject:
     __slots__ = (
         "accounted", "announced", "asked", "bypass", "checksum_ok", "complete", "completing",
         "doomed", "failure", "fd", "flights", "fresh", "identity", "ino", "is_kept", "last_used_s",
-        "life",
-        "making", "mismatches", "partial_flights", "present", "present_bytes", "purge", "recording",
-        "ref", "restored", "size", "stale", "told_of_damage", "unread", "unrecorded", "users",
-        "verified", "whole",
+        "life", "making", "mismatches", "partial_flights", "present", "present_bytes", "purge",
+        "recording", "ref", "restored", "size", "stale", "told_of_damage", "unread", "unrecorded",
+        "users", "verified", "whole",
     )  # fmt: skip
 
     def __init__(self, ino: int, ref: ObjectRef, size: int, identity: bytes) -> None:

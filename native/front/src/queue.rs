@@ -34,7 +34,7 @@ pub enum Priority {
 /// The part of the budget, in percent, that each priority may fill.
 const SHARES: [u64; 4] = [100, 75, 50, 40];
 /// The part of the requests, in percent, that each priority may make up. Demand is never held back
-/// by their number: the limit on connections is behind it.
+/// by their number: the limit on connections is behind it. Fill's part is the `Link`'s to say.
 const REQUEST_SHARES: [Option<u64>; 3] = [None, Some(85), Some(75)];
 /// What a request costs at least: its connection and headers are not free.
 const LEAST_BYTES: u64 = 64 << 10;

@@ -209,13 +209,14 @@ impl Cache {
                     self.hot.forget(ino);
                     freed.files += 1;
                     let lingering = self.lingering(ino);
+                    freed.bytes += self.gone(ino, lingering);
                     overhead += going.file.overhead_bytes();
-                    freed.bytes += self.gone(ino, lingering) + going.file.overhead_bytes();
                     gone.push(Change::DropFile(ino));
                 }
                 Err(error) => self.health.failed("evict", &error),
             }
         }
+        freed.bytes += overhead;
         self.stats.evicted_files.fetch_add(freed.files, Ordering::Relaxed);
         match self.recorder.commit(gone) {
             Ok(()) => self.capacity.freed(overhead),

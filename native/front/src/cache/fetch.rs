@@ -106,9 +106,10 @@ fn fly(front: &Arc<Front>, worker: &mut Worker, flight: &Arc<Flight>) {
     let mut announced = matches!(room, Some(Ok(_))).then(|| announce(cache, flight)).flatten();
     let begun = Instant::now();
     let got = get(front, flight);
-    cache.took(begun.elapsed());
+    let taken = begun.elapsed();
+    cache.took(taken);
     if got.is_ok() && flight.hi - flight.lo <= BLOCK_SIZE {
-        cache.queue.answered(begun.elapsed());
+        cache.queue.answered(taken);
     }
     let outcome: Outcome = match &got {
         Ok((buffer, _)) => Ok(buffer.clone()),

@@ -167,11 +167,11 @@ impl Cache {
         flights
     }
 
-    /// How far ahead of who reads an object in order may be fetched. Whether it will be kept is not
-    /// known before some of it has come; while there is no room, most is not.
-    pub fn window(&self, state: &State) -> u64 {
-        let passes = state.passing.is_some();
-        if passes || !(state.is_kept || self.capacity.has_room(self.max_window)) {
+    /// How far ahead of who reads an object in order may be fetched, by its `State`'s `passing` and
+    /// `is_kept`. Whether it will be kept is not known before some of it has come; while there is no
+    /// room, most is not.
+    pub fn window(&self, passes: bool, is_kept: bool) -> u64 {
+        if passes || !(is_kept || self.capacity.has_room(self.max_window)) {
             self.max_window.min(self.hot.window())
         } else {
             self.max_window

@@ -203,9 +203,9 @@ fn read_ahead(front: &Front, object: &Held, lo: u64, hi: u64) -> bool {
     let cache = &front.cache;
     let advice = {
         let mut state = object.state();
-        let window = cache.window(&state);
+        let state = &mut *state;
         let Some(streams) = &mut state.streams else { return false };
-        streams.keep_within(window);
+        streams.keep_within(cache.window(state.passing.is_some(), state.is_kept));
         streams.note(lo, hi - lo)
     };
     // The block that the read ends in comes for the read, and sooner alone.
