@@ -37,8 +37,11 @@ use crate::queue::Priority;
 use crate::shared::{ARENA_AT, ARENA_BYTES, Slot};
 use crate::sys::{self, socket::Socket};
 
-/// Accesses in one message.
-const ACCESSES: usize = 1024;
+/// Accesses in one message: the control plane takes some 50 us for each, and whoever waits for it
+/// meanwhile is to have their turn.
+const ACCESSES: usize = 64;
+/// Messages that may wait for a control plane that does not listen before nothing is reported.
+const MOST_OUTGOING: usize = 1024;
 const ACCESS_BYTES: usize = 24;
 /// Handles in one message.
 const HANDLES: usize = 1024;
@@ -271,7 +274,7 @@ impl<T> Client<T> {
     /// Report an access by process `pid`, with the next message of them.
     pub fn access(&self, ino: u64, at_ns: i64, pid: u32) {
         let mut state = self.lock();
-        if state.met && state.outgoing.len() < ACCESSES {
+        if state.met && state.outgoing.len() < MOST_OUTGOING {
             push_access(&mut state.accesses, ino, at_ns, AccessKind::Read, pid);
             if state.accesses.len() >= ACCESSES * ACCESS_BYTES {
                 self.send_accesses(&mut state);
@@ -291,7 +294,7 @@ impl<T> Client<T> {
     }
 
     fn flush(&self, state: &mut State<T>) {
-        if !state.met || state.outgoing.len() >= ACCESSES {
+        if !state.met || state.outgoing.len() >= MOST_OUTGOING {
             return;
         }
         for (ino, used) in std::mem::take(&mut state.usage) {
