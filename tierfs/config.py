@@ -112,7 +112,7 @@ class Config:
     requester_pays: bool = False
     sse_c_key_file: Path | None = None
     anonymous: bool = False
-    max_connections: int = 64
+    max_connections: int = 128
     request_timeout: float = 60.0
     allow_empty_prefix: bool = False
     front: str = "auto"

@@ -68,7 +68,7 @@ def test_precedence_is_line_then_option_then_file_then_default(tmp_path: Path) -
         file=file,
     )
     assert (config.region, config.profile, config.memory) == ("line", "option", 64 << 20)
-    assert config.max_connections == 64
+    assert config.max_connections == 128
 
 
 def test_json_round_trip_keeps_everything() -> None:

@@ -9,7 +9,9 @@ from tierfs.readahead.course import (
     FIRST_BYTES,
     FIRST_BYTES_IN_ORDER,
     HITS,
+    LOOK_READS,
     PAUSE_READS,
+    PER_READ,
     START_READS,
     Course,
 )
@@ -38,6 +40,20 @@ def test_files_that_are_of_use_make_room_for_twice_as_many() -> None:
     for n in range(3 * HITS):
         course.read(1000 * n, ahead=True)
     assert course.allowed_bytes(MEAN) == 8 * FIRST_BYTES
+
+
+def test_who_reads_much_in_no_order_does_not_look_around() -> None:
+    course = Course()
+    shuffled(course, LOOK_READS)
+    assert course.allowed_bytes(MEAN) == FIRST_BYTES
+    shuffled(course, 10)
+    assert course.allowed_bytes(MEAN) == FIRST_BYTES + 10 * PER_READ * MEAN
+    # After an epoch in which that was a waste it has to be shown anew.
+    course.epoch_began(wasted=1)
+    shuffled(course, LOOK_READS)
+    assert course.allowed_bytes(MEAN) == FIRST_BYTES
+    shuffled(course, 10)
+    assert course.allowed_bytes(MEAN) == FIRST_BYTES + 10 * PER_READ * MEAN
 
 
 def test_files_in_order_are_hit_at_once_and_prove_little() -> None:

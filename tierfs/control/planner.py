@@ -36,8 +36,8 @@ log = logging.getLogger(__name__)
 
 #: A batch is at most so many files and, unless it is one, bytes; so many are under way.
 BATCH_FILES = 32
-BATCH_BYTES = 16 << 20
-WIDTH = 8
+BATCH_BYTES = 4 << 20
+WIDTH = 16
 #: Where several want something it is the next one's turn after so many.
 TURN_BATCHES = 8
 #: While a plan is in charge it is looked whether there is work after so many reads.
@@ -188,18 +188,20 @@ class Planner:
         slots = trio.Semaphore(WIDTH)
         batches = 0
         async with trio.open_nursery() as nursery:
-            while (room := source.wanted_bytes()) > 0:
+            while True:
                 if batches >= TURN_BATCHES and self._waits(source, sources):
                     self._work.set()
                     break
-                batch = await source.batch(BATCH_FILES, min(room, BATCH_BYTES))
+                # Chosen when it can be sent, or it would be of files that have been read meanwhile.
+                await slots.acquire()
+                room = source.wanted_bytes()
+                batch = await source.batch(BATCH_FILES, min(room, BATCH_BYTES)) if room > 0 else []
                 if not batch:
                     break
                 batches += 1
                 for entry in batch:
                     self._policy.ahead.sent_for(entry.ino, entry.size, source.number)
                 await self._keep_pace(sum(entry.size for entry in batch))
-                await slots.acquire()
                 nursery.start_soon(self._fetch, source, batch, slots)
 
     def _waits(self, source: Source, sources: Sequence[Source]) -> bool:

@@ -83,7 +83,7 @@ class LocalLake:
 
     limits = WriteLimits(_NO_LIMIT, 1, _NO_LIMIT, 10_000, _NO_LIMIT)
 
-    def __init__(self, root: bytes, *, max_connections: int = 64) -> None:
+    def __init__(self, root: bytes, *, max_connections: int = 128) -> None:
         self._root = root
         self._real = os.path.realpath(root)
         self._threads = trio.CapacityLimiter(max(1, max_connections))

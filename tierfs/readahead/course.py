@@ -5,7 +5,9 @@ so whichever are fetched ahead are not wasted, and from one request at a time th
 many as the link carries. Who only looks around (``file *``, a thumbnailer, a job that dies at its
 start) reads like that, too, for some files. So the first files fetched ahead are few, and they must
 prove themselves: whenever `HITS` of them have been read, twice as many bytes may wait to be read. A
-look around at 100 of a million files hits none of the first 64 MiB.
+look around at 100 of a million files hits none of the first 64 MiB. Nor does a job, for long, whose
+data set is large: but the more files it has read in no order, the less that is a look around. From
+`LOOK_READS` on each file that it reads has `PER_READ` more wait for it.
 
 Files read in the order of their directory are hit as soon as they are fetched ahead, which proves
 nothing about the rest: there, half as much may wait as was of use before.
@@ -13,8 +15,8 @@ nothing about the rest: there, half as much may wait as was of use before.
 ::
 
     reads < START_READS --> FIRST_BYTES may wait -- HITS files read --> twice as many -- ... --> all
-                                  ^                                        |
-                                  `------- an epoch ends, most wasted -----'
+                                  ^              -- LOOK_READS --> more with each read      |
+                                  `------------- an epoch ends, most wasted ----------------'
 """
 
 from __future__ import annotations
@@ -29,6 +31,10 @@ FIRST_BYTES_IN_ORDER = 32 << 20
 #: Files of those fetched ahead that must be read before more may wait.
 HITS = 4
 _MOST_DOUBLINGS = 32
+#: Files read in no order after which it is hardly a look around; how many more may wait for each
+#: one that is read after those.
+LOOK_READS = 128
+PER_READ = 32
 #: A read is in order if one of so many before it was of one of so many inode numbers before its
 #: own: of a stream among others, or of what several readers take in turn.
 _RECENT = 16
@@ -46,6 +52,8 @@ class Course:
 
     def __init__(self) -> None:
         self.reads = 0
+        #: Of these, those before it last had to prove itself anew.
+        self._reads_before = 0
         self._recent: deque[int] = deque(maxlen=_RECENT)
         self._order = 0.0
         self._hits = 0
@@ -81,6 +89,7 @@ class Course:
         *wasted*: they left the cache unread."""
         if wasted > self.used:
             self._doublings = 0
+            self._reads_before = self.reads
         self.used = 0
         self._paused_until = 0
 
@@ -97,4 +106,5 @@ class Course:
         """How many bytes may wait to be read; *mean_bytes*: of a file fetched ahead."""
         if self.in_order:
             return FIRST_BYTES_IN_ORDER + self.used * mean_bytes // 2
-        return FIRST_BYTES << self._doublings
+        earned = max(0, self.reads - self._reads_before - LOOK_READS) * PER_READ * mean_bytes
+        return max(FIRST_BYTES << self._doublings, FIRST_BYTES + earned)
