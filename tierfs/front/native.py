@@ -70,7 +70,6 @@ _GROWING = (
     *_COUNTED,
     "hits",
     "opens_passed_through",
-    "opens_fetched",
     "lake_get_requests",
     "lake_bytes_read",
     "lake_retries",
@@ -340,9 +339,7 @@ class NativeFront:
             "cached_files": cached.files,
             "cached_bytes": cached.present_bytes,
             "limit_bytes": self.limit_bytes,
-            "hits": self._said("hits")
-            + self._said("opens_passed_through")
-            - self._said("opens_fetched"),
+            "hits": self._said("hits") + self._said("opens_passed_through"),
             **{name: self._said(name) for name in (*_GAUGES, *_COUNTED)},
             "streaming": bool(self._said("streaming")),
             "streaming_reason": self._streaming_reason,

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 use std::thread;
-use std::time::Duration;
 
 use crate::attributes::{Rules, Ttl};
 use crate::cache::adopt::Adoption;
@@ -187,7 +186,7 @@ fn fetch(
     }
     fetch.guard()?;
     // Who asked for it looks into the index next.
-    front.cache.recorder.announce(&fetch.object, Duration::ZERO).wait(None);
+    front.cache.recorder.record_now(&fetch.object).wait(None);
     Ok(fetch.bytes)
 }
 
@@ -217,7 +216,7 @@ fn fill(front: &Arc<Front>, inos: &[u64]) -> u64 {
     let recorded: Vec<_> = kept
         .iter()
         .filter(|(_, flights)| flights.iter().any(|flight| flight.kept.load(Ordering::Acquire)))
-        .map(|(object, _)| front.cache.recorder.announce(object, Duration::ZERO))
+        .map(|(object, _)| front.cache.recorder.record_now(object))
         .collect();
     for gate in recorded {
         gate.wait(None);

@@ -1,8 +1,8 @@
 //! Requests to the lake that wait, and the memory budget: who begins next, and when.
 //!
 //! An item stands for one request and the buffer that it fills. It waits from `push` to `take`, and
-//! its bytes and its place among the requests count from `take` to `give_back`: until its bytes are
-//! on the cache disk or dropped. Rules, as in `tierfs/cache/budget.py`:
+//! from `take` it counts: its request until `arrived`, its bytes until `give_back`, when they are on
+//! the cache disk or dropped. Rules, as in `tierfs/cache/budget.py`:
 //!
 //! - Q1. Demand goes before read-ahead, read-ahead before warm-up, warm-up before fill; first come,
 //!   first served within each. An item that is promoted goes behind those that were there before.
@@ -31,6 +31,22 @@ pub enum Priority {
     Fill = 3,
 }
 
+/// Threads that take items, for each of which there are others: so those for whom nobody waits can
+/// have less of the processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taker {
+    /// Of all but fill.
+    Foreground = 0,
+    /// Of fill.
+    Background = 1,
+}
+
+impl Taker {
+    fn of(priority: Priority) -> Self {
+        if priority == Priority::Fill { Self::Background } else { Self::Foreground }
+    }
+}
+
 /// The part of the budget, in percent, that each priority may fill.
 const SHARES: [u64; 4] = [100, 75, 50, 40];
 /// The part of the requests, in percent, that each priority may make up. Demand is never held back
@@ -48,6 +64,8 @@ pub struct Id(u64);
 #[must_use = "what is not given back is missing from the budget for ever"]
 pub struct Grant {
     bytes: u64,
+    /// Its request counts, too.
+    under_way: bool,
 }
 
 /// Where an item stands: those of one priority in the order in which they joined it.
@@ -65,21 +83,21 @@ struct State<T> {
     /// For ids and places.
     next: u64,
     used_bytes: u64,
-    holders: u64,
+    requests: u64,
     link: Link,
     closed: bool,
 }
 
 /// Hands out `total_bytes` to about `max_requests`.
 ///
-/// Threads that wait in `take` are all alike, so one is woken for each item that may begin, and
-/// wakes the next one if there is more.
+/// Threads that wait in `take` for the same items are all alike, so one is woken for each item that
+/// may begin, and wakes the next one if there is more.
 pub struct Queue<T> {
     total_bytes: u64,
     max_requests: u64,
     state: Mutex<State<T>>,
-    /// An item may begin, or the queue is closed.
-    changed: Condvar,
+    /// An item may begin, or the queue is closed; for each kind of `Taker`.
+    changed: [Condvar; 2],
 }
 
 impl<T> Queue<T> {
@@ -89,7 +107,7 @@ impl<T> Queue<T> {
             places: HashMap::new(),
             next: 0,
             used_bytes: 0,
-            holders: 0,
+            requests: 0,
             link: Link::new(),
             closed: false,
         };
@@ -97,7 +115,7 @@ impl<T> Queue<T> {
             total_bytes: total_bytes.max(1),
             max_requests: max_requests as u64,
             state: Mutex::new(state),
-            changed: Condvar::new(),
+            changed: Default::default(),
         }
     }
 
@@ -118,27 +136,36 @@ impl<T> Queue<T> {
         Id(id)
     }
 
-    /// Wait until an item may begin. `None` after `close`.
-    pub fn take(&self) -> Option<(T, Grant)> {
+    /// Wait until an item may begin that is for `taker`. `None` after `close`.
+    pub fn take(&self, taker: Taker) -> Option<(T, Grant)> {
         let mut state = self.lock();
         loop {
             if state.closed {
                 return None;
             }
-            if let Some(begun) = self.begin(&mut state) {
+            if let Some(begun) = self.begin(&mut state, taker) {
                 self.wake(&state);
                 return Some(begun);
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let changed = &self.changed[taker as usize];
+            state = changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// The request of an item is over; its bytes are still held.
+    pub fn arrived(&self, grant: &mut Grant) {
+        if std::mem::take(&mut grant.under_way) {
+            let mut state = self.lock();
+            state.requests = state.requests.saturating_sub(1);
+            self.wake(&state);
         }
     }
 
     /// An item has ended.
-    #[allow(clippy::needless_pass_by_value)] // Who gives it back has it no more.
-    pub fn give_back(&self, grant: Grant) {
+    pub fn give_back(&self, mut grant: Grant) {
+        self.arrived(&mut grant);
         let mut state = self.lock();
         state.used_bytes = state.used_bytes.saturating_sub(grant.bytes);
-        state.holders = state.holders.saturating_sub(1);
         self.wake(&state);
     }
 
@@ -152,13 +179,16 @@ impl<T> Queue<T> {
     pub fn write_off(&self) {
         let mut state = self.lock();
         state.used_bytes = 0;
-        state.holders = 0;
+        state.requests = 0;
         self.wake(&state);
     }
 
-    /// How many items may be under way, but for demand.
-    pub fn max_requests(&self) -> u64 {
-        self.max_requests
+    /// How many items of `taker`'s may be under way, but for demand.
+    pub fn most_requests(&self, taker: Taker) -> u64 {
+        match taker {
+            Taker::Foreground => self.max_requests,
+            Taker::Background => (self.max_requests * Link::MOST_SHARE / 100).max(1),
+        }
     }
 
     /// Someone more urgent waits for the same bytes: move a waiting item up. One that has begun, or
@@ -181,7 +211,7 @@ impl<T> Queue<T> {
         let mut state = self.lock();
         state.closed = true;
         state.places.clear();
-        self.changed.notify_all();
+        self.changed.iter().for_each(Condvar::notify_all);
         std::mem::take(&mut state.waiting).into_values().map(|waiting| waiting.item).collect()
     }
 
@@ -199,22 +229,23 @@ impl<T> Queue<T> {
         self.lock().waiting.len()
     }
 
-    /// How many items have begun and not ended.
-    pub fn holders(&self) -> u64 {
-        self.lock().holders
+    /// How many requests are under way.
+    pub fn requests(&self) -> u64 {
+        self.lock().requests
     }
 
     /// Wake one that waits, if there is something for it.
     fn wake(&self, state: &State<T>) {
-        if self.ready(state) {
-            self.changed.notify_one();
+        if let Some(taker) = self.ready(state) {
+            self.changed[taker as usize].notify_one();
         }
     }
 
-    /// Whether the first item may begin. No other may (Q3).
-    fn ready(&self, state: &State<T>) -> bool {
-        let Some((&(priority, _), first)) = state.waiting.first_key_value() else { return false };
-        state.holders == 0 || self.fits(state, priority, first.bytes) // Q4
+    /// Who is to take the first item, if it may begin. No other may (Q3).
+    fn ready(&self, state: &State<T>) -> Option<Taker> {
+        let (&(priority, _), first) = state.waiting.first_key_value()?;
+        let ready = state.used_bytes == 0 || self.fits(state, priority, first.bytes); // Q4
+        ready.then(|| Taker::of(priority))
     }
 
     fn fits(&self, state: &State<T>, priority: Priority, bytes: u64) -> bool {
@@ -225,19 +256,20 @@ impl<T> Queue<T> {
         };
         let used_bytes = state.used_bytes.saturating_add(bytes);
         percent(used_bytes, 100) <= percent(self.total_bytes, share)
-            && requests
-                .is_none_or(|share| percent(state.holders, 100) < percent(self.max_requests, share))
+            && requests.is_none_or(|share| {
+                percent(state.requests, 100) < percent(self.max_requests, share)
+            })
     }
 
-    fn begin(&self, state: &mut State<T>) -> Option<(T, Grant)> {
-        if !self.ready(state) {
+    fn begin(&self, state: &mut State<T>, taker: Taker) -> Option<(T, Grant)> {
+        if self.ready(state) != Some(taker) {
             return None;
         }
         let (_, first) = state.waiting.pop_first()?;
         state.places.remove(&first.id);
         state.used_bytes += first.bytes;
-        state.holders += 1;
-        Some((first.item, Grant { bytes: first.bytes }))
+        state.requests += 1;
+        Some((first.item, Grant { bytes: first.bytes, under_way: true }))
     }
 }
 

@@ -2,11 +2,11 @@
 //! and ends with the connection.
 //!
 //! Threads: `WORKERS` that read requests; one, the main one, that has the control plane's answers
-//! and reports to the keeper; one for each request to the lake that may be under way; one that
-//! records what they brought, some that compare it with the lake's checksums; some that open what
-//! the control plane has decided about, one that verifies; one that sees objects off that nobody uses any more; one
-//! for errands, and one that tells the kernel what to forget, which may wait for requests that the
-//! others answer.
+//! and reports to the keeper; one for each request to the lake that may be under way; some that
+//! write what they brought, one that records it, some that compare it with the lake's checksums;
+//! some that open what the control plane has decided about, one that verifies; one that sees objects
+//! off that nobody uses any more; one for errands, and one that tells the kernel what to forget,
+//! which may wait for requests that the others answer.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,8 +15,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::cache::fetch::PATIENCE;
-use crate::cache::{self, Cache, complete};
+use crate::cache::landing::{self, Landing};
+use crate::cache::objects::Object;
+use crate::cache::table::Held;
+use crate::cache::{Cache, Waiting, complete};
 use crate::errands::{self, Errand};
 use crate::front::{Front, Senders};
 use crate::fuse::abi::opcode;
@@ -25,6 +27,7 @@ use crate::index::journal::Journal;
 use crate::index::names::Names;
 use crate::log;
 use crate::options::Options;
+use crate::queue::Taker;
 use crate::serve::{Opening, Then, Worker};
 use crate::shared::{Shared, Slot};
 use crate::sys::device::Device;
@@ -40,6 +43,12 @@ const WORKERS: usize = 8;
 const TURN: Duration = Duration::from_millis(500);
 /// Comparisons with the lake's checksums at one time: each waits for a HEAD.
 const COMPARISONS: usize = 8;
+/// Threads that take what has come from the lake to the cache disk. Where room is made for it, each
+/// waits for a choice and for a commit.
+const LANDERS: usize = 16;
+/// A disk that does not answer for this long is treated as failing. Worst cases of healthy disks
+/// under writeback are well under a second, of spinning ones a few.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// OPENs at one time that the control plane has just decided about.
 const OPENERS: usize = 2;
 /// How often fetching goes on with other threads, because the disk holds up all there are.
@@ -112,9 +121,10 @@ pub fn run(options: Options) -> Result<u8, Box<dyn std::error::Error>> {
             worker.replay(slot);
         }
     }
-    start_fetching(&front, front.cache.queue.max_requests())?;
-    help(&front, waiting, to_verify, to_open, [to_notify, to_do])?;
-    serve(&front, left, &report)
+    let to_land = Arc::new(Mutex::new(waiting.landings));
+    start_fetching(&front, &to_land)?;
+    help(&front, waiting.left, waiting.filled, to_verify, to_open, [to_notify, to_do])?;
+    serve(&front, left, &to_land, &report)
 }
 
 /// What a thread does.
@@ -123,7 +133,8 @@ type Work = Box<dyn FnOnce(&Arc<Front>) + Send>;
 /// Start the threads that work beside requests.
 fn help(
     front: &Arc<Front>,
-    waiting: cache::Waiting,
+    left: Receiver<Arc<Object>>,
+    filled: Receiver<(Held, u32)>,
     to_verify: Receiver<u64>,
     to_open: Receiver<Opening>,
     errands: [Receiver<Errand>; 2],
@@ -146,7 +157,6 @@ fn help(
         };
         start("open", Box::new(open))?;
     }
-    let cache::Waiting { left, filled } = waiting;
     start("leave", Box::new(move |front| errands::see_off(front, left)))?;
     let filled = Arc::new(Mutex::new(filled));
     for _ in 0..COMPARISONS {
@@ -166,11 +176,23 @@ fn help(
     start("verify", Box::new(verify))
 }
 
-/// Start threads that carry flights, one for each that may be under way.
-fn start_fetching(front: &Arc<Front>, count: u64) -> io::Result<()> {
-    for _ in 0..count {
-        let front = front.clone();
-        thread::Builder::new().name("fetch".into()).spawn(move || Cache::fly_all(&front))?;
+/// What has come from the lake.
+type ToLand = Arc<Mutex<Receiver<Landing>>>;
+
+/// Start threads that fetch, of each kind one for each request that may be under way, and those that
+/// keep what comes.
+fn start_fetching(front: &Arc<Front>, to_land: &ToLand) -> io::Result<()> {
+    let queue = &front.cache.queue;
+    for (name, taker) in [("fetch", Taker::Foreground), ("fill", Taker::Background)] {
+        for _ in 0..queue.most_requests(taker) {
+            let front = front.clone();
+            let fly = move || Cache::fly_all(&front, taker);
+            thread::Builder::new().name(name.into()).spawn(fly)?;
+        }
+    }
+    for _ in 0..LANDERS {
+        let (front, to_land) = (front.clone(), to_land.clone());
+        thread::Builder::new().name("land".into()).spawn(move || landing::run(&front, &to_land))?;
     }
     Ok(())
 }
@@ -184,7 +206,7 @@ struct Begun {
     names: Names,
     cache: Cache,
     journal: Option<Journal>,
-    waiting: cache::Waiting,
+    waiting: Waiting,
 }
 
 /// Begin a session with the control plane. A front that follows another one knows what it will be
@@ -250,6 +272,7 @@ fn unique_of(shared: &Shared, slot: &Slot) -> u64 {
 fn serve(
     front: &Arc<Front>,
     left: Vec<Slot>,
+    to_land: &ToLand,
     report: &std::fs::File,
 ) -> Result<u8, Box<dyn std::error::Error>> {
     let left = Arc::new(Mutex::new(left));
@@ -262,7 +285,7 @@ fn serve(
             let _ = end.send(work(&front, &left, &busy[number], born));
         })?;
     }
-    attend(front, &ended, &busy, born, report)
+    attend(front, &ended, &busy, born, to_land, report)
 }
 
 fn work(
@@ -294,6 +317,7 @@ fn attend(
     ended: &Receiver<io::Result<()>>,
     busy: &[AtomicU64],
     born: Instant,
+    to_land: &ToLand,
     report: &std::fs::File,
 ) -> Result<u8, Box<dyn std::error::Error>> {
     let mut worker = Worker::new(front.clone());
@@ -316,7 +340,7 @@ fn attend(
         if last_turn.elapsed() >= TURN {
             last_turn = Instant::now();
             front.client.flush_accesses();
-            held_up.look(front)?;
+            held_up.look(front, to_land)?;
             if front.cache.index_lost.load(Ordering::Acquire) && born.elapsed() >= INDEX_LOST {
                 log::warning("the cache index has to be opened anew: starting again");
                 return Ok(EXIT_OTHER_INDEX);
@@ -383,39 +407,44 @@ fn attend(
     }
 }
 
-/// Watches threads that fetch wait for the cache disk. If all of them do, and none comes to an end,
-/// the disk hangs: others take their place, and stream (C8).
+/// Watches what is to go to the cache disk. If none of it comes to an end, the disk hangs: reads
+/// stream until it does (C8), and others take the place of the threads that wait for it.
 struct HeldUp {
-    kept: u64,
+    landed: u64,
     since: Instant,
-    /// Threads that were left behind.
+    /// What was left behind.
     lost: u64,
     replaced: u32,
 }
 
 impl HeldUp {
     fn new() -> Self {
-        Self { kept: 0, since: Instant::now(), lost: 0, replaced: 0 }
+        Self { landed: 0, since: Instant::now(), lost: 0, replaced: 0 }
     }
 
-    fn look(&mut self, front: &Arc<Front>) -> io::Result<()> {
+    fn look(&mut self, front: &Arc<Front>, to_land: &ToLand) -> io::Result<()> {
         let cache = &front.cache;
-        let (kept, keeping) =
-            (cache.kept.load(Ordering::Acquire), cache.keeping.load(Ordering::Acquire));
-        let all = cache.queue.max_requests();
-        if kept != self.kept || keeping < self.lost + all {
-            (self.kept, self.since) = (kept, Instant::now());
+        let landed = cache.landed.load(Ordering::Acquire);
+        let landing = cache.landing.load(Ordering::Acquire);
+        if landed != self.landed || landing == 0 {
+            *self = Self { landed, since: Instant::now(), lost: 0, ..*self };
             return Ok(());
         }
-        if self.since.elapsed() < PATIENCE || self.replaced == REPLACEMENTS {
+        if self.since.elapsed() < PATIENCE {
             return Ok(());
         }
-        cache.health.failed("write a cache file", &io::ErrorKind::TimedOut.into());
-        cache.queue.write_off();
         self.since = Instant::now();
-        self.lost += all;
+        cache.health.failed("write a cache file", &io::ErrorKind::TimedOut.into());
+        if landing <= self.lost {
+            return Ok(());
+        }
+        self.lost = landing;
+        cache.queue.write_off();
+        if self.replaced == REPLACEMENTS {
+            return Ok(());
+        }
         self.replaced += 1;
-        start_fetching(front, all)
+        start_fetching(front, to_land)
     }
 }
 

@@ -26,8 +26,6 @@ counters! {
     replayed,
     /// OPENs that passed through.
     opens_passed_through,
-    /// Of these, those whose files came from the lake first.
-    opens_fetched,
     /// Other OPENs.
     opens_asked,
     /// READs of what was cached before, and their bytes; and of what came from the lake for them.

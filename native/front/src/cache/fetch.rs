@@ -1,40 +1,37 @@
 //! From the lake into the cache, each block once.
 //!
 //! A flight belongs to no reader: a cancelled one takes nothing from the others (C7). Threads take
-//! flights from the queue, which is the memory budget and the order of requests in one, and carry
-//! each from its GET to the index.
+//! flights from the queue, which is the memory budget and the order of requests in one, and send
+//! each one's GET; what becomes of its bytes is in `landing`.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Cache;
 use super::buffers::Buffer;
-use super::copy::Copy;
-use super::flight::{Flight, Outcome, Until, Waiting};
+use super::flight::{Flight, Until, Waiting};
+use super::landing::{Landing, remember};
 use super::objects::State;
 use super::room;
 use super::table::Held;
 use crate::checksum::{self, Checksum};
 use crate::front::Front;
 use crate::gate::Gate;
-use crate::health::Part;
-use crate::index::records::{BLOCK_SIZE, Block, ObjectRef, overhead_bytes};
+use crate::index::records::{BLOCK_SIZE, ObjectRef};
 use crate::lake::Failure;
 use crate::log;
-use crate::queue::Priority;
+use crate::queue::{Grant, Priority, Taker};
 use crate::serve::Worker;
-use crate::space::{NoRoom, Reservation};
+use crate::space::NoRoom;
 use crate::stats::Stats;
+use crate::sys;
 use crate::upcall::wire;
 
 /// An object up to this size is fetched in one request, whose answer carries its checksum.
 pub const WHOLE_OBJECT_BYTES: u64 = 8 << 20;
 /// An object that so often in a row is not what its checksum says is damaged in the lake.
 const CHECKSUM_TRIES: u32 = 4;
-/// A disk that does not answer for this long is treated as failing. Worst cases of healthy disks
-/// under writeback are well under a second, of spinning ones a few.
-pub const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Cache {
     /// Send for `[lo, hi)`, none of whose whole blocks is present or on its way.
@@ -63,13 +60,6 @@ impl Cache {
         flight
     }
 
-    /// A GET took so long.
-    fn took(&self, time: Duration) {
-        let time = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let before = self.latency_us.load(Ordering::Relaxed);
-        self.latency_us.store(before - before / 8 + time / 8, Ordering::Relaxed);
-    }
-
     /// Somebody wants a flight that is under way, with this urgency; see `Flight::want`.
     pub fn promote(&self, flight: &Flight, priority: Priority) {
         flight.want(priority);
@@ -79,74 +69,70 @@ impl Cache {
     }
 
     /// Carry flights, until the queue is closed.
-    pub fn fly_all(front: &Arc<Front>) {
+    pub fn fly_all(front: &Arc<Front>, taker: Taker) {
+        if taker == Taker::Background {
+            sys::step_back();
+        }
         let mut worker = Worker::new(front.clone());
-        while let Some((flight, grant)) = front.cache.queue.take() {
-            fly(front, &mut worker, &flight);
+        while let Some((flight, grant)) = front.cache.queue.take(taker) {
+            fly(front, &mut worker, flight, grant);
             worker.forget_large_buffers();
-            front.cache.queue.give_back(grant);
-            front.cache.in_flight.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
 
-fn fly(front: &Arc<Front>, worker: &mut Worker, flight: &Arc<Flight>) {
+fn fly(front: &Arc<Front>, worker: &mut Worker, flight: Arc<Flight>, mut grant: Grant) {
     let cache = &front.cache;
     // No reader waits for an eviction.
-    let mut room = if flight.is_fill_alone() {
-        Some(room::reserve(front, worker, flight))
+    let room = if flight.is_fill_alone() {
+        Some(room::reserve(front, worker, &flight))
     } else {
-        room::at_hand(cache, flight)
+        room::at_hand(cache, &flight)
     };
-    if matches!(room, Some(Err(_))) && room::call_off(flight) {
+    if matches!(room, Some(Err(_))) && room::call_off(&flight) {
         resume(worker, &flight.done(Err(libc::ENOSPC)));
-        resume(worker, &flight.landed(cache.buffers.take(0)));
+        end(cache, worker, &flight, grant);
         return;
     }
-    let mut announced = matches!(room, Some(Ok(_))).then(|| announce(cache, flight)).flatten();
     let begun = Instant::now();
-    let got = get(front, flight);
-    let taken = begun.elapsed();
-    cache.took(taken);
+    let got = get(front, &flight);
     if got.is_ok() && flight.hi - flight.lo <= BLOCK_SIZE {
-        cache.queue.answered(taken);
+        cache.queue.answered(begun.elapsed());
     }
-    let outcome: Outcome = match &got {
-        Ok((buffer, _)) => Ok(buffer.clone()),
-        Err(code) => Err(*code),
-    };
-    if outcome.is_err() {
-        // Unregistered before anyone is woken, so that whoever asks next asks anew.
-        unregister(&mut flight.object.state(), flight);
-    }
-    resume(worker, &flight.done(outcome));
-    // For a fill that somebody has joined, too: to them it may be worth more.
-    if got.is_ok() && matches!(room, None | Some(Err(NoRoom::Declined))) {
-        let made = room::reserve(front, worker, flight);
-        announced = made.is_ok().then(|| announce(cache, flight)).flatten();
-        room = Some(made);
-    }
-    let reservation = room.and_then(Result::ok);
-    match (&got, reservation) {
-        (_, Some(mut reservation)) => {
-            cache.keeping.fetch_add(1, Ordering::AcqRel);
-            let recorded = is_recorded(cache, flight, announced, &mut reservation);
-            if let Ok((buffer, checked)) = &got {
-                if recorded {
-                    keep(cache, flight, buffer, &mut reservation, *checked);
-                } else {
-                    remember(cache, flight, buffer);
-                }
+    cache.queue.arrived(&mut grant);
+    let (buffer, checked) = match got {
+        Ok(got) => got,
+        Err(code) => {
+            // Unregistered before anyone is woken, so that whoever asks next asks anew.
+            unregister(&mut flight.object.state(), &flight);
+            resume(worker, &flight.done(Err(code)));
+            if let Some(Ok(reservation)) = room {
+                cache.capacity.release(reservation);
             }
-            cache.capacity.release(reservation);
-            cache.kept.fetch_add(1, Ordering::AcqRel);
-            cache.keeping.fetch_sub(1, Ordering::AcqRel);
+            end(cache, worker, &flight, grant);
+            return;
         }
-        (Ok((buffer, _)), None) => remember(cache, flight, buffer),
-        (Err(_), None) => {}
-    }
+    };
+    resume(worker, &flight.done(Ok(buffer.clone())));
+    let room = match room {
+        Some(Ok(reservation)) => Some(reservation),
+        Some(Err(NoRoom::Full)) => {
+            remember(cache, &flight, &buffer);
+            end(cache, worker, &flight, grant);
+            return;
+        }
+        // For a fill that somebody has joined, too: to them it may be worth more.
+        Some(Err(NoRoom::Declined)) | None => None,
+    };
+    cache.land(Landing { flight, buffer, checked, room, grant, recorded: None });
+}
+
+/// Nothing more becomes of a flight.
+pub fn end(cache: &Cache, worker: &mut Worker, flight: &Arc<Flight>, grant: Grant) {
     unregister(&mut flight.object.state(), flight);
     resume(worker, &flight.landed(cache.buffers.take(0)));
+    cache.queue.give_back(grant);
+    cache.in_flight.fetch_sub(1, Ordering::Relaxed);
 }
 
 /// Whoever waited goes on, in this thread.
@@ -167,42 +153,6 @@ pub fn unregister(state: &mut State, flight: &Arc<Flight>) {
     if state.partial_flights.get(&range).is_some_and(|known| Arc::ptr_eq(known, flight)) {
         state.partial_flights.remove(&range);
     }
-}
-
-/// Have the file recorded while its bytes are on their way, if there is none yet.
-fn announce(cache: &Cache, flight: &Flight) -> Option<Gate<bool>> {
-    let state = flight.object.state();
-    let needed = state.copy.is_none() && !state.announced;
-    drop(state);
-    // A part of the time that the bytes will take to come.
-    let patience = Duration::from_micros(cache.latency_us.load(Ordering::Relaxed)) / 4;
-    needed.then(|| cache.recorder.announce(&flight.object, patience))
-}
-
-/// Whether the file of the flight has its record by now (C3), and so may be made. The file is
-/// counted from then on.
-fn is_recorded(
-    cache: &Cache,
-    flight: &Flight,
-    announced: Option<Gate<bool>>,
-    reservation: &mut Reservation,
-) -> bool {
-    if let Some(gate) = announced {
-        match gate.wait(Some(PATIENCE)) {
-            Some(true) => {}
-            Some(false) => return false,
-            None => {
-                let error = std::io::ErrorKind::TimedOut.into();
-                cache.health.part_failed(Part::Index, "record a file", &error);
-                return false;
-            }
-        }
-    }
-    let mut state = flight.object.state();
-    if state.announced && !std::mem::replace(&mut state.accounted, true) {
-        cache.capacity.spend(reservation, overhead_bytes(flight.object.size));
-    }
-    true
 }
 
 /// The bytes, and whether the object's own checksum was compared; or an errno.
@@ -268,91 +218,6 @@ fn get_once(
 fn stale(object: &Held) -> i32 {
     object.stale.store(true, Ordering::Release);
     libc::ESTALE
-}
-
-/// They are not kept on disk: keep whole blocks in memory until the reader has had them.
-fn remember(cache: &Cache, flight: &Flight, buffer: &Arc<Buffer>) {
-    for &number in &flight.blocks {
-        let (lo, hi) = flight.object.extent(number);
-        let at = usize::try_from(lo - flight.lo).unwrap_or(0);
-        let length = usize::try_from(hi - lo).unwrap_or(0);
-        cache.hot.put(flight.object.ino, number, buffer, at, length);
-    }
-}
-
-/// Write the blocks, then have them recorded (C2). Trouble with the disk ends here (C8).
-fn keep(
-    cache: &Cache,
-    flight: &Flight,
-    buffer: &Arc<Buffer>,
-    reservation: &mut Reservation,
-    checked: bool,
-) {
-    let object = &flight.object;
-    let records = match write(cache, flight, buffer) {
-        Ok(Some(records)) => records,
-        Ok(None) => return, // The copy was thrown away meanwhile.
-        Err(error) => {
-            cache.health.failed("write a cache file", &error);
-            cache.capacity.disk_changed();
-            remember(cache, flight, buffer);
-            return;
-        }
-    };
-    cache.health.worked(Part::Disk);
-    let mut state = object.state();
-    if state.life != flight.life {
-        return;
-    }
-    let added = object.add(&mut state, &records);
-    cache.capacity.spend(reservation, added);
-    state.checksum_ok |= checked;
-    if state.whole() {
-        cache.filled(object, &mut state);
-    }
-    drop(state);
-    flight.kept.store(true, Ordering::Release);
-    cache.recorder.mark(object);
-}
-
-/// Write the blocks to the cache file, made now if there is none (its record is committed, C3).
-fn write(
-    cache: &Cache,
-    flight: &Flight,
-    buffer: &Buffer,
-) -> std::io::Result<Option<Vec<(u32, Block)>>> {
-    let Some(copy) = file_of(cache, flight)? else { return Ok(None) };
-    let mut records = Vec::with_capacity(flight.blocks.len());
-    for &number in &flight.blocks {
-        let (lo, hi) = flight.object.extent(number);
-        let (Ok(from), Ok(to)) = (usize::try_from(lo - flight.lo), usize::try_from(hi - flight.lo))
-        else {
-            return Ok(None);
-        };
-        records.push((number, copy.write(number, &buffer[from..to])?));
-    }
-    Ok(Some(records))
-}
-
-fn file_of(cache: &Cache, flight: &Flight) -> std::io::Result<Option<Arc<Copy>>> {
-    let object = &flight.object;
-    let _making = object.making.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    {
-        let state = object.state();
-        if state.life != flight.life {
-            return Ok(None);
-        }
-        if let Some(copy) = &state.copy {
-            return Ok(Some(copy.clone()));
-        }
-    }
-    let copy = Arc::new(cache.files.create(object.ino, object.size)?);
-    let mut state = object.state();
-    if state.life != flight.life {
-        return Ok(None);
-    }
-    state.copy = Some(copy.clone());
-    Ok(Some(copy))
 }
 
 /// Wait until `flights` have landed; for threads that may.

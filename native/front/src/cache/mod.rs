@@ -13,6 +13,7 @@
 //!        |- Capacity  room on disk, reserved before a fetch               (room, crate::space)
 //!        |            whom to evict, and what is not worth it, is the control plane's
 //!        |            decision; how it is done, is in                                (evict)
+//!        |- Landing   into the file, then into the index                           (landing)
 //!        |- filled()  the whole compared with the lake's checksum                 (complete)
 //!        |- adopt()   a staging file becomes a copy                                     (adopt)
 //!        `- Recorder  what changed in the objects in use, committed in groups       (record)
@@ -23,7 +24,7 @@
 //! C1. No byte leaves a cache file unverified (`Copy`; of what passes through to the kernel,
 //!     `Worker::open`: only a whole copy that is, to size and ctime, the file that was verified
 //!     since this boot).
-//! C2. A block is recorded after its bytes were written to the file, never before (`fetch`,
+//! C2. A block is recorded after its bytes were written to the file, never before (`landing`,
 //!     `Recorder`). A process killed at any instant therefore leaves records of right bytes only; a
 //!     machine that loses power may leave wrong bytes, which C1 finds.
 //! C3. Every file under `objects/` has a record in `cache/files`: the record is committed before the
@@ -39,7 +40,7 @@
 //! C7. One GET at a time for a block; whoever asks meanwhile shares its outcome, and a waiter that
 //!     is cancelled takes nothing from the others (`Cache::start`).
 //! C8. Trouble with the cache disk (full, failing, read-only) never reaches a reader: it streams
-//!     from the lake (`Health`, `fetch`).
+//!     from the lake (`Health`, `landing`).
 //! C9. An object is complete only if its full-object checksum, where the lake has one, was compared
 //!     (`complete`).
 //! C10. Bytes leave a file that stays after their records did, never before, so that no record
@@ -56,6 +57,7 @@ pub mod fetch;
 pub mod files;
 pub mod flight;
 pub mod hot;
+pub mod landing;
 pub mod objects;
 pub mod read;
 pub mod record;
@@ -74,6 +76,7 @@ use buffers::Buffers;
 use files::Files;
 use flight::Flight;
 use hot::Hot;
+use landing::Landing;
 use objects::Object;
 use record::Recorder;
 use table::{Held, Table};
@@ -96,6 +99,9 @@ const HOT_SHARE: u64 = 8;
 /// Memory kept for the next requests while nobody uses it, in the same way.
 const SPARE_BYTES: u64 = 32 << 20;
 const SPARE_SHARE: u64 = 8;
+/// The part of all memory, in eighths, that requests take, from the GET until their bytes are on the
+/// disk. What is left beside the two above is for all else: stacks, the heap, sockets.
+const REQUESTS_EIGHTHS: u64 = 3;
 /// The longest window of read-ahead, as a part of the memory for requests.
 const WINDOW_SHARE: u64 = 8;
 /// How long an end waits for the disk to take what has come from the lake.
@@ -125,11 +131,9 @@ pub struct Cache {
     pub hot: Hot,
     pub buffers: Arc<Buffers>,
     pub in_flight: AtomicU64,
-    /// Threads that write to the cache disk, or wait for it; and how often one was done with it.
-    pub keeping: AtomicU64,
-    pub kept: AtomicU64,
-    /// How long GETs take: a moving average.
-    pub latency_us: AtomicU64,
+    /// What is to go to the cache disk, and how often that came to an end with it.
+    pub landing: AtomicU64,
+    pub landed: AtomicU64,
     /// The index can be used no more until it is opened anew.
     pub index_lost: AtomicBool,
     pub stats: Arc<Stats>,
@@ -137,6 +141,8 @@ pub struct Cache {
     comparing: AtomicU64,
     /// Objects whose checksum is to be compared (`complete::run`).
     completed: Mutex<Sender<(Held, u32)>>,
+    /// What has come from the lake (`landing::run`).
+    landings: Sender<Landing>,
     /// Bytes without records that are still on the disk, by inode (`evict`).
     lingering: Mutex<HashMap<u64, u64>>,
     /// The longest window of read-ahead.
@@ -149,6 +155,8 @@ pub struct Waiting {
     pub left: Receiver<Arc<Object>>,
     /// Objects for `complete::run`.
     pub filled: Receiver<(Held, u32)>,
+    /// For `landing::run`.
+    pub landings: Receiver<Landing>,
 }
 
 impl Cache {
@@ -168,9 +176,11 @@ impl Cache {
             health.failed("put old cache files aside", &error);
         }
         let hot = Hot::new(HOT_BYTES.min(limits.memory / HOT_SHARE));
-        let budget = limits.memory - hot.capacity_bytes();
+        let spare = SPARE_BYTES.min(limits.memory / SPARE_SHARE);
+        let budget = limits.memory / 8 * REQUESTS_EIGHTHS;
         let (left, left_receiver) = channel();
         let (filled, filled_receiver) = channel();
+        let (landings, landings_receiver) = channel();
         let disk = files.directory().to_owned();
         let cache = Self {
             index,
@@ -180,20 +190,22 @@ impl Cache {
             health,
             queue: Queue::new(budget, limits.max_requests),
             hot,
-            buffers: Buffers::new(SPARE_BYTES.min(limits.memory / SPARE_SHARE)),
+            buffers: Buffers::new(spare),
             in_flight: AtomicU64::new(0),
-            keeping: AtomicU64::new(0),
-            kept: AtomicU64::new(0),
-            latency_us: AtomicU64::new(0),
+            landing: AtomicU64::new(0),
+            landed: AtomicU64::new(0),
             index_lost: AtomicBool::new(false),
             stats,
             comparing: AtomicU64::new(0),
             completed: Mutex::new(filled),
+            landings,
             lingering: Mutex::default(),
             max_window: MAX_WINDOW_BYTES.min(budget / WINDOW_SHARE),
             files,
         };
-        Ok((cache, Waiting { left: left_receiver, filled: filled_receiver }))
+        let waiting =
+            Waiting { left: left_receiver, filled: filled_receiver, landings: landings_receiver };
+        Ok((cache, waiting))
     }
 
     /// Become a user of a version of `size` bytes. Never fails for trouble with the cache. Of an
@@ -316,7 +328,7 @@ impl Cache {
     pub fn close(&self) {
         let end = Instant::now() + KEEP;
         self.queue.close();
-        while self.keeping.load(Ordering::Acquire) > 0 && Instant::now() < end {
+        while self.landing.load(Ordering::Acquire) > 0 && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(2));
         }
         self.recorder.drain(KEEP);

@@ -82,6 +82,7 @@ impl Cache {
                 continue;
             }
             let flight = if let Some(flight) = state.flights.get(&number).cloned() {
+                state.unread.entry(number).or_insert(0);
                 self.promote(&flight, Priority::Demand);
                 position = block_end;
                 flight

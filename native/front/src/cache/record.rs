@@ -33,6 +33,9 @@ const MAX_TOUCHED: usize = 1 << 16;
 /// How a commit went.
 pub type Committed = Result<(), Arc<lmdb::Error>>;
 
+/// Told whether a file was recorded, by the recorder's thread.
+type Announced = Box<dyn FnOnce(bool) + Send>;
+
 /// One for each front.
 #[derive(Default)]
 pub struct Recorder {
@@ -46,7 +49,7 @@ pub struct Recorder {
 struct State {
     dirty: HashMap<u64, Held>,
     /// Who waits until a file is recorded.
-    announcing: HashMap<u64, Vec<Gate<bool>>>,
+    announcing: HashMap<u64, Vec<Announced>>,
     jobs: Vec<(Vec<Change>, Gate<Committed>)>,
     touched: HashMap<u64, u64>,
     touched_at: Option<Instant>,
@@ -67,15 +70,26 @@ impl Recorder {
         self.call(&mut state, GATHER);
     }
 
-    /// Have a record of the file of `object` committed, so that the file may be created (C3); the
-    /// gate says whether it was. It may take `patience` longer, for the sake of company.
-    pub fn announce(&self, object: &Held, patience: Duration) -> Gate<bool> {
+    /// Have a record of the file of `object` committed, so that the file may be created (C3), and
+    /// `then` told whether it was.
+    pub fn announce(&self, object: &Held, then: impl FnOnce(bool) + Send + 'static) {
+        self.announce_within(object, GATHER, Box::new(then));
+    }
+
+    /// Have what is known of `object` committed at once; for whoever waits for it.
+    pub fn record_now(&self, object: &Held) -> Gate<bool> {
         let gate = Gate::default();
+        let told = gate.clone();
+        let then = Box::new(move |recorded| told.give(recorded));
+        self.announce_within(object, Duration::ZERO, then);
+        gate
+    }
+
+    fn announce_within(&self, object: &Held, patience: Duration, then: Announced) {
         let mut state = self.state();
         state.dirty.entry(object.ino).or_insert_with(|| object.clone());
-        state.announcing.entry(object.ino).or_default().push(gate.clone());
-        self.call(&mut state, patience.min(GATHER));
-        gate
+        state.announcing.entry(object.ino).or_default().push(then);
+        self.call(&mut state, patience);
     }
 
     /// Commit `changes`, and wait for it. For eviction: of inodes that are not in use.
@@ -166,7 +180,7 @@ struct Round {
     objects: Vec<Held>,
     /// Inodes whose old life is dropped with it.
     purged: Vec<u64>,
-    announcing: HashMap<u64, Vec<Gate<bool>>>,
+    announcing: HashMap<u64, Vec<Announced>>,
     jobs: Vec<Gate<Committed>>,
 }
 
@@ -260,8 +274,8 @@ impl Round {
             }
             state.purge |= self.purged.contains(&object.ino);
         }
-        for gate in self.announcing.values().flatten() {
-            gate.give(committed.is_ok());
+        for announced in self.announcing.into_values().flatten() {
+            announced(committed.is_ok());
         }
         for gate in self.jobs {
             gate.give(committed.clone());

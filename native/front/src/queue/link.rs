@@ -25,6 +25,10 @@ pub(super) struct Link {
 }
 
 impl Link {
+    /// The largest part, in percent, that fill may ever make up.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // A whole number.
+    pub(super) const MOST_SHARE: u64 = MOST as u64;
+
     pub(super) fn new() -> Self {
         Self { answers: 0.0, mean_us: 0.0, shortest_us: f64::INFINITY, share: LEAST }
     }

@@ -1,6 +1,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Priority::{Demand, Fill, ReadAhead, WarmUp};
+use super::Taker::{Background, Foreground};
 use super::*;
 
 const MIB: u64 = 1 << 20;
@@ -8,7 +9,9 @@ const MIB: u64 = 1 << 20;
 impl<T> Queue<T> {
     /// As `take`, without waiting.
     fn try_take(&self) -> Option<(T, Grant)> {
-        self.begin(&mut self.lock())
+        let mut state = self.lock();
+        let taker = self.ready(&state)?;
+        self.begin(&mut state, taker)
     }
 
     /// All that may begin now, in order.
@@ -25,7 +28,7 @@ fn names(begun: &[(&'static str, Grant)]) -> Vec<&'static str> {
 fn full() -> (Queue<&'static str>, Grant) {
     let queue = Queue::new(4 * MIB, 64);
     queue.push("first", 4 * MIB, Demand);
-    let (_, grant) = queue.take().unwrap();
+    let (_, grant) = queue.take(Foreground).unwrap();
     (queue, grant)
 }
 
@@ -61,7 +64,7 @@ fn first_come_first_served_within_a_priority() {
     assert_eq!(names(&begun), ["holder"]);
     queue.give_back(begun.pop().unwrap().1);
     assert_eq!(names(&queue.begun()), ["large"]);
-    assert_eq!((queue.waiting(), queue.holders(), queue.used_bytes()), (1, 1, 4 * MIB));
+    assert_eq!((queue.waiting(), queue.requests(), queue.used_bytes()), (1, 1, 4 * MIB));
 }
 
 #[test]
@@ -142,7 +145,7 @@ fn promotion_takes_a_waiting_item_past_others() {
     let mut begun = queue.begun();
     assert_eq!(names(&begun), ["two"]);
     queue.promote(two, Demand);
-    assert_eq!(queue.holders(), 1);
+    assert_eq!(queue.requests(), 1);
     queue.give_back(begun.pop().unwrap().1);
     assert_eq!(names(&queue.begun()), ["one"]);
 }
@@ -154,9 +157,9 @@ fn promotion_alone_can_let_an_item_begin() {
     let low = queue.push("low", MIB, WarmUp);
     let _held = queue.begun();
     std::thread::scope(|scope| {
-        let taker = scope.spawn(|| queue.take().unwrap());
+        let taker = scope.spawn(|| queue.take(Foreground).unwrap());
         queue.promote(low, Demand);
-        assert_eq!(taker.join().unwrap(), ("low", Grant { bytes: MIB }));
+        assert_eq!(taker.join().unwrap(), ("low", Grant { bytes: MIB, under_way: true }));
     });
 }
 
@@ -164,24 +167,60 @@ fn promotion_alone_can_let_an_item_begin() {
 fn a_tiny_request_is_not_free() {
     let queue = Queue::new(0, 64);
     queue.push("tiny", 1, Demand);
-    assert_eq!(queue.take().unwrap().1, Grant { bytes: LEAST_BYTES });
+    assert_eq!(queue.take(Foreground).unwrap().1, Grant { bytes: LEAST_BYTES, under_way: true });
     assert_eq!((queue.used_bytes(), queue.total_bytes()), (LEAST_BYTES, 1));
+}
+
+#[test]
+fn what_has_arrived_is_no_request_and_still_takes_memory() {
+    let queue = Queue::new(16 * MIB, 1);
+    queue.push("fill", MIB, Fill);
+    queue.push("next", MIB, Fill);
+    let mut begun = queue.begun();
+    assert_eq!(names(&begun), ["fill"]);
+    let mut grant = begun.pop().unwrap().1;
+    queue.arrived(&mut grant);
+    queue.arrived(&mut grant); // Once is enough.
+    assert_eq!((queue.requests(), queue.used_bytes()), (0, MIB));
+    let next = queue.begun();
+    assert_eq!(names(&next), ["next"]);
+    assert_eq!((queue.requests(), queue.used_bytes()), (1, 2 * MIB));
+    queue.give_back(grant);
+    assert_eq!((queue.requests(), queue.used_bytes()), (1, MIB));
+}
+
+#[test]
+fn fill_is_taken_by_those_for_whom_nobody_waits() {
+    let queue = Queue::new(4 * MIB, 64);
+    std::thread::scope(|scope| {
+        let background = scope.spawn(|| queue.take(Background).unwrap());
+        let fill = queue.push("fill", MIB, Fill);
+        let (item, grant) = background.join().unwrap();
+        assert_eq!(item, "fill");
+        queue.promote(fill, Demand); // It has begun.
+        queue.give_back(grant);
+        let foreground = scope.spawn(|| queue.take(Foreground).unwrap().0);
+        let fill = queue.push("joined", MIB, Fill);
+        assert!(queue.begin(&mut queue.lock(), Foreground).is_none());
+        queue.promote(fill, Demand);
+        assert_eq!(foreground.join().unwrap(), "joined");
+    });
 }
 
 #[test]
 fn closing_ends_those_that_wait_and_returns_what_waited() {
     let (queue, holder) = full();
     std::thread::scope(|scope| {
-        let takers: Vec<_> = (0..4).map(|_| scope.spawn(|| queue.take())).collect();
+        let takers: Vec<_> = (0..4).map(|_| scope.spawn(|| queue.take(Foreground))).collect();
         queue.push("warm", MIB, WarmUp);
         queue.push("demand", MIB, Demand);
         assert_eq!(queue.close(), ["demand", "warm"]);
         assert!(takers.into_iter().all(|taker| taker.join().unwrap().is_none()));
     });
     queue.push("late", MIB, Demand);
-    assert!(queue.take().is_none());
+    assert!(queue.take(Foreground).is_none());
     queue.give_back(holder);
-    assert_eq!((queue.waiting(), queue.holders(), queue.used_bytes()), (0, 0, 0));
+    assert_eq!((queue.waiting(), queue.requests(), queue.used_bytes()), (0, 0, 0));
 }
 
 #[test]
@@ -190,12 +229,15 @@ fn threads_lose_nothing_and_keep_to_the_budget() {
     let queue = Queue::new(8 * MIB, 6);
     let (ended, sum) = (AtomicU64::new(0), AtomicU64::new(0));
     std::thread::scope(|scope| {
-        for _ in 0..8 {
-            scope.spawn(|| {
-                while let Some((item, grant)) = queue.take() {
+        for n in 0..8 {
+            let taker = if n % 2 == 0 { Foreground } else { Background };
+            let (queue, ended, sum) = (&queue, &ended, &sum);
+            scope.spawn(move || {
+                while let Some((item, mut grant)) = queue.take(taker) {
                     assert!(queue.used_bytes() <= 8 * MIB);
                     sum.fetch_add(item, Ordering::Relaxed);
                     if item % 7 == 0 {
+                        queue.arrived(&mut grant);
                         std::thread::yield_now();
                     }
                     queue.give_back(grant);
@@ -214,7 +256,7 @@ fn threads_lose_nothing_and_keep_to_the_budget() {
         }
     });
     assert_eq!(sum.into_inner(), ITEMS * (ITEMS - 1) / 2);
-    assert_eq!((queue.waiting(), queue.holders(), queue.used_bytes()), (0, 0, 0));
+    assert_eq!((queue.waiting(), queue.requests(), queue.used_bytes()), (0, 0, 0));
 }
 
 #[test]
@@ -247,7 +289,7 @@ fn the_account_is_right_after_any_sequence() {
         }
         held.extend(queue.begun().into_iter().map(|((), grant)| grant));
         let bytes: u64 = held.iter().map(|grant| grant.bytes).sum();
-        assert_eq!((queue.used_bytes(), queue.holders()), (bytes, held.len() as u64));
+        assert_eq!((queue.used_bytes(), queue.requests()), (bytes, held.len() as u64));
         assert!(bytes <= 8 * MIB || held.len() == 1);
         // Somebody is always served.
         assert!(!held.is_empty() || queue.waiting() == 0);

@@ -1,7 +1,6 @@
 //! Opening and closing files: OPEN, RELEASE, and what makes a file pass through.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use zerocopy::IntoBytes;
 
@@ -26,8 +25,8 @@ use crate::upcall::wire::{self, Ask};
 /// A copy up to this size is verified while its OPEN waits; a larger one is read block by block
 /// until it has been verified beside.
 const VERIFY_AT_ONCE_BYTES: u64 = 8 << 20;
-/// A file up to this size is fetched while its OPEN waits, so that it passes through: few programs
-/// open what they do not read.
+/// A file up to this size is fetched while its OPEN waits, which fails where the lake has another
+/// version, and is then tried again: few programs open what they do not read.
 const FETCH_AT_ONCE_BYTES: u64 = BLOCK_SIZE;
 
 impl Worker {
@@ -72,7 +71,7 @@ impl Worker {
         let Some(object) = self.acquire(ino, &version) else {
             return self.refuse(unique, libc::ESTALE);
         };
-        self.open_object(unique, ino, version, object, true)
+        self.open_object(unique, ino, version, object)
     }
 
     /// The copy of a file that is not in use, if it is whole and the one that was verified since
@@ -98,15 +97,8 @@ impl Worker {
         self.front.cache.acquire(&mut self.cache, ino, attributes.size, *identity, record)
     }
 
-    /// Open an object in use. `may_wait`: what is small is fetched first; otherwise it just was.
-    fn open_object(
-        &mut self,
-        unique: u64,
-        ino: u64,
-        version: Openable,
-        object: Held,
-        may_wait: bool,
-    ) -> Outcome {
+    /// Open an object in use; what is small is fetched first.
+    fn open_object(&mut self, unique: u64, ino: u64, version: Openable, object: Held) -> Outcome {
         let front = self.front.clone();
         let (whole, filled) = {
             let mut state = object.state();
@@ -120,21 +112,16 @@ impl Worker {
             front.cache.recorder.mark(&object);
         }
         if let Some(copy) = self.passable(&object) {
-            if !may_wait {
-                let stats = &front.stats;
-                Stats::count(&stats.opens_fetched);
-                Stats::count(&stats.misses);
-                stats.miss_bytes.fetch_add(object.size, Ordering::Relaxed);
-            }
             return self.open_passed(unique, ino, version, &copy);
         }
         let small = object.size <= FETCH_AT_ONCE_BYTES;
         // What is not kept on disk, and was open just now, is in memory still.
-        if !whole && small && may_wait && front.cache.hot.get(object.ino, 0).is_none() {
+        if !whole && small && front.cache.hot.get(object.ino, 0).is_none() {
             let flights = front.cache.ahead(&object, 0, object.size, BLOCK_SIZE, Priority::Demand);
-            if front.passes_through() && !flights.is_empty() {
+            if !flights.is_empty() {
+                object.state().unread.entry(0).or_insert(0); // Its first READ is no hit.
                 let after = After::Open(Box::new((version, object)));
-                return Wait(flights, Until::Landed, after);
+                return Wait(flights, Until::Done, after);
             }
         }
         self.open_to_ask(unique, ino, version, Some(object))
@@ -238,7 +225,8 @@ impl Worker {
         self.answer(unique, &[out.as_bytes()])
     }
 
-    /// Go on with an OPEN that waited for its file.
+    /// Go on with an OPEN that waited for its file. What just came is read from memory, and is on its
+    /// way to the cache disk: the next OPEN passes through.
     pub(super) fn open_fetched(
         &mut self,
         unique: u64,
@@ -254,7 +242,7 @@ impl Worker {
         if let Some(handle) = front.opened.join(&front.shared, ino, unique) {
             return self.give(unique, ino, handle);
         }
-        self.open_object(unique, ino, version, object, false)
+        self.open_to_ask(unique, ino, version, Some(object))
     }
 
     /// An open inode. Of one that was open before this front began, what it is a version of is

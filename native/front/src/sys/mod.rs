@@ -42,6 +42,15 @@ pub fn wait(fd: BorrowedFd<'_>, write: bool, timeout_ms: i32) -> (bool, bool) {
     (poll.revents & !libc::POLLOUT != 0, poll.revents & libc::POLLOUT != 0)
 }
 
+/// Let this thread have the processor after those that somebody waits for.
+pub fn step_back() {
+    const NICE: libc::c_int = 10;
+    // SAFETY: numbers; 0 is this thread (setpriority(2), "C library/kernel differences").
+    unsafe {
+        libc::setpriority(libc::PRIO_PROCESS, 0, NICE);
+    }
+}
+
 /// Let this process have as many files open as it may.
 pub fn raise_open_files() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -57,9 +66,11 @@ pub fn raise_open_files() {
 /// Let threads share two heaps, so that memory is bounded by what is in use; to be called before
 /// the first thread.
 pub fn keep_few_heaps() {
-    // SAFETY: a number and a number.
+    // SAFETY: numbers.
     #[cfg(target_env = "gnu")]
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 2);
+        // Fixed, or it grows to the largest that was freed, and buffers leave holes in the heaps.
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 64 << 10);
     }
 }
