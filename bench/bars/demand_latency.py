@@ -4,10 +4,14 @@ A job reads its first epoch, of which the rest is fetched ahead as fast as the l
 can. Beside it somebody reads other files now and then, each for the first time, in processes that
 read too few to be taken for a job: nothing is fetched ahead of them. The same alone is what it is
 compared with, with the LRU rule, which fetches nothing ahead.
+
+They have listed the directories before, so that each read is of bytes alone. How long that took is
+told, too.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import statistics
@@ -29,7 +33,7 @@ from bench.workspace import workspace
 from tierfs.readahead.jobs import BUSY_READS
 
 #: What the job reads, and how many at a time.
-JOB_FILES, JOB_READERS = 12_000, 4
+JOB_FILES, JOB_READERS = 24_000, 4
 SIZE = 110_000
 #: What else is read: so many by each process, so many a second.
 OTHER_FILES, EACH, RATE = 1500, 24, 40.0
@@ -45,6 +49,7 @@ class Side:
     """What one of the two found, in all rounds."""
 
     latencies_ms: list[float] = field(default_factory=list)
+    listings_ms: list[float] = field(default_factory=list)
     reads: int = 0
     busy: list[float] = field(default_factory=list)
     link: list[float] = field(default_factory=list)
@@ -55,6 +60,7 @@ class Side:
         return (
             f"p50 {p50:.1f} ms, p99 {p99:.1f} ms of {len(self.latencies_ms)} reads (of"
             f" {self.reads}) that missed;"
+            f" listing before {statistics.median(self.listings_ms):.0f} ms;"
             f" link {statistics.fmean(self.link):.0%} full,"
             f" processors {statistics.fmean(self.busy):.0%} busy"
         )
@@ -92,11 +98,16 @@ def measure(
     returns how many that were."""
     answers: list[tuple[Sequence[File], dict[str, Any]]] = []
     rule = "adaptive" if job else "lru"
+    os.sync()  # What was made and removed before is not to be written to the disk meanwhile.
     with _mounted(lab, dataset, rule) as subject, ThreadPoolExecutor(1) as pool:
         read = partial(lab.loadgen.small, subject.directory, dataset.seed)
         running = pool.submit(read, job, JOB_READERS) if job else None
         while running and not running.done() and not _is_a_job(subject):
             time.sleep(0.2)
+        listed = time.monotonic()
+        for directory in sorted({(subject.directory / file.path).parent for file in others}):
+            os.listdir(directory)
+        side.listings_ms.append((time.monotonic() - listed) * 1e3)
         lab.server.reset()
         cpus, begin = Cpus(), time.monotonic()
         count = 0
