@@ -81,9 +81,7 @@ impl Cache {
                 position = block_end;
                 continue;
             }
-            let flight = if let Some(flight) = state.flights.get(&number).cloned() {
-                state.unread.entry(number).or_insert(0);
-                self.promote(&flight, Priority::Demand);
+            let flight = if let Some(flight) = self.join(&mut state, number, Priority::Demand) {
                 position = block_end;
                 flight
             } else if whole_blocks || is_dense(object, &mut state, number, block_end - position) {
@@ -136,9 +134,8 @@ impl Cache {
                 number += 1;
                 continue;
             }
-            let flight = if let Some(flight) = state.flights.get(&number).cloned() {
+            let flight = if let Some(flight) = self.join(&mut state, number, priority) {
                 number += 1;
-                self.promote(&flight, priority);
                 flight
             } else {
                 let start = number;
@@ -166,6 +163,17 @@ impl Cache {
             }
         }
         flights
+    }
+
+    /// The flight that brings block `number`, if one does; it is wanted with this urgency, too. Who
+    /// waits for it reads the block from it, which is no hit.
+    fn join(&self, state: &mut State, number: u32, priority: Priority) -> Option<Arc<Flight>> {
+        let flight = state.flights.get(&number)?.clone();
+        self.promote(&flight, priority);
+        if priority == Priority::Demand {
+            state.unread.entry(number).or_insert(0);
+        }
+        Some(flight)
     }
 
     /// How far ahead of who reads an object in order may be fetched, by its `State`'s `passing` and

@@ -103,7 +103,8 @@ enum After {
 enum Outcome {
     Answered,
     Upcall(Ask, wire::Request, Then),
-    Wait(Vec<Arc<Flight>>, Until, After),
+    /// For the bytes of these; nobody waits for the cache disk.
+    Wait(Vec<Arc<Flight>>, After),
 }
 
 use Outcome::{Answered, Upcall, Wait};
@@ -194,11 +195,11 @@ impl Worker {
                 Stats::count(&front.stats.upcalls);
                 front.client.call(slot, ask, request, then);
             }
-            Wait(flights, until, after) => {
+            Wait(flights, after) => {
                 let task = Box::new(move |worker: &mut Self, flights: &[Arc<Flight>]| {
                     worker.go_on(slot, after, flights);
                 });
-                Waiting::until(until, flights, task, self);
+                Waiting::until(Until::Done, flights, task, self);
             }
         }
     }

@@ -9,7 +9,7 @@ use super::write::{hand_over, writes};
 use super::{After, Then, Worker};
 use crate::attributes::{Rules, Ttl, now_ns};
 use crate::cache::copy::Copy;
-use crate::cache::flight::{Flight, Until};
+use crate::cache::flight::Flight;
 use crate::cache::read::ObjectRecords;
 use crate::cache::table::Held;
 use crate::fuse::abi::{InHeader, OpenOut, ReleaseIn, open_flag};
@@ -119,9 +119,8 @@ impl Worker {
         if !whole && small && front.cache.hot.get(object.ino, 0).is_none() {
             let flights = front.cache.ahead(&object, 0, object.size, BLOCK_SIZE, Priority::Demand);
             if !flights.is_empty() {
-                object.state().unread.entry(0).or_insert(0); // Its first READ is no hit.
                 let after = After::Open(Box::new((version, object)));
-                return Wait(flights, Until::Done, after);
+                return Wait(flights, after);
             }
         }
         self.open_to_ask(unique, ino, version, Some(object))

@@ -7,7 +7,7 @@ use zerocopy::IntoBytes;
 use super::Outcome::{self, Wait};
 use super::{After, Worker};
 use crate::cache::copy::Bad;
-use crate::cache::flight::{Flight, Until};
+use crate::cache::flight::Flight;
 use crate::cache::objects::block_of;
 use crate::cache::read::{ObjectRecords, Plan};
 use crate::cache::table::Held;
@@ -82,7 +82,7 @@ impl Worker {
                 },
             };
             reading.missed = true;
-            return Wait(flights, Until::Done, After::Read(object, reading));
+            return Wait(flights, After::Read(object, reading));
         }
         self.refuse(unique, libc::EIO)
     }
@@ -120,7 +120,7 @@ impl Worker {
                     Some(flight) if reading.tries < MOST_TRIES => {
                         let mut flights = flights.to_vec();
                         flights.push(flight);
-                        Wait(flights, Until::Done, After::Read(object, reading))
+                        Wait(flights, After::Read(object, reading))
                     }
                     _ => self.read_object(unique, object, reading),
                 }
