@@ -229,11 +229,6 @@ impl<T> Queue<T> {
         self.lock().waiting.len()
     }
 
-    /// How many requests are under way.
-    pub fn requests(&self) -> u64 {
-        self.lock().requests
-    }
-
     /// Wake one that waits, if there is something for it.
     fn wake(&self, state: &State<T>) {
         if let Some(taker) = self.ready(state) {

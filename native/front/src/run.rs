@@ -15,10 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::cache::landing::{self, Landing};
-use crate::cache::objects::Object;
-use crate::cache::table::Held;
-use crate::cache::{Cache, Waiting, complete};
+use crate::cache::{self, Cache, complete, landing};
 use crate::errands::{self, Errand};
 use crate::front::{Front, Senders};
 use crate::fuse::abi::opcode;
@@ -121,10 +118,9 @@ pub fn run(options: Options) -> Result<u8, Box<dyn std::error::Error>> {
             worker.replay(slot);
         }
     }
-    let to_land = Arc::new(Mutex::new(waiting.landings));
-    start_fetching(&front, &to_land)?;
-    help(&front, waiting.left, waiting.filled, to_verify, to_open, [to_notify, to_do])?;
-    serve(&front, left, &to_land, &report)
+    start_fetching(&front)?;
+    help(&front, waiting, to_verify, to_open, [to_notify, to_do])?;
+    serve(&front, left, &report)
 }
 
 /// What a thread does.
@@ -133,8 +129,7 @@ type Work = Box<dyn FnOnce(&Arc<Front>) + Send>;
 /// Start the threads that work beside requests.
 fn help(
     front: &Arc<Front>,
-    left: Receiver<Arc<Object>>,
-    filled: Receiver<(Held, u32)>,
+    waiting: cache::Waiting,
     to_verify: Receiver<u64>,
     to_open: Receiver<Opening>,
     errands: [Receiver<Errand>; 2],
@@ -157,6 +152,7 @@ fn help(
         };
         start("open", Box::new(open))?;
     }
+    let cache::Waiting { left, filled } = waiting;
     start("leave", Box::new(move |front| errands::see_off(front, left)))?;
     let filled = Arc::new(Mutex::new(filled));
     for _ in 0..COMPARISONS {
@@ -176,12 +172,9 @@ fn help(
     start("verify", Box::new(verify))
 }
 
-/// What has come from the lake.
-type ToLand = Arc<Mutex<Receiver<Landing>>>;
-
 /// Start threads that fetch, of each kind one for each request that may be under way, and those that
 /// keep what comes.
-fn start_fetching(front: &Arc<Front>, to_land: &ToLand) -> io::Result<()> {
+fn start_fetching(front: &Arc<Front>) -> io::Result<()> {
     let queue = &front.cache.queue;
     for (name, taker) in [("fetch", Taker::Foreground), ("fill", Taker::Background)] {
         for _ in 0..queue.most_requests(taker) {
@@ -191,8 +184,8 @@ fn start_fetching(front: &Arc<Front>, to_land: &ToLand) -> io::Result<()> {
         }
     }
     for _ in 0..LANDERS {
-        let (front, to_land) = (front.clone(), to_land.clone());
-        thread::Builder::new().name("land".into()).spawn(move || landing::run(&front, &to_land))?;
+        let front = front.clone();
+        thread::Builder::new().name("land".into()).spawn(move || landing::run(&front))?;
     }
     Ok(())
 }
@@ -206,7 +199,7 @@ struct Begun {
     names: Names,
     cache: Cache,
     journal: Option<Journal>,
-    waiting: Waiting,
+    waiting: cache::Waiting,
 }
 
 /// Begin a session with the control plane. A front that follows another one knows what it will be
@@ -272,7 +265,6 @@ fn unique_of(shared: &Shared, slot: &Slot) -> u64 {
 fn serve(
     front: &Arc<Front>,
     left: Vec<Slot>,
-    to_land: &ToLand,
     report: &std::fs::File,
 ) -> Result<u8, Box<dyn std::error::Error>> {
     let left = Arc::new(Mutex::new(left));
@@ -285,7 +277,7 @@ fn serve(
             let _ = end.send(work(&front, &left, &busy[number], born));
         })?;
     }
-    attend(front, &ended, &busy, born, to_land, report)
+    attend(front, &ended, &busy, born, report)
 }
 
 fn work(
@@ -317,7 +309,6 @@ fn attend(
     ended: &Receiver<io::Result<()>>,
     busy: &[AtomicU64],
     born: Instant,
-    to_land: &ToLand,
     report: &std::fs::File,
 ) -> Result<u8, Box<dyn std::error::Error>> {
     let mut worker = Worker::new(front.clone());
@@ -340,7 +331,7 @@ fn attend(
         if last_turn.elapsed() >= TURN {
             last_turn = Instant::now();
             front.client.flush_accesses();
-            held_up.look(front, to_land)?;
+            held_up.look(front)?;
             if front.cache.index_lost.load(Ordering::Acquire) && born.elapsed() >= INDEX_LOST {
                 log::warning("the cache index has to be opened anew: starting again");
                 return Ok(EXIT_OTHER_INDEX);
@@ -422,7 +413,7 @@ impl HeldUp {
         Self { landed: 0, since: Instant::now(), lost: 0, replaced: 0 }
     }
 
-    fn look(&mut self, front: &Arc<Front>, to_land: &ToLand) -> io::Result<()> {
+    fn look(&mut self, front: &Arc<Front>) -> io::Result<()> {
         let cache = &front.cache;
         let landed = cache.landed.load(Ordering::Acquire);
         let landing = cache.landing.load(Ordering::Acquire);
@@ -444,7 +435,7 @@ impl HeldUp {
             return Ok(());
         }
         self.replaced += 1;
-        start_fetching(front, to_land)
+        start_fetching(front)
     }
 }
 

@@ -13,8 +13,7 @@
 //! ```
 
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::Receiver;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use super::Cache;
 use super::buffers::Buffer;
@@ -53,11 +52,11 @@ impl Cache {
 }
 
 /// Keep what comes, until the end of the process; one of several threads that do.
-pub fn run(front: &Arc<Front>, landings: &Mutex<Receiver<Landing>>) {
+pub fn run(front: &Arc<Front>) {
     sys::step_back();
     let mut worker = Worker::new(front.clone());
     loop {
-        let next = landings.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let next = front.cache.to_land.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(landing) = next else { return };
         land(front, &mut worker, landing);
         worker.forget_large_buffers();
@@ -174,7 +173,7 @@ fn write(
 
 fn file_of(cache: &Cache, flight: &Flight) -> std::io::Result<Option<Arc<Copy>>> {
     let object = &flight.object;
-    let _making = object.making.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _making = object.making.lock().unwrap_or_else(PoisonError::into_inner);
     {
         let state = object.state();
         if state.life != flight.life {

@@ -141,8 +141,9 @@ pub struct Cache {
     comparing: AtomicU64,
     /// Objects whose checksum is to be compared (`complete::run`).
     completed: Mutex<Sender<(Held, u32)>>,
-    /// What has come from the lake (`landing::run`).
+    /// What has come from the lake, and where it waits (`landing::run`).
     landings: Sender<Landing>,
+    to_land: Mutex<Receiver<Landing>>,
     /// Bytes without records that are still on the disk, by inode (`evict`).
     lingering: Mutex<HashMap<u64, u64>>,
     /// The longest window of read-ahead.
@@ -155,8 +156,6 @@ pub struct Waiting {
     pub left: Receiver<Arc<Object>>,
     /// Objects for `complete::run`.
     pub filled: Receiver<(Held, u32)>,
-    /// For `landing::run`.
-    pub landings: Receiver<Landing>,
 }
 
 impl Cache {
@@ -180,7 +179,7 @@ impl Cache {
         let budget = limits.memory / 8 * REQUESTS_EIGHTHS;
         let (left, left_receiver) = channel();
         let (filled, filled_receiver) = channel();
-        let (landings, landings_receiver) = channel();
+        let (landings, to_land) = channel();
         let disk = files.directory().to_owned();
         let cache = Self {
             index,
@@ -199,13 +198,12 @@ impl Cache {
             comparing: AtomicU64::new(0),
             completed: Mutex::new(filled),
             landings,
+            to_land: Mutex::new(to_land),
             lingering: Mutex::default(),
             max_window: MAX_WINDOW_BYTES.min(budget / WINDOW_SHARE),
             files,
         };
-        let waiting =
-            Waiting { left: left_receiver, filled: filled_receiver, landings: landings_receiver };
-        Ok((cache, waiting))
+        Ok((cache, Waiting { left: left_receiver, filled: filled_receiver }))
     }
 
     /// Become a user of a version of `size` bytes. Never fails for trouble with the cache. Of an

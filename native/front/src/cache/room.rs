@@ -19,6 +19,7 @@ use super::Cache;
 use super::evict::{Newcomer, Wanted};
 use super::fetch::unregister;
 use super::flight::Flight;
+use super::objects::State;
 use crate::front::Front;
 use crate::queue::Priority;
 use crate::serve::Worker;
@@ -37,7 +38,7 @@ pub fn at_hand(cache: &Cache, flight: &Flight) -> Option<Result<Reservation, NoR
         cache.capacity.at_hand(flight.room_bytes())
     };
     if let Some(found) = &found {
-        note_passing(cache, flight, found.is_err());
+        note_passing(cache, &mut flight.object.state(), found.is_err());
     }
     found
 }
@@ -65,14 +66,14 @@ pub fn reserve(
         Stats::count(&cache.stats.declined);
         cache.stats.declined_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
-    flight.object.state().is_kept = found.is_ok();
-    note_passing(cache, flight, found.is_err());
+    let mut state = flight.object.state();
+    state.is_kept = found.is_ok();
+    note_passing(cache, &mut state, found.is_err());
     found
 }
 
 /// Whether what is read of the object passes through memory alone.
-fn note_passing(cache: &Cache, flight: &Flight, passes: bool) {
-    let mut state = flight.object.state();
+fn note_passing(cache: &Cache, state: &mut State, passes: bool) {
     let passes = passes && state.streams.is_some();
     if passes != state.passing.is_some() {
         state.passing = passes.then(|| cache.hot.pass());

@@ -14,6 +14,11 @@ impl<T> Queue<T> {
         self.begin(&mut state, taker)
     }
 
+    /// How many requests are under way.
+    fn requests(&self) -> u64 {
+        self.lock().requests
+    }
+
     /// All that may begin now, in order.
     fn begun(&self) -> Vec<(T, Grant)> {
         std::iter::from_fn(|| self.try_take()).collect()
