@@ -42,10 +42,14 @@ def test_a_power_cut_loses_nothing_that_was_synced(tmp_path: Path, front: str, c
 
 
 def test_sabotage_a_disk_that_only_says_that_it_flushes_is_found_out(tmp_path: Path) -> None:
-    status, said = cut(tmp_path, "python", 3, "--lies")
-    assert status == 1
+    for seed in range(1, 6):
+        status, said = cut(tmp_path, "python", 3, "--lies", "--seed", str(seed))
+        # Such a disk may lose the file system too, and then there is nothing left to find out.
+        if status != 3:
+            break
+    assert status == 1, said
     # By what is asked for, not by an accident.
-    assert said.startswith("seed 1: "), said
+    assert said.startswith(f"seed {seed}: "), said
 
 
 def test_what_a_cut_leaves_of_a_disk(tmp_path: Path) -> None:
