@@ -5,7 +5,7 @@ so whichever are fetched ahead are not wasted, and from one request at a time th
 many as the link carries. Who only looks around (``file *``, a thumbnailer, a job that dies at its
 start) reads like that, too, for some files. So the first files fetched ahead are few, and they must
 prove themselves: whenever `HITS` of them have been read, twice as many bytes may wait to be read. A
-look around at 100 of a million files hits none of the first 64 MiB. Nor does a job, for long, whose
+look around at 100 of a million files hits none of the first 48 MiB. Nor does a job, for long, whose
 data set is large: but the more files it has read in no order, the less that is a look around. From
 `LOOK_READS` on each file that it reads has `PER_READ` more wait for it.
 
@@ -25,8 +25,10 @@ from collections import deque
 
 #: Different files read before any is fetched ahead.
 START_READS = 32
-#: Bytes that may wait to be read before any were of use; and where files come in order.
-FIRST_BYTES = 64 << 20
+#: Bytes that may wait to be read before any were of use; and where files come in order. With the
+#: small files of which somebody reads the beginning, and that are fetched whole, a look around at
+#: 100 files comes to less than 64 MiB.
+FIRST_BYTES = 48 << 20
 FIRST_BYTES_IN_ORDER = 32 << 20
 #: Files of those fetched ahead that must be read before more may wait.
 HITS = 4
