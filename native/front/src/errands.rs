@@ -7,15 +7,15 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::sync::mpsc::Receiver;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
 use crate::attributes::{Rules, Ttl};
 use crate::cache::adopt::Adoption;
 use crate::cache::evict::Victim;
 use crate::cache::fetch::wait_until_landed;
-use crate::cache::flight::Flight;
+use crate::cache::flight::{Flight, Until, Waiting};
 use crate::cache::objects::Object;
 use crate::cache::read::PART_BYTES;
 use crate::cache::table::Held;
@@ -195,29 +195,29 @@ fn fetch(
 fn fill(front: &Arc<Front>, inos: &[u64]) -> u64 {
     let mut worker = Worker::new(front.clone());
     let rules = Rules { ttl: Ttl::FOREVER, ..front.rules.clone() };
-    let mut sent_for = Vec::with_capacity(inos.len());
+    let (over, files_over) = channel();
     for &ino in inos {
         let Some(version) = worker.openable(&rules, ino) else { continue };
         let Some(object) = worker.acquire(ino, &version) else { continue };
         let size = version.attributes.size;
         let flights = front.cache.ahead(&object, 0, size, PART_BYTES, Priority::Fill);
-        sent_for.push((object, flights));
+        // Each file by itself: whoever holds a flight may hold its bytes, which count no more.
+        let over = over.clone();
+        let task = Box::new(move |_: &mut Worker, flights: &[Arc<Flight>]| {
+            let any = |flag: fn(&Flight) -> &AtomicBool| {
+                flights.iter().any(|flight| flag(flight).load(Ordering::Acquire))
+            };
+            let _ = over.send((object, any(|flight| &flight.declined), any(|flight| &flight.kept)));
+        });
+        Waiting::until(Until::Landed, flights, task, &mut worker);
     }
-    let flights: Vec<_> = sent_for.iter().flat_map(|(_, flights)| flights.clone()).collect();
-    if !flights.is_empty() {
-        wait_until_landed(&mut worker, flights);
-    }
-    let declined = |flights: &[Arc<Flight>]| {
-        flights.iter().any(|flight| flight.declined.load(Ordering::Acquire))
-    };
-    let (left, kept): (Vec<_>, Vec<_>) =
-        sent_for.into_iter().partition(|(_, flights)| declined(flights));
+    drop(over);
+    let (left, rest): (Vec<_>, Vec<_>) =
+        files_over.into_iter().partition(|&(_, declined, _)| declined);
     // Who asked for them looks into the index next.
-    let recorded: Vec<_> = kept
-        .iter()
-        .filter(|(_, flights)| flights.iter().any(|flight| flight.kept.load(Ordering::Acquire)))
-        .map(|(object, _)| front.cache.recorder.record_now(object))
-        .collect();
+    let kept = rest.iter().filter(|&&(_, _, kept)| kept);
+    let recorded: Vec<_> =
+        kept.map(|(object, ..)| front.cache.recorder.record_now(object)).collect();
     for gate in recorded {
         gate.wait(None);
     }
