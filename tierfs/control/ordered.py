@@ -8,6 +8,12 @@
 
 The cursor only goes on, unless what it has passed found no room that was worth it; then it goes
 back there, after a pause. How many bytes lie between the two is known from marks on the way.
+
+Where nobody says how far, that is as far as room goes that is free or held by files without a known
+read to come, and a little further. For that little, files go that are read later, and have to be
+fetched again (Cao et al., SIGMETRICS 1995; Kimbrel et al., OSDI 1996: as late as does not stall).
+With half of the cache, which was a fifth of the data set, 0.87 of that were fetched in an epoch
+where 0.80 have to be; what went was the end of the epoch, and the link had to carry all of it.
 """
 
 from __future__ import annotations
@@ -28,6 +34,10 @@ from tierfs.readahead.policy import AdaptivePolicy
 
 #: How far ahead to fetch, where nobody says so and the cache has no limit; else half of that.
 AHEAD_BYTES = 8 << 30
+#: The part of it for which files go that are read later.
+_DISPLACING_SHARE = 4
+#: What the last look at a few files weighs.
+_LOOK_WEIGHT = 1 / 8
 #: Bytes, and the part of what is to be ahead, that are worth a batch.
 _BATCH_BYTES = 4 << 20
 _BATCH_SHARE = 16
@@ -58,6 +68,8 @@ class Ordered:
         self._paused_until = 0
         #: How many bytes ahead it goes, when last asked.
         self._reach = 0
+        #: Of what is cached, the share that is not known to be read again.
+        self._spare = 0.0
 
     def told(self, inos: Sequence[int], unknown: int, *, append: bool) -> None:
         """See `tierfs.control.planner.Planner.order`."""
@@ -66,6 +78,7 @@ class Ordered:
             plan.clear()
             self._unknown = self._cursor = self._passed = self._paused_until = 0
             self._marks.clear()
+            self._spare = 0.0
         if len(inos) > plan.room:
             raise InvalidRequest(
                 "take in an order of reads",
@@ -85,7 +98,7 @@ class Ordered:
             "unknown": self._unknown,
             "believed": plan.entries > 0 and plan.believed,
             "followed_share": round(plan.trust, 3) if plan.entries else None,
-            "ahead_bytes": self._find_reach(),
+            "ahead_bytes": self._most_bytes(),
         }
 
     # ---- what is fetched next ------------------------------------------------------------------
@@ -94,6 +107,7 @@ class Ordered:
         """Whether there is anything to look at, and enough of it."""
         if max(self._cursor, self._plan.position) >= self._plan.entries:
             return False
+        self._look()
         return self.wanted_bytes() >= min(_BATCH_BYTES, self._reach // _BATCH_SHARE)
 
     def wanted_bytes(self) -> int:
@@ -106,6 +120,7 @@ class Ordered:
     async def batch(self, files: int, bytes_: int) -> list[WalkEntry]:
         """The next at most *files* that are to be fetched, of *bytes_* bytes or one more; none:
         there are no more for now."""
+        self._look()
         batch: dict[int, WalkEntry] = {}
         size = 0
         while len(batch) < files and size < bytes_:
@@ -140,11 +155,26 @@ class Ordered:
         """Want nothing for some reads."""
         self._paused_until = self._policy.jobs.reads + PAUSE_READS
 
-    def _find_reach(self) -> int:
+    def _most_bytes(self) -> int:
+        """As far as it ever goes."""
         if self.ahead_bytes is not None:
             return self.ahead_bytes
         limit = self._front.limit_bytes
         return AHEAD_BYTES if limit is None else limit // 2
+
+    def _find_reach(self) -> int:
+        """As far as it goes now."""
+        most = self._most_bytes()
+        limit = self._front.limit_bytes
+        if self.ahead_bytes is not None or limit is None:
+            return most
+        cached = self._policy.cached_bytes
+        room = limit - cached + int(self._spare * cached)
+        return min(most, most // _DISPLACING_SHARE + max(0, room))
+
+    def _look(self) -> None:
+        """See what of the cache there is to spare."""
+        self._spare += (self._policy.sample_spare() - self._spare) * _LOOK_WEIGHT
 
     def _ahead(self) -> int:
         """How many bytes lie between the position and the cursor: at most a mark's more."""
@@ -159,7 +189,7 @@ class Ordered:
 
     def _pass(self, at: int, ino: int) -> WalkEntry | None:
         """The file that comes next, if it is one still. The cursor goes on."""
-        if not self._marks or self._passed - self._marks[-1][1] >= self._reach // _MARKS:
+        if not self._marks or self._passed - self._marks[-1][1] >= self._most_bytes() // _MARKS:
             self._marks.append((at, self._passed))
         self._cursor = at + 1
         known = self._namespace.object_known(ino)
@@ -171,7 +201,7 @@ class Ordered:
 
     def _is_wanted(self, entry: WalkEntry) -> bool:
         return (
-            0 < entry.size <= self._reach
+            0 < entry.size <= self._most_bytes()
             and entry.ino not in self._policy.ahead
             and not self._front.file_state(entry.ino).cached_bytes
         )

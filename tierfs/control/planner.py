@@ -16,10 +16,11 @@ there is no room (`AdaptivePolicy.choose_victims`).
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import trio
@@ -40,7 +41,7 @@ BATCH_BYTES = 4 << 20
 WIDTH = 16
 #: Where several want something it is the next one's turn after so many.
 TURN_BATCHES = 8
-#: While a plan is in charge it is looked whether there is work after so many reads.
+#: While a plan is in charge it is looked whether there is work after so many of its entries.
 _WAKE_EVERY = 4
 #: After an error of the lake, and after one that nobody expected.
 RETRY_S = 5.0
@@ -93,7 +94,13 @@ class Planner:
         #: Numbers that were given to them.
         self._numbers = itertools.count(1)
         self._ordered = Ordered(namespace, front, policy)
+        #: The position in the order, when it was last looked.
+        self._seen_position = 0
         self._work = trio.Event()
+        #: Batches under way.
+        self._slots = trio.Semaphore(WIDTH)
+        #: Until then nothing is sent for.
+        self._rest_until = -math.inf
 
     @property
     def ahead(self) -> Ahead:
@@ -105,7 +112,9 @@ class Planner:
     def accessed(self, ino: int, job: int) -> None:
         """*job* reads *ino*. A plain call of microseconds."""
         epochs, began, ahead = self._policy.accessed(ino, job)
-        if self._policy.plan.in_charge and self._policy.jobs.reads % _WAKE_EVERY == 0:
+        plan = self._policy.plan
+        if plan.in_charge and plan.position - self._seen_position >= _WAKE_EVERY:
+            self._seen_position = plan.position
             self._work.set()
         if epochs is None:
             return  # Somebody looks around.
@@ -150,6 +159,7 @@ class Planner:
         """Files will be read in this order, after what was told before if *append*, instead of it
         if not; *unknown* names were left out. Raises InvalidRequest when it is too much."""
         self._ordered.told(inos, unknown, append=append)
+        self._seen_position = self._policy.plan.position
         self._work.set()
 
     def keep_ahead(self, bytes_: int) -> None:
@@ -165,44 +175,48 @@ class Planner:
 
     async def run(self) -> None:
         """Fetch ahead until cancelled."""
-        while True:
-            await self._work.wait()
-            self._work = trio.Event()
-            sources: list[Source] = [*self._data_sets.values()]
-            if self._policy.plan.in_charge:
-                sources = [self._ordered]
-            for source in sources:
-                try:
-                    await self._fill(source, sources)
-                except* TierfsError as group:
-                    log.info("fetching ahead pauses for %g s: %s", RETRY_S, group.exceptions[0])
-                    await trio.sleep(RETRY_S)
-                except* Exception:
-                    # Whoever reads does without it.
-                    log.exception("fetching ahead pauses for %g s: unexpected error", UNEXPECTED_S)
-                    await trio.sleep(UNEXPECTED_S)
+        async with trio.open_nursery() as batches:
+            while True:
+                await self._work.wait()
+                self._work = trio.Event()
+                sources: list[Source] = [*self._data_sets.values()]
+                if self._policy.plan.in_charge:
+                    sources = [self._ordered]
+                for source in sources:
+                    await trio.sleep_until(self._rest_until)
+                    with self._resting_after_trouble():
+                        await self._fill(source, sources, batches)
 
-    async def _fill(self, source: Source, sources: Sequence[Source]) -> None:
+    @contextlib.contextmanager
+    def _resting_after_trouble(self) -> Iterator[None]:
+        """Whoever reads does without what is not fetched ahead."""
+        try:
+            yield
+        except TierfsError as error:
+            log.info("fetching ahead pauses for %g s: %s", RETRY_S, error)
+            self._rest_until = trio.current_time() + RETRY_S
+        except Exception:
+            log.exception("fetching ahead pauses for %g s: unexpected error", UNEXPECTED_S)
+            self._rest_until = trio.current_time() + UNEXPECTED_S
+
+    async def _fill(self, source: Source, sources: Sequence[Source], batches: trio.Nursery) -> None:
+        """Send for what *source* wants, in *batches*, until that is all or it is another's turn."""
         if self._bytes_per_s == 0 or source.wanted_bytes() <= 0 or not source.begin():
             return
-        slots = trio.Semaphore(WIDTH)
-        batches = 0
-        async with trio.open_nursery() as nursery:
-            while True:
-                if batches >= TURN_BATCHES and self._waits(source, sources):
-                    self._work.set()
-                    break
-                # Chosen when it can be sent, or it would be of files that have been read meanwhile.
-                await slots.acquire()
+        for sent in itertools.count():
+            if sent >= TURN_BATCHES and self._waits(source, sources):
+                self._work.set()
+                return
+            # Chosen when it can be sent, or it would be of files that have been read meanwhile.
+            async with self._slots:
                 room = source.wanted_bytes()
                 batch = await source.batch(BATCH_FILES, min(room, BATCH_BYTES)) if room > 0 else []
-                if not batch:
-                    break
-                batches += 1
-                for entry in batch:
-                    self._policy.ahead.sent_for(entry.ino, entry.size, source.number)
-                await self._keep_pace(sum(entry.size for entry in batch))
-                nursery.start_soon(self._fetch, source, batch, slots)
+            if not batch:
+                return
+            for entry in batch:
+                self._policy.ahead.sent_for(entry.ino, entry.size, source.number)
+            await self._keep_pace(sum(entry.size for entry in batch))
+            await batches.start(self._fetch, source, batch)
 
     def _waits(self, source: Source, sources: Sequence[Source]) -> bool:
         """Whether another one of *sources* has something to fetch."""
@@ -217,7 +231,15 @@ class Planner:
             self._next_s = begin_s + bytes_ / self._bytes_per_s
             await trio.sleep_until(begin_s)
 
-    async def _fetch(self, source: Source, batch: list[WalkEntry], slots: trio.Semaphore) -> None:
+    async def _fetch(
+        self, source: Source, batch: list[WalkEntry], *, task_status: trio.TaskStatus[None]
+    ) -> None:
+        async with self._slots:
+            task_status.started()
+            with self._resting_after_trouble():
+                await self._fetch_now(source, batch)
+
+    async def _fetch_now(self, source: Source, batch: list[WalkEntry]) -> None:
         ahead = self._policy.ahead
         again = False
         try:
@@ -226,7 +248,6 @@ class Planner:
         except TierfsError as error:
             log.debug("fetch ahead: %s", error)
         finally:
-            slots.release()
             # What is not cached and does not wait has been read and has left again.
             waiting = (entry for entry in batch if entry.ino in ahead)
             left = [e for e in waiting if not self._front.file_state(e.ino).cached_bytes]

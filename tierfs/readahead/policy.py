@@ -152,8 +152,8 @@ class AdaptivePolicy:
         self._usual = Read(None, False, False)
         self._vain = {rule: Vain() for rule in self._worths}
         self._worths[Rule.PLAN] = planned(self.plan, self.jobs)
-        #: What was read lately and no job is still to read in its epoch, the longest ago first: the
-        #: next to go, which a sample would hardly find while few are.
+        #: What was read lately and no job is still to read in its epoch, nor anybody by the plan,
+        #: the longest ago first: the next to go, which a sample would hardly find while few are.
         self._spent: deque[int] = deque(maxlen=MOST_SPENT)
 
     @property
@@ -183,6 +183,17 @@ class AdaptivePolicy:
             self._usual = Read(epochs, False, False)
             return Read(epochs, began, ahead)
         return self._usual
+
+    @property
+    def cached_bytes(self) -> int:
+        """How much is in the cache."""
+        return self._source.totals()[1]
+
+    def sample_spare(self) -> float:
+        """Of a few cached files, the share that the plan knows no read of."""
+        files = self._source.sample_files(self._rng, SAMPLES)
+        spare = sum(self.plan.next_use(ino) is None for ino, _ in files)
+        return spare / len(files) if files else 0.0
 
     def choose_victims(
         self,
@@ -215,8 +226,8 @@ class AdaptivePolicy:
         missing = bytes_
         if rule is not Rule.EPOCHS or not self.jobs.several:
             missing = max(missing, self._batch_bytes())
-        if incoming is not None and rule is Rule.EPOCHS and self._is_due(incoming):
-            missing -= self._choose_spent(missing, most, in_use, limit, chosen)
+        if incoming is not None and self._is_due(rule, incoming):
+            missing -= self._choose_spent(rule, missing, most, in_use, limit, chosen)
         vain = self._vain.get(rule)
         if not chosen and vain is not None and vain.again(limit):
             return None
@@ -248,8 +259,7 @@ class AdaptivePolicy:
         return list(chosen.values())
 
     def _batch_bytes(self) -> int:
-        _, present_bytes, *_ = self._source.totals()
-        return min(BATCH_BYTES, present_bytes // BATCH_SHARE)
+        return min(BATCH_BYTES, self.cached_bytes // BATCH_SHARE)
 
     def _margin(self, incoming: Incoming) -> float:
         """How much more than its victim *incoming* has to be worth."""
@@ -285,12 +295,18 @@ class AdaptivePolicy:
                 break
         return least
 
-    def _is_due(self, incoming: Incoming) -> bool:
+    def _is_due(self, rule: Rule, incoming: Incoming) -> bool:
         """Whether *incoming* may be worth more than what is spent."""
+        if rule is not Rule.EPOCHS:
+            return rule is Rule.PLAN
         return incoming.ahead or (self.jobs.several and not self.jobs.is_spent(incoming.ino))
+
+    def _is_spent(self, rule: Rule, ino: int) -> bool:
+        return self.plan.next_use(ino) is None if rule is Rule.PLAN else self.jobs.is_spent(ino)
 
     def _choose_spent(
         self,
+        rule: Rule,
         bytes_: int,
         most: int,
         in_use: Callable[[int], bool],
@@ -303,12 +319,12 @@ class AdaptivePolicy:
             if found >= bytes_ or len(chosen) == most or kept == MOST_KEPT:
                 break
             ino = self._spent.popleft()
-            if ino in chosen or not self.jobs.is_spent(ino):
+            if ino in chosen or not self._is_spent(rule, ino):
                 continue
             file = self._source.file(ino)
             if file is None or file.present_bytes < file.size:
                 continue
-            if self.jobs.density(ino) < limit and not in_use(ino):
+            if self._worths[rule](ino) < limit and not in_use(ino):
                 chosen[ino] = Victim(ino)
                 found += max(file.present_bytes, 1)
             else:

@@ -40,6 +40,8 @@ use crate::sys::{self, socket::Socket};
 /// Accesses in one message: the control plane takes some 50 us for each, and whoever waits for it
 /// meanwhile is to have their turn.
 const ACCESSES: usize = 64;
+/// How long the first of them waits for others: what is fetched ahead goes by where readers are.
+const COMPANY_NS: i64 = 25_000_000;
 /// Messages that may wait for a control plane that does not listen before nothing is reported.
 const MOST_OUTGOING: usize = 1024;
 const ACCESS_BYTES: usize = 24;
@@ -157,6 +159,8 @@ struct State<T> {
     /// Pending ones that found no room in the arena.
     starved: VecDeque<u64>,
     accesses: Vec<u8>,
+    /// When the first of these was.
+    accesses_since_ns: i64,
     /// What is to be told of files that came into use or went out of it: their last state.
     usage: HashMap<u64, bool>,
 }
@@ -177,6 +181,7 @@ impl<T> Client<T> {
             outgoing: VecDeque::new(),
             starved: VecDeque::new(),
             accesses: Vec::new(),
+            accesses_since_ns: 0,
             usage: HashMap::new(),
         };
         Self { socket, arena: Arena::default(), state: Mutex::new(state) }
@@ -271,12 +276,16 @@ impl<T> Client<T> {
         self.send(&mut state, message);
     }
 
-    /// Report an access by process `pid`, with the next message of them.
+    /// Report an access by process `pid`, with the next message of them. `at_ns`: now.
     pub fn access(&self, ino: u64, at_ns: i64, pid: u32) {
         let mut state = self.lock();
         if state.met && state.outgoing.len() < MOST_OUTGOING {
+            if state.accesses.is_empty() {
+                state.accesses_since_ns = at_ns;
+            }
             push_access(&mut state.accesses, ino, at_ns, AccessKind::Read, pid);
-            if state.accesses.len() >= ACCESSES * ACCESS_BYTES {
+            let waited_ns = at_ns.saturating_sub(state.accesses_since_ns);
+            if state.accesses.len() >= ACCESSES * ACCESS_BYTES || waited_ns >= COMPANY_NS {
                 self.send_accesses(&mut state);
             }
         }

@@ -213,6 +213,24 @@ fn a_control_plane_that_does_not_listen_holds_nobody_up() {
 }
 
 #[test]
+fn what_is_read_now_and_then_is_told_soon() {
+    let mut world = World::new();
+    world.client.start(1);
+    world.heard();
+    world.hello(1);
+    let begin = 7_000_000_000;
+    for n in 0..3 {
+        world.client.access(16, begin + n * COMPANY_NS / 3, 1);
+    }
+    assert_eq!(world.heard(), None);
+    world.client.access(16, begin + COMPANY_NS, 1);
+    assert_eq!(world.heard().unwrap().0, Ask::Accesses as u16);
+    // The next one waits as long, from when it came.
+    world.client.access(16, begin + 5 * COMPANY_NS, 1);
+    assert_eq!(world.heard(), None);
+}
+
+#[test]
 fn what_was_read_is_told_before_room_is_asked_for() {
     let mut world = World::new();
     world.client.start(1);
