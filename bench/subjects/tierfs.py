@@ -148,14 +148,14 @@ class TierfsCopying(TierfsNative):
     )
 
 
-class TierfsLru(Tierfs):
-    """As `Tierfs`, with a cache that keeps what was read last."""
+class TierfsLru(TierfsNative):
+    """As `TierfsNative`, with a cache that keeps what was read last."""
 
     name = "tierfs-lru"
     when = When.NAMED
-    options: tuple[str, ...] = ("--front", "python", "--policy", "lru")
+    options: tuple[str, ...] = ("--front", "native", "--policy", "lru")
     settings = Settings(
-        f"{_COMMAND} --front python --policy lru",
+        f"{_COMMAND} --front native --policy lru",
         "docs/configuration.md",
         [*_NOTES, "policy lru: to see what the others of its rules are worth, and cost"],
     )
