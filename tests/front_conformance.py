@@ -428,12 +428,24 @@ class FrontConformance(abc.ABC):
     async def test_accesses_come_back_in_order(self, tmp_path: Path) -> None:
         seen: list[int] = []
         async with self.rig(tmp_path) as r:
-            r.front.tell_accesses(lambda ino, _: seen.append(ino))
+            r.front.tell_accesses(lambda ino, _: seen.append(ino), lambda *stall: None)
             for ino in (18, 16, 17, 16):
                 r.put(ino, b"data")
                 await r.read(ino)
             await r.fetch(17)
         assert seen == [18, 16, 17, 16]
+
+    async def test_it_is_told_who_waited_for_the_lake(self, tmp_path: Path) -> None:
+        stalls: list[tuple[int, int, int]] = []
+        async with self.rig(tmp_path) as r:
+            r.front.tell_accesses(lambda ino, job: None, lambda *stall: stalls.append(stall))
+            r.put(16, bytes(5000))
+            await r.read(16)
+            await r.read(16)
+            await r.settle()
+        ((_, waited_ns, bytes_),) = stalls
+        assert waited_ns > 0
+        assert bytes_ == 5000
 
     async def test_files_are_filled_behind_everybody_and_missing_ones_left_out(
         self, tmp_path: Path

@@ -67,7 +67,17 @@ def test_a_shuffled_epoch_fetches_what_the_cache_does_not_hold_and_no_more(
         if "--no-fill" in options:
             # Whoever opens a file again soon has it from memory.
             assert fetched_by(made, partial(epoch, [*names[:2], *names[-2:]] * 2)) <= 4 * SIZE
-        cache = made.status()["cache"]
+        status = made.status()
+        cache = status["cache"]
+        (job,) = status["reading"]["jobs"]
+        waited = [each for each in (*job["past_epochs"], job) if each["stalls"]]
+        demanded = sum(each["demanded_bytes"] for each in waited)
+        assert all(each["stalled_s"] >= 0 for each in waited)
+        assert demanded == SIZE * sum(each["stalls"] for each in waited)
+        if "--no-fill" in options:
+            assert demanded == cache["bytes_from_lake"]
+        else:
+            assert 0 < demanded < cache["bytes_from_lake"]
         assert cache["declined"] > 0
         assert cache["declined_bytes"] == cache["declined"] * SIZE
         if "--no-fill" in options:

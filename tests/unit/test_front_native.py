@@ -232,7 +232,7 @@ async def test_whose_access_it_is_is_told(tmp_path: Path) -> None:
 async def test_accesses_are_heard_in_their_order(tmp_path: Path) -> None:
     heard: list[int] = []
     async with scene(tmp_path) as s:
-        s.front.tell_accesses(lambda ino, _: heard.append(ino))
+        s.front.tell_accesses(lambda ino, _: heard.append(ino), lambda *stall: None)
         for ino in (18, 16, 18):
             s.front.accessed(ino, 5, 0)
     assert heard == [18, 16, 18]

@@ -308,6 +308,20 @@ async def test_what_was_of_past_epochs_is_told(tmp_path: Path) -> None:
             assert each["ahead_used"] > 0
 
 
+async def test_who_waited_for_the_lake_is_told_of_each_epoch(tmp_path: Path) -> None:
+    async with scene(tmp_path) as s:
+        await s.read(order(s.inos, 1))
+        s.plans.stalled(0, 20_000_000, SIZE)
+        s.plans.stalled(0, 1_500_000_000, 2 * SIZE)
+        told = {"stalls": 2, "stalled_s": 1.5, "demanded_bytes": 3 * SIZE}
+        (job,) = s.plans.describe()["jobs"]
+        assert told.items() <= job.items()
+        await s.read(order(s.inos, 2)[:100])
+        (job,) = s.plans.describe()["jobs"]
+        assert told.items() <= job["past_epochs"][-1].items()
+        assert (job["stalls"], job["stalled_s"], job["demanded_bytes"]) == (0, 0, 0)
+
+
 async def test_the_first_bet_is_not_one_large_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

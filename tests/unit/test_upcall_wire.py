@@ -63,6 +63,7 @@ def encoded() -> dict[str, str]:
             (78, 1_700_000_000_000_000_000, AccessKind.RELEASED, 0),
         )
     )
+    stall = wire.ACCESS.pack(110_000, 23_000_000, AccessKind.STALL, 4242)
     rules = wire.pack_rules(
         ttl_s=math.inf,
         negative_ttl_s=5e-9,
@@ -91,6 +92,7 @@ def encoded() -> dict[str, str]:
         "released": wire.pack_request(Request(Ask.RELEASED, 7, 0, 77, 0x0102, 0, 0, 0, 0, b"")),
         "handles": wire.pack_request(Request(Ask.HANDLES, 7, 0, 0, 0, 1, 0, 0, 0, HANDLES)),
         "accesses": wire.pack_request(Request(Ask.ACCESSES, 7, 0, 0, 0, 0, 0, 0, 0, accesses)),
+        "stall": wire.pack_request(Request(Ask.ACCESSES, 7, 0, 0, 0, 0, 0, 0, 0, stall)),
         "answer to lookup": wire.pack_answer(LOOKUP, ttl_s=60, tail=ATTRIBUTES),
         "answer that a name is absent": wire.pack_answer(LOOKUP, errno=2, ttl_s=math.inf),
         "answer to room": wire.pack_answer(ROOM, tail=wire.pack_victims(VICTIMS)),

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -126,16 +127,31 @@ class Reader:
             self._hot.put(o.ino, n, data)
         return data
 
-    async def read(self, o: CachedObject, lo: int, hi: int, *, whole_blocks: bool) -> Buffer:
-        """``[lo, hi)`` (not empty, inside the object), whatever it takes.
+    async def read(
+        self,
+        o: CachedObject,
+        lo: int,
+        hi: int,
+        *,
+        whole_blocks: bool,
+        stalled: Callable[[int, int], object],
+    ) -> Buffer:
+        """``[lo, hi)`` (not empty, inside the object), whatever it takes. *stalled* is told, if it
+        waited for the lake, for how many nanoseconds and bytes.
 
         With *whole_blocks* missing blocks are fetched whole, otherwise exactly what was asked for,
         unless the object is small or the block dense. Raises StaleVersion, IntegrityError and what
         the lake raises; trouble with the cache is not the reader's (C8).
         """
         self.guard(o)
+        begun = time.monotonic_ns()
         segments = self._plan(o, lo, hi, whole_blocks)
         missed = any(segment.flight for segment in segments)
+        coming = sum(
+            segment.hi - segment.lo
+            for segment in segments
+            if segment.flight is not None and not segment.flight.done.is_set()
+        )
         pieces: list[Buffer] = []
         for segment in segments:
             if segment.flight is not None:
@@ -158,6 +174,8 @@ class Reader:
                 if segment.hi < base + len(block):
                     self._hot.put(o.ino, n, bytes(block))
             pieces.append(memoryview(block)[segment.lo - base : segment.hi - base])
+        if coming:
+            stalled(time.monotonic_ns() - begun, coming)
         self._spend(o, lo, hi)
         if o.unread and self._first_read(o, lo, hi):
             missed = True

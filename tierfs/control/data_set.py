@@ -55,6 +55,10 @@ class _Tally:
     reads: int = 0
     noted: int = 0
     missed: int = 0
+    #: Opens and reads that waited for the lake, how long together, and for how many bytes.
+    stalls: int = 0
+    stalled_ns: int = 0
+    demanded_bytes: int = 0
     began_s: float = field(default_factory=time.time)
     before: Account = field(init=False)
 
@@ -66,6 +70,14 @@ class _Tally:
         """Files fetched ahead that left unread."""
         return self.account.wasted - self.before.wasted
 
+    def describe_stalls(self) -> dict[str, Any]:
+        """What waited in it until now."""
+        return {
+            "stalls": self.stalls,
+            "stalled_s": round(self.stalled_ns / 1e9, 1),
+            "demanded_bytes": self.demanded_bytes,
+        }
+
     def describe(self) -> dict[str, Any]:
         """The epoch, which is over."""
         now, before = self.account, self.before
@@ -74,6 +86,7 @@ class _Tally:
             "lasted_s": round(time.time() - self.began_s, 1),
             "reads": self.reads,
             "miss_share": round(self.missed / self.noted, 3) if self.noted else None,
+            **self.describe_stalls(),
             "ahead_bytes": now.bytes - before.bytes,
             "ahead_used": now.used - before.used,
             "ahead_wasted": self.wasted,
@@ -154,6 +167,12 @@ class DataSet:
         self._last_read_s = trio.current_time()
         return True
 
+    def stalled(self, waited_ns: int, bytes_: int) -> None:
+        """An open or a read of the job's has waited for so many bytes from the lake."""
+        self._tally.stalls += 1
+        self._tally.stalled_ns += waited_ns
+        self._tally.demanded_bytes += bytes_
+
     def _take_turn(self, name: int) -> None:
         """Another one reads. Who comes after a job that has ended may go on with it, or only look
         around: what the other has proved does not count for it."""
@@ -191,6 +210,7 @@ class DataSet:
             "read_again_share": round(epochs.share_of_due(), 3) if epochs.read_before else None,
             "miss_share": round(self._missing, 3),
             "least_miss_share": self._bound(),
+            **self._tally.describe_stalls(),
             "in_order": self._course.in_order,
             "ahead_bytes": self._ahead.bytes,
             "ahead_files": self._ahead.files,

@@ -174,7 +174,7 @@ async def _serve(config: Config, wire: Wire, reporter: Reporter) -> None:
                 planner = Planner(
                     namespace, front, policy, bytes_per_s=config.fill_limit if config.fill else 0
                 )
-                front.tell_accesses(planner.accessed)
+                front.tell_accesses(planner.accessed, planner.stalled)
                 await front.start()
                 background.start_soon(planner.run)
                 background.start_soon(remembered.run)

@@ -129,6 +129,12 @@ class Planner:
         if data_set.accessed(ino, job, began, ahead):
             self._work.set()
 
+    def stalled(self, job: int, waited_ns: int, bytes_: int) -> None:
+        """An open or a read by *job* has waited for so many bytes from the lake."""
+        data_set = self._data_sets.get(id(self._policy.jobs.epochs_of(job)))
+        if data_set is not None:
+            data_set.stalled(waited_ns, bytes_)
+
     def _forget(self) -> None:
         """Whose epochs are no more is fetched ahead of no more."""
         self._forgotten = self._policy.jobs.forgotten

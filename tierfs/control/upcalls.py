@@ -458,6 +458,9 @@ class UpcallServer:
         for ino, at_ns, kind, pid in wire.accesses(tail):
             if kind is AccessKind.READ:
                 self._front.accessed(ino, at_ns, pid)
+            elif kind is AccessKind.STALL:
+                bytes_, waited_ns = ino, at_ns
+                self._front.stalled(pid, waited_ns, bytes_)
             elif kind is AccessKind.OPEN:
                 self._front.used(ino)
             else:

@@ -107,11 +107,14 @@ class AccessKind(enum.IntEnum):
     OPEN = 3
     #: An open run of a file begins.
     READ = 4
+    #: An open or a read has waited for the lake.
+    STALL = 5
 
 
 class Access(NamedTuple):
     """One record of ACCESSES. *at_ns* is since the Unix epoch; *pid* is whose it was, 0 if that is
-    not known."""
+    not known. A STALL has its bytes in the place of *ino*, and how long it took in that of *at_ns*.
+    """
 
     ino: int
     at_ns: int

@@ -20,6 +20,8 @@ REPORT_AT = 4096
 
 #: Told of an access as (inode number, job).
 OnAccess = Callable[[int, int], object]
+#: Told of an open or a read that waited for the lake as (job, nanoseconds, bytes waited for).
+OnStall = Callable[[int, int, int], object]
 
 
 class AccessLog:
@@ -30,6 +32,7 @@ class AccessLog:
         self, index: CacheIndex | None, told: OnAccess, names: JobNames | None = None
     ) -> None:
         self.told = told
+        self.told_stalls: OnStall = lambda job, waited_ns, bytes_: None
         self._index = index
         self._names = names or JobNames()
         #: By inode number, in seconds since the Unix epoch.
@@ -43,6 +46,10 @@ class AccessLog:
             self._last_used[ino] = at_ns // 1_000_000_000
             if len(self._last_used) >= REPORT_AT:
                 self.report()
+
+    def stalled(self, pid: int, waited_ns: int, bytes_: int) -> None:
+        """An open or a read by *pid* has waited for so many bytes from the lake."""
+        self.told_stalls(self._names.job_of(pid), waited_ns, bytes_)
 
     def report(self) -> None:
         """Tell the index of last uses. Does not wait."""

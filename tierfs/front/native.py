@@ -24,7 +24,7 @@ from tierfs.cache.budget import Priority
 from tierfs.cache.eviction import EVICT_PAGE, Victim
 from tierfs.cache.fetch import WHOLE_OBJECT_BYTES
 from tierfs.cache.store import cache_path
-from tierfs.front.accesses import AccessLog, OnAccess
+from tierfs.front.accesses import AccessLog, OnAccess, OnStall
 from tierfs.front.port import FileState
 from tierfs.index.cache import CacheIndex
 from tierfs.index.records import BLOCK_SIZE, Extent, ObjectRef
@@ -172,6 +172,10 @@ class NativeFront:
         the Unix epoch."""
         self._accesses.add(ino, at_ns, pid)
 
+    def stalled(self, pid: int, waited_ns: int, bytes_: int) -> None:
+        """An open or a read by process *pid* has waited for so many bytes over there."""
+        self._accesses.stalled(pid, waited_ns, bytes_)
+
     def choose_victims(
         self, bytes_: int, most: int, incoming: Incoming | None = None
     ) -> list[Victim] | None:
@@ -198,9 +202,9 @@ class NativeFront:
 
     # ---- the port ------------------------------------------------------------------------------
 
-    def tell_accesses(self, told: OnAccess) -> None:
+    def tell_accesses(self, told: OnAccess, stalls: OnStall) -> None:
         """See `FrontPort.tell_accesses`."""
-        self._accesses.told = told
+        self._accesses.told, self._accesses.told_stalls = told, stalls
 
     async def fetch(
         self,

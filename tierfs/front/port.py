@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from tierfs.cache.budget import Priority
-from tierfs.front.accesses import OnAccess
+from tierfs.front.accesses import OnAccess, OnStall
 from tierfs.index.records import Extent, ObjectRef
 from tierfs.lake.protocol import LakeCounters
 
@@ -26,8 +26,9 @@ class FileState(NamedTuple):
 class FrontPort(Protocol):
     """Commands to a front. All may be called concurrently from one trio loop."""
 
-    def tell_accesses(self, told: OnAccess) -> None:
-        """From now on tell *told* of each access, instead of the policy."""
+    def tell_accesses(self, told: OnAccess, stalls: OnStall) -> None:
+        """From now on tell *told* of each access, instead of the policy, and *stalls* of each open
+        and read that has waited for the lake."""
 
     async def fetch(
         self,

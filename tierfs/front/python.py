@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from tierfs.cache.store import DISK_THREADS, Store
 from tierfs.cache.table import ObjectTable
 from tierfs.clock import Clock, SystemClock
 from tierfs.errors import CacheError, CacheFull, InvalidRequest, TierfsError, show
-from tierfs.front.accesses import AccessLog, OnAccess
+from tierfs.front.accesses import AccessLog, OnAccess, OnStall
 from tierfs.front.filling import bring, fill
 from tierfs.front.port import FileState
 from tierfs.index.cache import CacheBatch, CacheIndex
@@ -62,11 +63,13 @@ _log = logging.getLogger(__name__)
 
 
 class _Handle:
-    __slots__ = ("object", "streams")
+    __slots__ = ("object", "pid", "streams")
 
-    def __init__(self, o: CachedObject, streams: StreamDetector | None) -> None:
+    def __init__(self, o: CachedObject, streams: StreamDetector | None, pid: int) -> None:
         self.object = o
         self.streams = streams
+        #: Who opened it.
+        self.pid = pid
 
 
 class PythonFront:
@@ -232,7 +235,8 @@ class PythonFront:
             self._reader.ahead(o, 0, size, BLOCK_SIZE, Priority.DEMAND)
         fh = self._next_fh
         self._next_fh += 1
-        self._handles[fh] = _Handle(o, self._streams.of(ino, size) if size > BLOCK_SIZE else None)
+        streams = self._streams.of(ino, size) if size > BLOCK_SIZE else None
+        self._handles[fh] = _Handle(o, streams, pid)
         return fh
 
     async def read(self, fh: int, offset: int, size: int) -> Buffer:
@@ -255,7 +259,10 @@ class PythonFront:
         # The handle may be closed meanwhile, and the object is not to be another's by then.
         self._table.retain(o)
         try:
-            return await self._reader.read(o, offset, end, whole_blocks=advice.sequential)
+            stalled = partial(self._accesses.stalled, handle.pid)
+            return await self._reader.read(
+                o, offset, end, whole_blocks=advice.sequential, stalled=stalled
+            )
         finally:
             self._table.release(o)
 
@@ -297,9 +304,9 @@ class PythonFront:
 
     # ---- the port -----------------------------------------------------------------------------
 
-    def tell_accesses(self, told: OnAccess) -> None:
+    def tell_accesses(self, told: OnAccess, stalls: OnStall) -> None:
         """See `FrontPort.tell_accesses`."""
-        self._accesses.told = told
+        self._accesses.told, self._accesses.told_stalls = told, stalls
 
     async def fetch(
         self,

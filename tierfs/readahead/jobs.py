@@ -73,6 +73,13 @@ class Jobs:
         ranked = sorted(self._jobs, key=lambda job: job.share, reverse=True)
         return [job.epochs for job in ranked]
 
+    def epochs_of(self, name: int) -> Epochs | None:
+        """Where a read by *name* counts, as far as is known."""
+        job = self._by_name.get(name)
+        if job is None and (name == ANYBODY or not (self.several or self._jobs[0].name)):
+            job = self._jobs[0]
+        return None if job is None or name == NOBODY else job.epochs
+
     def share_of(self, epochs: Epochs) -> float:
         """The share of the reads that are those of *epochs*' job, 0 to 1."""
         return next((job.share for job in self._jobs if job.epochs is epochs), 0.0)

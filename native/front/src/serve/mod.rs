@@ -24,13 +24,14 @@ mod read;
 mod write;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use names::Unlisted;
 use read::Reading;
 use write::{after_change, hand_over};
 use zerocopy::IntoBytes;
 
-use crate::attributes::{Rules, Ttl};
+use crate::attributes::{Rules, Ttl, now_ns};
 use crate::cache::flight::{Flight, Until, Waiting};
 use crate::cache::table::Held;
 use crate::front::Front;
@@ -196,11 +197,25 @@ impl Worker {
                 front.client.call(slot, ask, request, then);
             }
             Wait(flights, after) => {
+                let coming = flights.iter().filter(|flight| flight.outcome().is_none());
+                let bytes = coming.map(|flight| flight.hi - flight.lo).sum();
+                let begun = Instant::now();
                 let task = Box::new(move |worker: &mut Self, flights: &[Arc<Flight>]| {
+                    worker.tell_of_stall(&slot, bytes, begun);
                     worker.go_on(slot, after, flights);
                 });
                 Waiting::until(Until::Done, flights, task, self);
             }
+        }
+    }
+
+    fn tell_of_stall(&self, slot: &Slot, bytes: u64, begun: Instant) {
+        let front = &self.front;
+        if bytes > 0
+            && let Some(request) = Request::parse(front.shared.message(slot))
+        {
+            let waited_ns = i64::try_from(begun.elapsed().as_nanos()).unwrap_or(i64::MAX);
+            front.client.stalled(bytes, waited_ns, now_ns(), request.header.pid);
         }
     }
 

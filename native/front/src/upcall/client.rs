@@ -278,12 +278,22 @@ impl<T> Client<T> {
 
     /// Report an access by process `pid`, with the next message of them. `at_ns`: now.
     pub fn access(&self, ino: u64, at_ns: i64, pid: u32) {
+        self.tell(at_ns, |tail| push_access(tail, ino, at_ns, AccessKind::Read, pid));
+    }
+
+    /// Report, with the next message of accesses, that an OPEN or a READ by process `pid` has waited
+    /// `waited_ns` for so many bytes from the lake. `at_ns`: now.
+    pub fn stalled(&self, bytes: u64, waited_ns: i64, at_ns: i64, pid: u32) {
+        self.tell(at_ns, |tail| push_access(tail, bytes, waited_ns, AccessKind::Stall, pid));
+    }
+
+    fn tell(&self, at_ns: i64, push: impl FnOnce(&mut Vec<u8>)) {
         let mut state = self.lock();
         if state.met && state.outgoing.len() < MOST_OUTGOING {
             if state.accesses.is_empty() {
                 state.accesses_since_ns = at_ns;
             }
-            push_access(&mut state.accesses, ino, at_ns, AccessKind::Read, pid);
+            push(&mut state.accesses);
             let waited_ns = at_ns.saturating_sub(state.accesses_since_ns);
             if state.accesses.len() >= ACCESSES * ACCESS_BYTES || waited_ns >= COMPANY_NS {
                 self.send_accesses(&mut state);

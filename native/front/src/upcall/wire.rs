@@ -481,6 +481,9 @@ pub enum AccessKind {
     Open = 3,
     /// An open run of a file begins.
     Read = 4,
+    /// An OPEN or a READ has waited for the lake: its bytes are in the place of the inode number,
+    /// and how long it took is in that of the time.
+    Stall = 5,
 }
 
 /// Append one access to a tail; `pid` is whose it was, 0 if that is not known.

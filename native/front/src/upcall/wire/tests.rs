@@ -61,6 +61,10 @@ fn requests() {
     let mut message = accesses.encode(Ask::Accesses, 1, 0);
     set_session(&mut message, 7);
     assert_eq!(message, golden("accesses"));
+    let mut tail = Vec::new();
+    push_access(&mut tail, 110_000, 23_000_000, AccessKind::Stall, 4242);
+    let stall = Request { tail, ..Default::default() };
+    assert_eq!(stall.encode(Ask::Accesses, 7, 0), golden("stall"));
 }
 
 #[test]
