@@ -10,6 +10,7 @@ import pytest
 
 from tierfs.readahead import jobs as jobs_module
 from tierfs.readahead.jobs import BUSY_READS, MOST_JOBS, MOST_NAMES, Jobs
+from tierfs.readahead.processes import ANYBODY, NOBODY
 
 DATA = range(16, 2016)
 
@@ -24,6 +25,19 @@ def epochs_of(data: Sequence[int], seed: int) -> Iterator[int]:
 def read(jobs: Jobs, reads: Iterator[int], times: int, name: int) -> None:
     for ino in itertools.islice(reads, times):
         jobs.read(ino, name)
+
+
+def test_whose_epochs_a_name_reads_in() -> None:
+    jobs = Jobs()
+    assert jobs.epochs_of(NOBODY) is None
+    # Who comes first takes the place that there is, and keeps it.
+    first = jobs.all[0]
+    assert jobs.epochs_of(7) is first
+    read(jobs, epochs_of(DATA, 1), len(DATA), name=7)
+    assert jobs.epochs_of(7) is jobs.epochs_of(ANYBODY) is first
+    assert jobs.epochs_of(8) is None
+    read(jobs, epochs_of(DATA, 2), len(DATA), name=8)
+    assert jobs.epochs_of(8) not in (first, None)
 
 
 def test_a_look_around_makes_no_job() -> None:

@@ -82,6 +82,9 @@ class Front:
         cached = SIZE if ino in self.cached else 0
         return FileState(cached, bool(cached), None)
 
+    def cached_bytes(self) -> int:
+        return len(self.cached) * SIZE
+
     @property
     def limit_bytes(self) -> int:
         return self.capacity * SIZE
@@ -320,6 +323,20 @@ async def test_who_waited_for_the_lake_is_told_of_each_epoch(tmp_path: Path) -> 
         (job,) = s.plans.describe()["jobs"]
         assert told.items() <= job["past_epochs"][-1].items()
         assert (job["stalls"], job["stalled_s"], job["demanded_bytes"]) == (0, 0, 0)
+
+
+async def test_trouble_that_nobody_expects_is_waited_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planner, "UNEXPECTED_S", 0.05)
+    async with scene(tmp_path) as s:
+        s.front.error = RuntimeError("out of luck")
+        await s.read(order(s.inos, 1)[:100])
+        assert not s.front.filled
+        s.front.error = None
+        await trio.sleep(0.1)
+        await s.read(order(s.inos, 1)[100:])
+        assert s.front.filled
 
 
 async def test_the_first_bet_is_not_one_large_file(

@@ -135,7 +135,7 @@ async def test_another_order_takes_the_place_of_the_first(tmp_path: Path) -> Non
             "unknown": 0,
             "believed": True,
             "followed_share": 1.0,
-            "ahead_bytes": FIFTH * SIZE // 2,
+            "ahead_bytes": FIFTH * SIZE // 8,
         }
         missed = s.front.missed
         await s.read(order(s.inos, 2))

@@ -61,7 +61,8 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--ahead",
         metavar="SIZE",
-        help="how much to have in the cache ahead of who reads [half of the cache's limit, or 8G]",
+        help="how much to have in the cache ahead of who reads [an eighth of the cache's limit and"
+        " what it has room for, half of it at most; without a limit 8G]",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     add_runtime_dir(parser)

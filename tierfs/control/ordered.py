@@ -32,7 +32,8 @@ from tierfs.readahead.course import PAUSE_READS
 from tierfs.readahead.plan import MOST_ENTRIES
 from tierfs.readahead.policy import AdaptivePolicy
 
-#: How far ahead to fetch, where nobody says so and the cache has no limit; else half of that.
+#: How far ahead to fetch, where nobody says so and the cache has no limit; else at most half of
+#: that.
 AHEAD_BYTES = 8 << 30
 #: The part of it for which files go that are read later.
 _DISPLACING_SHARE = 4
@@ -56,7 +57,8 @@ class Ordered:
         self._policy = policy
         self._plan = policy.plan
         self.number = MOST_OWNERS
-        #: How many bytes from the position on are to be in the cache; None: half of its limit.
+        #: How many bytes from the position on are to be in the cache; None: what there is room
+        #: for, see the module.
         self.ahead_bytes: int | None = None
         #: Names that were told and are no files.
         self._unknown = 0
@@ -98,7 +100,7 @@ class Ordered:
             "unknown": self._unknown,
             "believed": plan.entries > 0 and plan.believed,
             "followed_share": round(plan.trust, 3) if plan.entries else None,
-            "ahead_bytes": self._most_bytes(),
+            "ahead_bytes": self._find_reach(),
         }
 
     # ---- what is fetched next ------------------------------------------------------------------
@@ -168,7 +170,7 @@ class Ordered:
         limit = self._front.limit_bytes
         if self.ahead_bytes is not None or limit is None:
             return most
-        cached = self._policy.cached_bytes
+        cached = self._front.cached_bytes()
         room = limit - cached + int(self._spare * cached)
         return min(most, most // _DISPLACING_SHARE + max(0, room))
 

@@ -200,16 +200,21 @@ class Planner:
             yield
         except TierfsError as error:
             log.info("fetching ahead pauses for %g s: %s", RETRY_S, error)
-            self._rest_until = trio.current_time() + RETRY_S
+            self._rest(RETRY_S)
         except Exception:
             log.exception("fetching ahead pauses for %g s: unexpected error", UNEXPECTED_S)
-            self._rest_until = trio.current_time() + UNEXPECTED_S
+            self._rest(UNEXPECTED_S)
+
+    def _rest(self, seconds: float) -> None:
+        self._rest_until = max(self._rest_until, trio.current_time() + seconds)
 
     async def _fill(self, source: Source, sources: Sequence[Source], batches: trio.Nursery) -> None:
         """Send for what *source* wants, in *batches*, until that is all or it is another's turn."""
         if self._bytes_per_s == 0 or source.wanted_bytes() <= 0 or not source.begin():
             return
         for sent in itertools.count():
+            if trio.current_time() < self._rest_until:
+                return
             if sent >= TURN_BATCHES and self._waits(source, sources):
                 self._work.set()
                 return

@@ -72,6 +72,9 @@ class FrontPort(Protocol):
         """The lake has another version: handles that are open on *ino* go on only if all of it is
         cached, and the copy goes when the last of them is released."""
 
+    def cached_bytes(self) -> int:
+        """What the cache takes of the disk, of its limit."""
+
     @property
     def limit_bytes(self) -> int | None:
         """The cache's limit (None: the disk's free reserve alone)."""

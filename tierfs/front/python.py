@@ -429,6 +429,10 @@ class PythonFront:
         """The account of the cache's disk, which what is written shares."""
         return self._capacity
 
+    def cached_bytes(self) -> int:
+        """See `FrontPort.cached_bytes`."""
+        return self._capacity.used_bytes
+
     @property
     def limit_bytes(self) -> int | None:
         """See `FrontPort.limit_bytes`."""

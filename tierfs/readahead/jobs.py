@@ -75,10 +75,10 @@ class Jobs:
 
     def epochs_of(self, name: int) -> Epochs | None:
         """Where a read by *name* counts, as far as is known."""
-        job = self._by_name.get(name)
-        if job is None and (name == ANYBODY or not (self.several or self._jobs[0].name)):
-            job = self._jobs[0]
-        return None if job is None or name == NOBODY else job.epochs
+        if name == NOBODY:
+            return None
+        job = self._jobs[0] if name == ANYBODY else self._by_name.get(name, self._vacant())
+        return None if job is None else job.epochs
 
     def share_of(self, epochs: Epochs) -> float:
         """The share of the reads that are those of *epochs*' job, 0 to 1."""
@@ -142,8 +142,7 @@ class Jobs:
         if self._strays % _LOOK_READS == 1:
             self._free_the_dead()
         reads = self._waiting.pop(name, [])
-        # Where there were several it is not known yet whose place it takes.
-        at_once = self._jobs[0] if not self.several and not self._jobs[0].name else None
+        at_once = self._vacant()
         if len(reads) + 1 >= BUSY_READS:
             job = self._free_for(reads) or self._make_room()
             if job is not None:
@@ -158,6 +157,11 @@ class Jobs:
         if len(self._waiting) > MOST_NAMES:
             self._waiting.popitem(last=False)
         return at_once
+
+    def _vacant(self) -> _Job | None:
+        """Whose place a name without a job takes at once. Where there were several it is not known
+        yet which."""
+        return self._jobs[0] if not self.several and not self._jobs[0].name else None
 
     def _free_for(self, reads: Sequence[int]) -> _Job | None:
         """Of the jobs whose epochs are free the one that has read most of *reads*, the busiest of

@@ -174,7 +174,7 @@ class AdaptivePolicy:
             self._spent = deque(filter(self.jobs.is_spent, self._spent), MOST_SPENT)
         if self._ghosts.watches(ino):
             self._ghosts.read(ino, self._source.totals()[0], self.jobs.epoch_reads)
-        if not self.jobs.several or self.jobs.is_spent(ino):
+        if not self.jobs.several or self.plan.in_charge or self.jobs.is_spent(ino):
             self._spent.append(ino)
         if self.plan.entries:
             self.plan.accessed(ino)
@@ -183,11 +183,6 @@ class AdaptivePolicy:
             self._usual = Read(epochs, False, False)
             return Read(epochs, began, ahead)
         return self._usual
-
-    @property
-    def cached_bytes(self) -> int:
-        """How much is in the cache."""
-        return self._source.totals()[1]
 
     def sample_spare(self) -> float:
         """Of a few cached files, the share that the plan knows no read of."""
@@ -227,7 +222,7 @@ class AdaptivePolicy:
         if rule is not Rule.EPOCHS or not self.jobs.several:
             missing = max(missing, self._batch_bytes())
         if incoming is not None and self._is_due(rule, incoming):
-            missing -= self._choose_spent(rule, missing, most, in_use, limit, chosen)
+            missing -= self._choose_spent(worth, missing, most, in_use, limit, chosen)
         vain = self._vain.get(rule)
         if not chosen and vain is not None and vain.again(limit):
             return None
@@ -259,7 +254,8 @@ class AdaptivePolicy:
         return list(chosen.values())
 
     def _batch_bytes(self) -> int:
-        return min(BATCH_BYTES, self.cached_bytes // BATCH_SHARE)
+        _, present_bytes, *_ = self._source.totals()
+        return min(BATCH_BYTES, present_bytes // BATCH_SHARE)
 
     def _margin(self, incoming: Incoming) -> float:
         """How much more than its victim *incoming* has to be worth."""
@@ -301,12 +297,14 @@ class AdaptivePolicy:
             return rule is Rule.PLAN
         return incoming.ahead or (self.jobs.several and not self.jobs.is_spent(incoming.ino))
 
-    def _is_spent(self, rule: Rule, ino: int) -> bool:
-        return self.plan.next_use(ino) is None if rule is Rule.PLAN else self.jobs.is_spent(ino)
+    def _is_spent(self, ino: int) -> bool:
+        if self.plan.in_charge:
+            return self.plan.next_use(ino) is None and not self.ahead.is_warm(ino)
+        return self.jobs.is_spent(ino)
 
     def _choose_spent(
         self,
-        rule: Rule,
+        worth: Worth,
         bytes_: int,
         most: int,
         in_use: Callable[[int], bool],
@@ -319,12 +317,12 @@ class AdaptivePolicy:
             if found >= bytes_ or len(chosen) == most or kept == MOST_KEPT:
                 break
             ino = self._spent.popleft()
-            if ino in chosen or not self._is_spent(rule, ino):
+            if ino in chosen or not self._is_spent(ino):
                 continue
             file = self._source.file(ino)
             if file is None or file.present_bytes < file.size:
                 continue
-            if self._worths[rule](ino) < limit and not in_use(ino):
+            if worth(ino) < limit and not in_use(ino):
                 chosen[ino] = Victim(ino)
                 found += max(file.present_bytes, 1)
             else:

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::attributes::now_ns;
 use crate::cache::{self, Cache, complete, landing};
 use crate::errands::{self, Errand};
 use crate::front::{Front, Senders};
@@ -349,6 +350,7 @@ fn attend(
                 say(report, "alive");
             }
         }
+        front.client.flush_due(now_ns());
         // Before INIT, which `ready` waits for, the keeper waits for every millisecond of ours.
         let timeout_ms = if said_ready { 100 } else { 1 };
         front.client.pump(&mut buffer, timeout_ms, |event| match event {

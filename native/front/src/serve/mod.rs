@@ -100,6 +100,23 @@ enum After {
     Read(Held, Reading),
 }
 
+/// What a request waits for from the lake.
+struct Stall {
+    bytes: u64,
+    pid: u32,
+    begun: Instant,
+}
+
+impl Stall {
+    /// It is over.
+    fn tell(&self, front: &Front) {
+        if self.bytes > 0 {
+            let waited_ns = i64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(i64::MAX);
+            front.client.stalled(self.bytes, waited_ns, now_ns(), self.pid);
+        }
+    }
+}
+
 /// What a request came to.
 enum Outcome {
     Answered,
@@ -197,26 +214,27 @@ impl Worker {
                 front.client.call(slot, ask, request, then);
             }
             Wait(flights, after) => {
-                let coming = flights.iter().filter(|flight| flight.outcome().is_none());
-                let bytes = coming.map(|flight| flight.hi - flight.lo).sum();
-                let begun = Instant::now();
+                let stall = self.stall(&slot, &after, &flights);
                 let task = Box::new(move |worker: &mut Self, flights: &[Arc<Flight>]| {
-                    worker.tell_of_stall(&slot, bytes, begun);
                     worker.go_on(slot, after, flights);
+                    stall.tell(&worker.front);
                 });
                 Waiting::until(Until::Done, flights, task, self);
             }
         }
     }
 
-    fn tell_of_stall(&self, slot: &Slot, bytes: u64, begun: Instant) {
-        let front = &self.front;
-        if bytes > 0
-            && let Some(request) = Request::parse(front.shared.message(slot))
-        {
-            let waited_ns = i64::try_from(begun.elapsed().as_nanos()).unwrap_or(i64::MAX);
-            front.client.stalled(bytes, waited_ns, now_ns(), request.header.pid);
-        }
+    /// What a request begins to wait for.
+    fn stall(&self, slot: &Slot, after: &After, flights: &[Arc<Flight>]) -> Stall {
+        let (from, to) = match after {
+            After::Open(_) => (0, u64::MAX),
+            After::Read(_, reading) => (reading.lo, reading.hi),
+        };
+        let coming = flights.iter().filter(|flight| flight.outcome().is_none());
+        let bytes =
+            coming.map(|flight| flight.hi.min(to).saturating_sub(flight.lo.max(from))).sum();
+        let request = Request::parse(self.front.shared.message(slot));
+        Stall { bytes, pid: request.map_or(0, |request| request.header.pid), begun: Instant::now() }
     }
 
     /// Go on with an OPEN or a CREATE whose upcall is answered; may wait for the disk.

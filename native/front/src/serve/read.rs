@@ -22,8 +22,8 @@ const MOST_TRIES: u32 = 4;
 /// A READ that is under way: `[lo, hi)` of an object.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reading {
-    lo: u64,
-    hi: u64,
+    pub(super) lo: u64,
+    pub(super) hi: u64,
     /// It goes on with what was read before.
     sequential: bool,
     missed: bool,

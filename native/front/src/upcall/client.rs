@@ -307,6 +307,14 @@ impl<T> Client<T> {
         self.lock().usage.insert(ino, used);
     }
 
+    /// Send accesses that have waited for company for long enough. `at_ns`: now.
+    pub fn flush_due(&self, at_ns: i64) {
+        let mut state = self.lock();
+        if at_ns.saturating_sub(state.accesses_since_ns) >= COMPANY_NS {
+            self.send_accesses(&mut state);
+        }
+    }
+
     /// Send what waits for company: accesses, and what came into use or went out of it.
     pub fn flush_accesses(&self) {
         self.flush(&mut self.lock());

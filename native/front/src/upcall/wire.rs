@@ -67,6 +67,7 @@
 //! handles, each:  0 8 ino (0: a request that is not answered yet)   8 8 unique   16 4 1: it writes
 //!                20 4 reserved
 //! accesses, each: 0 8 ino   8 8 at_ns   16 4 what it was   20 4 pid (0: not known)
+//!                 of a stall: 0 8 bytes waited for   8 8 nanoseconds that it took
 //! victims, each:  0 8 ino   8 4 number of extents (0: all of it)   12 4 reserved   16 . extents
 //! an extent:      0 8 lo    8 8 hi
 //! checksum:       0 4 kind  4 4 reserved   8 8 value

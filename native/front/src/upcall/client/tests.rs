@@ -225,9 +225,13 @@ fn what_is_read_now_and_then_is_told_soon() {
     assert_eq!(world.heard(), None);
     world.client.access(16, begin + COMPANY_NS, 1);
     assert_eq!(world.heard().unwrap().0, Ask::Accesses as u16);
-    // The next one waits as long, from when it came.
-    world.client.access(16, begin + 5 * COMPANY_NS, 1);
+    // The next one waits as long, from when it came, and no longer if it is the last.
+    let begin = begin + 5 * COMPANY_NS;
+    world.client.access(16, begin, 1);
+    world.client.flush_due(begin + COMPANY_NS - 1);
     assert_eq!(world.heard(), None);
+    world.client.flush_due(begin + COMPANY_NS);
+    assert_eq!(world.heard().unwrap().0, Ask::Accesses as u16);
 }
 
 #[test]
