@@ -104,6 +104,11 @@ def test_what_is_not_kept_comes_once_though_it_is_read_ahead(
             with (made.directory / "shard").open("rb", buffering=0) as file:
                 for lo in range(0, len(shard), MIB):
                     assert file.read(MIB) == shard[lo : lo + MIB]
+                    if lo == len(shard) // 2:
+                        wait_until(
+                            lambda: made.status()["cache"]["hot_bytes"] > 0,
+                            "what is to be read next to wait in memory",
+                        )
 
         assert fetched_by(made, read_shard) < 1.1 * len(shard)
         assert made.status()["cache"]["declined"] > 0
