@@ -17,6 +17,7 @@
 //! - `lake/` the object store; `queue` in which order it is asked, and with how much memory;
 //!   `space` room on disk, `health` trouble with it; `streams` which bytes will be read next;
 //!   `checksum` of blocks and objects
+//! - `fetching` the threads that fetch and keep, and a disk that holds them up
 //! - `errands` commands of the control plane's, and what else is done beside requests
 //! - `upcall/` what the control plane is asked; `arena` where large answers are put
 //! - `sys/` system calls
@@ -30,6 +31,7 @@ pub mod attributes;
 pub mod cache;
 pub mod checksum;
 pub mod errands;
+pub mod fetching;
 pub mod front;
 pub mod fuse;
 pub mod fuzzing;

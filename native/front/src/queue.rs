@@ -187,7 +187,7 @@ impl<T> Queue<T> {
     pub fn most_requests(&self, taker: Taker) -> u64 {
         match taker {
             Taker::Foreground => self.max_requests,
-            Taker::Background => (self.max_requests * Link::MOST_SHARE / 100).max(1),
+            Taker::Background => (self.max_requests * u64::from(link::MOST) / 100).max(1),
         }
     }
 

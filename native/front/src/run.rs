@@ -16,8 +16,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::attributes::now_ns;
-use crate::cache::{self, Cache, complete, landing};
+use crate::cache::{self, Cache, complete};
 use crate::errands::{self, Errand};
+use crate::fetching::{self, HeldUp};
 use crate::front::{Front, Senders};
 use crate::fuse::abi::opcode;
 use crate::fuse::init;
@@ -25,7 +26,6 @@ use crate::index::journal::Journal;
 use crate::index::names::Names;
 use crate::log;
 use crate::options::Options;
-use crate::queue::Taker;
 use crate::serve::{Opening, Then, Worker};
 use crate::shared::{Shared, Slot};
 use crate::sys::device::Device;
@@ -41,16 +41,8 @@ const WORKERS: usize = 8;
 const TURN: Duration = Duration::from_millis(500);
 /// Comparisons with the lake's checksums at one time: each waits for a HEAD.
 const COMPARISONS: usize = 8;
-/// Threads that take what has come from the lake to the cache disk. Where room is made for it, each
-/// waits for a choice and for a commit.
-const LANDERS: usize = 16;
-/// A disk that does not answer for this long is treated as failing. Worst cases of healthy disks
-/// under writeback are well under a second, of spinning ones a few.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// OPENs at one time that the control plane has just decided about.
 const OPENERS: usize = 2;
-/// How often fetching goes on with other threads, because the disk holds up all there are.
-const REPLACEMENTS: u32 = 4;
 /// An index that can be used no more is opened anew, by another front, but not at once: a disk that
 /// fails goes on failing, and a front that ends too often is given up.
 const INDEX_LOST: Duration = Duration::from_mins(1);
@@ -119,7 +111,7 @@ pub fn run(options: Options) -> Result<u8, Box<dyn std::error::Error>> {
             worker.replay(slot);
         }
     }
-    start_fetching(&front)?;
+    fetching::start(&front)?;
     help(&front, waiting, to_verify, to_open, [to_notify, to_do])?;
     serve(&front, left, &report)
 }
@@ -171,24 +163,6 @@ fn help(
         }
     };
     start("verify", Box::new(verify))
-}
-
-/// Start threads that fetch, of each kind one for each request that may be under way, and those that
-/// keep what comes.
-fn start_fetching(front: &Arc<Front>) -> io::Result<()> {
-    let queue = &front.cache.queue;
-    for (name, taker) in [("fetch", Taker::Foreground), ("fill", Taker::Background)] {
-        for _ in 0..queue.most_requests(taker) {
-            let front = front.clone();
-            let fly = move || Cache::fly_all(&front, taker);
-            thread::Builder::new().name(name.into()).spawn(fly)?;
-        }
-    }
-    for _ in 0..LANDERS {
-        let front = front.clone();
-        thread::Builder::new().name("land".into()).spawn(move || landing::run(&front))?;
-    }
-    Ok(())
 }
 
 /// What a front begins with.
@@ -317,7 +291,7 @@ fn attend(
     let mut said_ready = false;
     let mut last_turn = Instant::now();
     let mut quiet = (0, last_turn);
-    let mut held_up = HeldUp::new();
+    let mut held_up = HeldUp::begin();
     let mut over = None;
     loop {
         if let Ok(result) = ended.try_recv() {
@@ -397,47 +371,6 @@ fn attend(
             log::warning("the control plane has another index: starting again with it");
             return Ok(code);
         }
-    }
-}
-
-/// Watches what is to go to the cache disk. If none of it comes to an end, the disk hangs: reads
-/// stream until it does (C8), and others take the place of the threads that wait for it.
-struct HeldUp {
-    landed: u64,
-    since: Instant,
-    /// What was left behind.
-    lost: u64,
-    replaced: u32,
-}
-
-impl HeldUp {
-    fn new() -> Self {
-        Self { landed: 0, since: Instant::now(), lost: 0, replaced: 0 }
-    }
-
-    fn look(&mut self, front: &Arc<Front>) -> io::Result<()> {
-        let cache = &front.cache;
-        let landed = cache.landed.load(Ordering::Acquire);
-        let landing = cache.landing.load(Ordering::Acquire);
-        if landed != self.landed || landing == 0 {
-            *self = Self { landed, since: Instant::now(), lost: 0, ..*self };
-            return Ok(());
-        }
-        if self.since.elapsed() < PATIENCE {
-            return Ok(());
-        }
-        self.since = Instant::now();
-        cache.health.failed("write a cache file", &io::ErrorKind::TimedOut.into());
-        if landing <= self.lost {
-            return Ok(());
-        }
-        self.lost = landing;
-        cache.queue.write_off();
-        if self.replaced == REPLACEMENTS {
-            return Ok(());
-        }
-        self.replaced += 1;
-        start_fetching(front)
     }
 }
 

@@ -13,6 +13,7 @@
 //!
 //! While blocks of a flight are not in the cache file, readers find the flight and take its bytes.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -101,6 +102,13 @@ impl Flight {
     /// Nobody waits for it: it is expected to be read.
     pub fn is_fill_alone(&self) -> bool {
         self.wanted_by.load(Ordering::Acquire) == bit(Priority::Fill)
+    }
+
+    /// Where one of its blocks lies in its bytes.
+    pub fn place_of(&self, number: u32) -> Range<usize> {
+        let (lo, hi) = self.object.extent(number);
+        let [from, to] = [lo, hi].map(|at| usize::try_from(at - self.lo).unwrap_or(usize::MAX));
+        from..to
     }
 
     /// The length of its blocks.

@@ -109,10 +109,8 @@ fn has_no_record(flight: &Flight) -> bool {
 pub fn remember(cache: &Cache, flight: &Flight, buffer: &Arc<Buffer>) {
     let state = flight.object.state();
     for &number in flight.blocks.iter().filter(|&number| state.unread.contains_key(number)) {
-        let (lo, hi) = flight.object.extent(number);
-        let at = usize::try_from(lo - flight.lo).unwrap_or(0);
-        let length = usize::try_from(hi - lo).unwrap_or(0);
-        cache.hot.put(flight.object.ino, number, buffer, at, length);
+        let place = flight.place_of(number);
+        cache.hot.put(flight.object.ino, number, buffer, place.start, place.len());
     }
 }
 
@@ -161,12 +159,7 @@ fn write(
     let Some(copy) = file_of(cache, flight)? else { return Ok(None) };
     let mut records = Vec::with_capacity(flight.blocks.len());
     for &number in &flight.blocks {
-        let (lo, hi) = flight.object.extent(number);
-        let (Ok(from), Ok(to)) = (usize::try_from(lo - flight.lo), usize::try_from(hi - flight.lo))
-        else {
-            return Ok(None);
-        };
-        records.push((number, copy.write(number, &buffer[from..to])?));
+        records.push((number, copy.write(number, &buffer[flight.place_of(number)])?));
     }
     Ok(Some(records))
 }

@@ -6,7 +6,7 @@
 
 /// The part of the requests, in percent, that fill may make up: on a full link, and at most.
 const LEAST: f64 = 50.0;
-const MOST: f64 = 85.0;
+pub(super) const MOST: u32 = 85;
 /// More by so much after an answer while they take less than so many times the shortest, and less by
 /// so much when they take longer than that.
 const MORE: (f64, f64) = (1.5, 0.1);
@@ -25,10 +25,6 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// The largest part, in percent, that fill may ever make up.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // A whole number.
-    pub(super) const MOST_SHARE: u64 = MOST as u64;
-
     pub(super) fn new() -> Self {
         Self { answers: 0.0, mean_us: 0.0, shortest_us: f64::INFINITY, share: LEAST }
     }
@@ -46,7 +42,7 @@ impl Link {
             self.shortest_us += (self.mean_us - self.shortest_us) / MEMORY;
         }
         if self.mean_us < MORE.0 * self.shortest_us {
-            self.share = MOST.min(self.share + MORE.1);
+            self.share = f64::from(MOST).min(self.share + MORE.1);
         } else if self.mean_us > LESS.0 * self.shortest_us {
             self.share = LEAST.max(self.share - LESS.1);
         }

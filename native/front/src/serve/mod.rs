@@ -21,17 +21,18 @@
 mod names;
 mod open;
 mod read;
+mod stall;
 mod write;
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use names::Unlisted;
 use read::Reading;
+use stall::Stall;
 use write::{after_change, hand_over};
 use zerocopy::IntoBytes;
 
-use crate::attributes::{Rules, Ttl, now_ns};
+use crate::attributes::{Rules, Ttl};
 use crate::cache::flight::{Flight, Until, Waiting};
 use crate::cache::table::Held;
 use crate::front::Front;
@@ -98,23 +99,6 @@ pub struct Told {
 enum After {
     Open(Box<(Openable, Held)>),
     Read(Held, Reading),
-}
-
-/// What a request waits for from the lake.
-struct Stall {
-    bytes: u64,
-    pid: u32,
-    begun: Instant,
-}
-
-impl Stall {
-    /// It is over.
-    fn tell(&self, front: &Front) {
-        if self.bytes > 0 {
-            let waited_ns = i64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(i64::MAX);
-            front.client.stalled(self.bytes, waited_ns, now_ns(), self.pid);
-        }
-    }
 }
 
 /// What a request came to.
@@ -214,7 +198,7 @@ impl Worker {
                 front.client.call(slot, ask, request, then);
             }
             Wait(flights, after) => {
-                let stall = self.stall(&slot, &after, &flights);
+                let stall = Stall::begin(&front, &slot, &after, &flights);
                 let task = Box::new(move |worker: &mut Self, flights: &[Arc<Flight>]| {
                     worker.go_on(slot, after, flights);
                     stall.tell(&worker.front);
@@ -222,19 +206,6 @@ impl Worker {
                 Waiting::until(Until::Done, flights, task, self);
             }
         }
-    }
-
-    /// What a request begins to wait for.
-    fn stall(&self, slot: &Slot, after: &After, flights: &[Arc<Flight>]) -> Stall {
-        let (from, to) = match after {
-            After::Open(_) => (0, u64::MAX),
-            After::Read(_, reading) => (reading.lo, reading.hi),
-        };
-        let coming = flights.iter().filter(|flight| flight.outcome().is_none());
-        let bytes =
-            coming.map(|flight| flight.hi.min(to).saturating_sub(flight.lo.max(from))).sum();
-        let request = Request::parse(self.front.shared.message(slot));
-        Stall { bytes, pid: request.map_or(0, |request| request.header.pid), begun: Instant::now() }
     }
 
     /// Go on with an OPEN or a CREATE whose upcall is answered; may wait for the disk.

@@ -165,6 +165,13 @@ struct State<T> {
     usage: HashMap<u64, bool>,
 }
 
+impl<T> State<T> {
+    /// Whether the control plane hears of accesses now.
+    fn is_told(&self) -> bool {
+        self.met && self.outgoing.len() < MOST_OUTGOING
+    }
+}
+
 pub struct Client<T> {
     socket: Socket,
     arena: Arena,
@@ -289,15 +296,25 @@ impl<T> Client<T> {
 
     fn tell(&self, at_ns: i64, push: impl FnOnce(&mut Vec<u8>)) {
         let mut state = self.lock();
-        if state.met && state.outgoing.len() < MOST_OUTGOING {
+        if state.is_told() {
             if state.accesses.is_empty() {
                 state.accesses_since_ns = at_ns;
             }
-            push(&mut state.accesses);
-            let waited_ns = at_ns.saturating_sub(state.accesses_since_ns);
-            if state.accesses.len() >= ACCESSES * ACCESS_BYTES || waited_ns >= COMPANY_NS {
-                self.send_accesses(&mut state);
-            }
+            self.add_access(&mut state, push);
+            self.send_due(&mut state, at_ns);
+        }
+    }
+
+    fn add_access(&self, state: &mut State<T>, push: impl FnOnce(&mut Vec<u8>)) {
+        push(&mut state.accesses);
+        if state.accesses.len() >= ACCESSES * ACCESS_BYTES {
+            self.send_accesses(state);
+        }
+    }
+
+    fn send_due(&self, state: &mut State<T>, at_ns: i64) {
+        if at_ns.saturating_sub(state.accesses_since_ns) >= COMPANY_NS {
+            self.send_accesses(state);
         }
     }
 
@@ -309,10 +326,7 @@ impl<T> Client<T> {
 
     /// Send accesses that have waited for company for long enough. `at_ns`: now.
     pub fn flush_due(&self, at_ns: i64) {
-        let mut state = self.lock();
-        if at_ns.saturating_sub(state.accesses_since_ns) >= COMPANY_NS {
-            self.send_accesses(&mut state);
-        }
+        self.send_due(&mut self.lock(), at_ns);
     }
 
     /// Send what waits for company: accesses, and what came into use or went out of it.
@@ -321,15 +335,12 @@ impl<T> Client<T> {
     }
 
     fn flush(&self, state: &mut State<T>) {
-        if !state.met || state.outgoing.len() >= MOST_OUTGOING {
+        if !state.is_told() {
             return;
         }
         for (ino, used) in std::mem::take(&mut state.usage) {
             let kind = if used { AccessKind::Open } else { AccessKind::Released };
-            push_access(&mut state.accesses, ino, 0, kind, 0);
-            if state.accesses.len() >= ACCESSES * ACCESS_BYTES {
-                self.send_accesses(state);
-            }
+            self.add_access(state, |tail| push_access(tail, ino, 0, kind, 0));
         }
         self.send_accesses(state);
     }

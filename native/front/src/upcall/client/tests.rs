@@ -39,6 +39,15 @@ impl World {
         }
     }
 
+    /// In session 1.
+    fn in_session() -> Self {
+        let mut world = Self::new();
+        world.client.start(1);
+        world.heard();
+        world.hello(1);
+        world
+    }
+
     fn call(&self, ino: u64, arena_length: u64) {
         let request = Request { arena_length, ..Request::of(ino) };
         let then = u32::try_from(ino).unwrap();
@@ -104,10 +113,7 @@ fn calls_wait_for_a_session() {
 
 #[test]
 fn the_next_control_plane_gets_what_the_last_one_did_not_answer() {
-    let mut world = World::new();
-    world.client.start(1);
-    world.heard();
-    world.hello(1);
+    let mut world = World::in_session();
     world.call(16, MIB);
     world.call(17, MIB);
     let (first, second) = (world.heard().unwrap(), world.heard().unwrap());
@@ -129,10 +135,7 @@ fn the_next_control_plane_gets_what_the_last_one_did_not_answer() {
 
 #[test]
 fn who_was_answered_knows_whether_another_session_has_begun() {
-    let mut world = World::new();
-    world.client.start(1);
-    world.heard();
-    world.hello(1);
+    let mut world = World::in_session();
     world.call(16, 0);
     let call = world.heard().unwrap();
     // The answer, and right behind it another control plane.
@@ -176,10 +179,7 @@ fn what_is_said_behind_hello_is_not_lost() {
 
 #[test]
 fn who_finds_no_room_in_the_arena_waits_for_it() {
-    let mut world = World::new();
-    world.client.start(1);
-    world.heard();
-    world.hello(1);
+    let mut world = World::in_session();
     let room = u64::try_from(ARENA_BYTES).unwrap() / MIB;
     for ino in 0..=room {
         world.call(16 + ino, MIB);
@@ -195,10 +195,7 @@ fn who_finds_no_room_in_the_arena_waits_for_it() {
 
 #[test]
 fn a_control_plane_that_does_not_listen_holds_nobody_up() {
-    let mut world = World::new();
-    world.client.start(1);
-    world.heard();
-    world.hello(1);
+    let mut world = World::in_session();
     for ino in 0..1000 {
         world.call(16 + ino, 0);
         world.client.access(16 + ino, 0, 1);
@@ -214,10 +211,7 @@ fn a_control_plane_that_does_not_listen_holds_nobody_up() {
 
 #[test]
 fn what_is_read_now_and_then_is_told_soon() {
-    let mut world = World::new();
-    world.client.start(1);
-    world.heard();
-    world.hello(1);
+    let mut world = World::in_session();
     let begin = 7_000_000_000;
     for n in 0..3 {
         world.client.access(16, begin + n * COMPANY_NS / 3, 1);
@@ -236,10 +230,7 @@ fn what_is_read_now_and_then_is_told_soon() {
 
 #[test]
 fn what_was_read_is_told_before_room_is_asked_for() {
-    let mut world = World::new();
-    world.client.start(1);
-    world.heard();
-    world.hello(1);
+    let mut world = World::in_session();
     world.client.access(16, 5, 4242);
     world.client.flush_accesses();
     let request = Request { offset: MIB, ..Request::of(16) };
@@ -254,10 +245,7 @@ fn what_was_read_is_told_before_room_is_asked_for() {
 
 #[test]
 fn a_thread_waits_for_its_answer() {
-    let mut world = World::new();
-    world.client.start(1);
-    world.heard();
-    world.hello(1);
+    let world = World::in_session();
     let World { client, control, .. } = &world;
     let reply = std::thread::scope(|scope| {
         let asking = scope.spawn(|| {
